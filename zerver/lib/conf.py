@@ -1,0 +1,133 @@
+"""The one typed view of this package's settings.
+
+Precedence: Django setting, then environment variable of the same name, then default. Everything below takes its
+values as arguments; only composition (publishing API, commands, runner) asks here.
+"""
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+from django.conf import settings
+from django.core.signals import setting_changed
+
+from zerver.lib.errors import InvalidSetting
+
+T = TypeVar("T")
+
+_SCHEMES = ("db", "amqp", "amqps", "immediate")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSettings:
+    """Names are the settings' own, without ``QUEUE_`` and in lower case. See docs/settings.md."""
+
+    url: str
+    password_file: Path | None
+    database: str
+    management_url: str
+    overrides: Mapping[str, Mapping[str, Any]]
+    retention_days: float
+    publish_timeout_seconds: float
+    max_event_bytes: int
+    state_dir: Path
+
+    @property
+    def scheme(self) -> str:
+        """``db``, ``amqp``, ``amqps`` or ``immediate``."""
+        return self.url.partition("://")[0]
+
+    @property
+    def has_broker(self) -> bool:
+        return self.scheme in ("amqp", "amqps")
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> QueueSettings:
+    """Read, convert and check everything once.
+
+    Raises: InvalidSetting naming the setting and what it accepts.
+    """
+    return QueueSettings(
+        url=_read("QUEUE_URL", "db://", _queue_url),
+        password_file=_read("QUEUE_PASSWORD_FILE", None, _optional_path),
+        database=_read("QUEUE_DATABASE", "default", _database_alias),
+        management_url=_read("QUEUE_MANAGEMENT_URL", "", str),
+        overrides=_read("QUEUE_OVERRIDES", {}, _overrides),
+        retention_days=_read("QUEUE_RETENTION_DAYS", 30, _positive(float)),
+        publish_timeout_seconds=_read("QUEUE_PUBLISH_TIMEOUT_SECONDS", 5, _positive(float)),
+        max_event_bytes=_read("QUEUE_MAX_EVENT_BYTES", 1 << 20, _positive(int)),
+        state_dir=_read("QUEUE_STATE_DIR", _default_state_dir(), Path),
+    )
+
+
+def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
+    missing = object()
+    value = getattr(settings, name, missing)
+    if value is missing:
+        value = os.environ.get(name, missing)
+    if value is missing:
+        value = default
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidSetting(name, f"{_shown(name, value)} cannot be used", str(error)) from error
+
+
+def _shown(name: str, value: object) -> str:
+    """A value as it may stand in an error: URLs keep their passwords to themselves."""
+    if name.endswith("_URL") and "@" in str(value):
+        scheme, _, rest = str(value).partition("://")
+        return f"{scheme}://***@{rest.rpartition('@')[2]}"
+    return repr(value)
+
+
+def _queue_url(value: Any) -> str:
+    scheme, separator, _ = str(value).partition("://")
+    if not separator or scheme not in _SCHEMES:
+        raise ValueError("write db://, amqp://user@host:5672/vhost, amqps://… or immediate://")
+    return str(value)
+
+
+def _optional_path(value: Any) -> Path | None:
+    return Path(value) if value else None
+
+
+def _database_alias(value: Any) -> str:
+    if value not in settings.DATABASES:
+        raise ValueError(f"name one of DATABASES: {', '.join(settings.DATABASES)}")
+    return str(value)
+
+
+def _overrides(value: Any) -> Mapping[str, Mapping[str, Any]]:
+    if isinstance(value, str):
+        value = json.loads(value)
+    if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
+        raise ValueError('write a mapping of mappings like {"user_activity": {"workers": 4}}')
+    return value
+
+
+def _positive(kind: Callable[[Any], T]) -> Callable[[Any], T]:
+    def convert(value: Any) -> T:
+        number = kind(value)
+        if not number > 0:  # type: ignore[operator]  # int or float, by the callers above
+            raise ValueError("write a number above 0")
+        return number
+
+    return convert
+
+
+def _default_state_dir() -> Path:
+    return Path(getattr(settings, "BASE_DIR", ".")) / "var" / "queue"
+
+
+def _forget(*, setting: str, **_: Any) -> None:
+    if setting.startswith("QUEUE_") or setting in ("DATABASES", "BASE_DIR"):
+        get_settings.cache_clear()
+
+
+setting_changed.connect(_forget, dispatch_uid="zerver.lib.conf")

@@ -1,0 +1,149 @@
+"""Every error that this package raises on purpose, one root and a branch per house.
+
+Fields carry the facts and ``__str__`` makes the sentence: which thing, what is wrong with it, and the mend.
+"""
+
+from dataclasses import dataclass
+
+
+class ZerverError(Exception):
+    """Root of all errors of this package."""
+
+
+class ConfigurationError(ZerverError):
+    """A setting or a declaration is nonsense; nothing starts until it is mended."""
+
+
+@dataclass(eq=False)
+class InvalidSetting(ConfigurationError):
+    """A setting whose value cannot be used. ``mend`` says what would be accepted."""
+
+    name: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
+class InvalidDeclaration(ConfigurationError):
+    """``@assign_queue`` was given something that a queue cannot be."""
+
+    queue: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"queue {self.queue!r}: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
+class UnknownQueue(ZerverError):
+    """No worker declares this queue. ``broken_modules`` maps worker modules that failed to import to why."""
+
+    queue: str
+    known: tuple[str, ...] = ()
+    broken_modules: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        text = f"no worker declares queue {self.queue!r}; declared: {', '.join(self.known) or 'none'}"
+        for module, why in self.broken_modules:
+            text += f"; {module} failed to import ({why}), so its queues are not known"
+        if not self.broken_modules:
+            text += "; declare it with @assign_queue in an installed app's queue_processors.py"
+        return text
+
+
+class EventError(ZerverError):
+    """The event itself cannot be accepted; nothing was sent."""
+
+
+@dataclass(eq=False)
+class NotJson(EventError):
+    """The event holds something that JSON cannot carry unchanged. ``path`` is like ``$.user.ids[3]``."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"event is not JSON at {self.path}: {self.problem}"
+
+
+@dataclass(eq=False)
+class WrongEventType(EventError):
+    """The event is JSON, but not of the type that the queue's worker declares."""
+
+    queue: str
+    type_name: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"event for queue {self.queue!r} is not a {self.type_name}: {self.problem}"
+
+
+@dataclass(eq=False)
+class EventTooLarge(EventError):
+    """The encoded event is larger than ``QUEUE_MAX_EVENT_BYTES``."""
+
+    queue: str
+    size_bytes: int
+    limit_bytes: int
+
+    def __str__(self) -> str:
+        return (
+            f"event for queue {self.queue!r} is {self.size_bytes} bytes, over QUEUE_MAX_EVENT_BYTES "
+            f"({self.limit_bytes}); store the data and publish a reference to it, or raise the limit"
+        )
+
+
+class TransportError(ZerverError):
+    """A lane could not do what was asked."""
+
+
+@dataclass(eq=False)
+class TransportUnavailable(TransportError):
+    """The broker or the database cannot be reached; asking again later is safe."""
+
+    what: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be reached: {self.problem}"
+
+
+@dataclass(eq=False)
+class AuthenticationRefused(TransportUnavailable):
+    """The broker knows us not; retried slowly, since a mended password needs no restart."""
+
+    def __str__(self) -> str:
+        return f"{self.what} refuses the login: {self.problem}; check QUEUE_URL and QUEUE_PASSWORD_FILE"
+
+
+@dataclass(eq=False)
+class QueueMismatch(TransportError):
+    """The queue exists on the broker with other arguments than the code declares."""
+
+    queue: str
+    difference: str
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue!r} exists on the broker with other arguments: {self.difference}; "
+            f"move it with: ./manage.py queue_admin migrate {self.queue}"
+        )
+
+
+@dataclass(eq=False)
+class PublishError(TransportError):
+    """The event could be stored nowhere: neither on the broker nor in the event table. It is not accepted."""
+
+    queue: str
+    message_id: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"event {self.message_id} for queue {self.queue!r} could be stored nowhere: {self.problem}; "
+            "it was not accepted, publish it again"
+        )

@@ -1,0 +1,199 @@
+"""Queue declarations: what is declared, of which type, with which options.
+
+``assign_queue`` writes here, everything else reads. A declaration is a value; the worker class is carried along
+without being looked at, so that this room knows nothing of workers.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+from zerver.lib.backoff import RetryPolicy
+from zerver.lib.errors import InvalidDeclaration, UnknownQueue
+from zerver.lib.event import EventType
+
+QueueType = Literal["quorum", "classic"]
+
+_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDeclaration:
+    """A queue and everything declared of it. Defaults suit most queues; see docs/options.md."""
+
+    name: str
+    event_type: EventType = field(default_factory=EventType, compare=False, repr=False)
+    #: Module that declares it, for errors and listings.
+    module: str = ""
+    #: False: events are accepted and wait, but no worker runs by default.
+    enabled: bool = True
+    #: Left out of ``--all`` and of listings unless asked for.
+    is_test_queue: bool = False
+
+    # fleet
+    #: Worker processes that should run.
+    workers: int = 1
+    #: Handler threads in each.
+    threads: int = 1
+    #: Recycle the process after so many events.
+    max_events: int | None = None
+    #: Recycle the process when its memory has grown over this.
+    max_rss_mb: int | None = None
+
+    # taking
+    #: Events that a worker process may hold unsettled from the broker.
+    prefetch: int = 100
+    batch_size: int = 100
+    #: The longest that an event waits for its batch to fill.
+    batch_seconds: float = 1.0
+    #: Settled events per acknowledgement; 1 acknowledges each at once.
+    ack_batch: int = 64
+
+    # running
+    #: Longest run of one handler call, a batch's too.
+    timeout_seconds: float = 30.0
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    #: Processes that may die of an event before it is dead.
+    max_crashes: int = 3
+    #: Handler, inbox row and published events share one transaction.
+    transactional: bool = False
+
+    # broker
+    queue_type: QueueType = "quorum"
+
+    # watching: backlog older than this
+    warn_seconds: float = 30.0
+    crit_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for problem, mend in _problems(self):
+            raise InvalidDeclaration(self.name, problem, mend)
+
+
+#: What ``assign_queue`` and ``QUEUE_OVERRIDES`` may set.
+OPTIONS = tuple(
+    item.name for item in fields(QueueDeclaration) if item.name not in ("name", "event_type", "module")
+)
+
+_AT_LEAST_ONE = ("workers", "threads", "prefetch", "batch_size", "ack_batch", "max_crashes")
+_OPTIONAL_AT_LEAST_ONE = ("max_events", "max_rss_mb")
+_ABOVE_ZERO = ("batch_seconds", "timeout_seconds", "warn_seconds", "crit_seconds")
+_FLAGS = ("enabled", "is_test_queue", "transactional")
+
+
+def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
+    """Shape: (what is wrong, what would be right) each."""
+    found = []
+    if not isinstance(queue.name, str) or not _NAME.fullmatch(queue.name):
+        found.append(("is no queue name", "use lower-case letters, digits and _, a letter first, at most 63"))
+    for option in _AT_LEAST_ONE + _OPTIONAL_AT_LEAST_ONE:
+        value = getattr(queue, option)
+        if value is None and option in _OPTIONAL_AT_LEAST_ONE:
+            continue
+        if type(value) is not int or value < 1:
+            found.append((f"{option}={value!r}", "give a whole number, 1 or more"))
+    for option in _ABOVE_ZERO:
+        value = getattr(queue, option)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            found.append((f"{option}={value!r}", "give a number of seconds above 0"))
+    for option in _FLAGS:
+        if not isinstance(getattr(queue, option), bool):
+            found.append((f"{option}={getattr(queue, option)!r}", "give True or False"))
+    if queue.queue_type not in ("quorum", "classic"):
+        found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
+    if not isinstance(queue.retry, RetryPolicy):
+        found.append((f"retry={queue.retry!r}", "give a RetryPolicy"))
+    return found
+
+
+class QueueRegistry:
+    """All declarations of this process, and the worker modules that could not be read."""
+
+    def __init__(self) -> None:
+        self._queues: dict[str, QueueDeclaration] = {}
+        self._workers: dict[str, type] = {}
+        self._broken: dict[str, str] = {}
+        self._overrides: Mapping[str, Mapping[str, Any]] = {}
+        #: Declarations with their overrides laid over; made anew after every change.
+        self._resolved: dict[str, QueueDeclaration] = {}
+
+    def declare(self, queue: QueueDeclaration, worker_class: type) -> None:
+        """Raises: InvalidDeclaration when another class has the name."""
+        present = self._workers.get(queue.name)
+        if present is not None and _path(present) != _path(worker_class):
+            raise InvalidDeclaration(
+                queue.name,
+                f"is declared by {_path(present)} and by {_path(worker_class)}",
+                "a queue has one worker class; rename one of them",
+            )
+        self._queues[queue.name] = queue
+        self._workers[queue.name] = worker_class
+        self._resolved.pop(queue.name, None)
+
+    def apply_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> None:
+        """Lay ``QUEUE_OVERRIDES`` over the declarations, those to come included.
+
+        Raises: InvalidDeclaration when a queue's options become nonsense.
+        """
+        self._overrides = overrides
+        self._resolved.clear()
+        for name in self._queues:
+            self.lookup(name)
+
+    def lookup(self, name: str) -> QueueDeclaration:
+        """Raises: UnknownQueue naming what is declared and which modules failed to import."""
+        resolved = self._resolved.get(name)
+        if resolved is not None:
+            return resolved
+        if name not in self._queues:
+            raise UnknownQueue(name, tuple(sorted(self._queues)), tuple(sorted(self._broken.items())))
+        resolved = with_options(self._queues[name], self._overrides.get(name, {}))
+        self._resolved[name] = resolved
+        return resolved
+
+    def declared(self, name: str) -> QueueDeclaration:
+        """As the code declares it, without overrides. Raises: UnknownQueue."""
+        self.lookup(name)
+        return self._queues[name]
+
+    def worker_class(self, name: str) -> type:
+        """Raises: UnknownQueue."""
+        self.lookup(name)
+        return self._workers[name]
+
+    def all(self, *, test_queues: bool = False) -> list[QueueDeclaration]:
+        """Every declared queue, by name; test queues only when asked for."""
+        queues = [self.lookup(name) for name in sorted(self._queues)]
+        return [queue for queue in queues if test_queues or not queue.is_test_queue]
+
+    def module_failed(self, module: str, why: str) -> None:
+        """A worker module could not be imported; its queues are unknown, the others work on."""
+        self._broken[module] = why
+
+    @property
+    def broken_modules(self) -> Mapping[str, str]:
+        return self._broken
+
+    @property
+    def overrides(self) -> Mapping[str, Mapping[str, Any]]:
+        return self._overrides
+
+
+def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDeclaration:
+    """The declaration with some options changed. Raises: InvalidDeclaration naming an unknown one."""
+    for option in options:
+        if option not in OPTIONS:
+            raise InvalidDeclaration(queue.name, f"has no option {option!r}", f"choose from {', '.join(OPTIONS)}")
+    values = dict(options)
+    if isinstance(values.get("retry"), Mapping):
+        values["retry"] = RetryPolicy(**values["retry"])
+    return replace(queue, **values)
+
+
+def _path(worker_class: type) -> str:
+    return f"{worker_class.__module__}.{worker_class.__qualname__}"
+
+
+#: The declarations of this process.
+queues = QueueRegistry()

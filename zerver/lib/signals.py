@@ -1,0 +1,24 @@
+"""What the core tells whoever listens; ``monitoring.log`` turns it into log lines, applications into what they like.
+
+A signal carries names, ids and numbers, never an event's body. Receivers run where the thing happened (often on a
+worker's handler thread), so they must be quick and must not raise.
+"""
+
+from django.dispatch import Signal
+
+#: An event took the table instead of the fast lane. Arguments: queue, message_ids, problem.
+fast_lane_missed = Signal()
+#: The connection to the broker changed. Arguments: role ("publisher", "worker"), state, problem.
+connection_changed = Signal()
+#: An attempt ended in anything but Done. Arguments: queue, message_id, attempt, outcome (its name), problem.
+attempt_failed = Signal()
+#: A queue's breaker opened or closed in this process. Arguments: queue, is_open, problem.
+breaker_changed = Signal()
+#: A worker process at a queue started, drains, stopped or recycles. Arguments: queue, state, problem.
+worker_changed = Signal()
+#: The database is away or back while consuming. Arguments: queue, is_away, problem.
+database_changed = Signal()
+#: A suspect is about to run. Arguments: queue, message_id, crashes.
+suspect_started = Signal()
+#: A handler ran over its time. Arguments: queue, message_ids, seconds, is_hard.
+handler_timed_out = Signal()

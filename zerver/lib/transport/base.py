@@ -1,0 +1,156 @@
+"""The contract of a transport: what carries one lane.
+
+A transport publishes and tells depths; a ``Lane`` is one queue of it as one worker process takes from it. The same
+suite (``tests/contract``) runs against every implementation.
+"""
+
+import enum
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from zerver.lib.event import Event
+from zerver.lib.registry import QueueDeclaration
+
+
+class Fate(enum.Enum):
+    """What became of an event that was handed to a transport."""
+
+    #: Stored: it will be delivered at least once.
+    STORED = "stored"
+    #: Certainly not stored.
+    REFUSED = "refused"
+    #: No answer within the deadline: it may be stored, now or later.
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The answer for one event, in the order of the events given."""
+
+    fate: Fate
+    #: Why it was not stored, for people.
+    problem: str = ""
+    #: The event itself is at fault (too large for the broker, say): storing it elsewhere will not help it along.
+    event_at_fault: bool = False
+    #: With UNKNOWN: resolves to True when the answer comes late and is a yes, to False when it is a no.
+    late: "Future[bool] | None" = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Delivery:
+    """An event in a worker's hand, and what is needed to settle it on the lane it came from."""
+
+    event: Event
+    lane: "Lane"
+    #: What the lane knows it by: a delivery tag and its connection, or a row and its lease.
+    token: Any
+    #: The process that had it before may have died of it.
+    redelivered: bool
+    #: Monotonic seconds at which it came into this process.
+    received_at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Depth:
+    """What waits in a lane's queue. None where the lane cannot know, never 0."""
+
+    ready: int | None = None
+    unacked: int | None = None
+    #: Rows that are due later.
+    later: int | None = None
+    consumers: int | None = None
+    #: Milliseconds that the oldest due event has waited.
+    oldest_ms: int | None = None
+
+
+class Lane(ABC):
+    """One queue of a transport, as one worker process takes from it.
+
+    ``take``, ``done``, ``release`` and ``flush`` may be called from any handler thread.
+    """
+
+    #: Ask again after so many seconds even without a wake.
+    poll_seconds: ClassVar[float] = 60.0
+
+    @abstractmethod
+    def start(self, wake: Callable[[], None]) -> None:
+        """Begin to fetch. ``wake`` is called, from any thread, whenever ``take`` may find something.
+
+        Raises: nothing for a broker that is away; it comes back by itself.
+        """
+
+    @abstractmethod
+    def take(self, limit: int) -> list[Delivery]:
+        """Up to ``limit`` deliveries that are there now; never waits for more to come.
+
+        Raises: TransportUnavailable when the store cannot be reached (safe to repeat).
+        """
+
+    @abstractmethod
+    def renew(self, delivery: Delivery, seconds: float) -> bool:
+        """Make sure that nobody else gets it within ``seconds`` from now. False: it is ours no longer, drop it."""
+
+    @abstractmethod
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        """Settled for good. May be held back within the ack window; see ``flush``.
+
+        Raises: TransportUnavailable; the deliveries will come again unless it is repeated.
+        """
+
+    @abstractmethod
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        """Hand back what is not at fault; somebody gets it again. Raises: TransportUnavailable."""
+
+    @abstractmethod
+    def flush(self) -> None:
+        """Send what ``done`` held back. Raises: TransportUnavailable."""
+
+    @abstractmethod
+    def pause(self) -> None:
+        """Stop fetching; what is in hand stays in hand."""
+
+    @abstractmethod
+    def resume(self) -> None:
+        """Fetch again."""
+
+    @abstractmethod
+    def close(self, timeout_seconds: float) -> None:
+        """Stop fetching, flush, hand back what was never taken, and return once the other side has it all."""
+
+
+class Transport(ABC):
+    """What carries a lane."""
+
+    name: ClassVar[str]
+    #: Can it hold an event until a due time?
+    supports_delay: ClassVar[bool] = False
+    #: Does ``publish`` join the caller's database transaction?
+    supports_transactions: ClassVar[bool] = False
+    #: Do other processes see what was published?
+    supports_processes: ClassVar[bool] = True
+
+    @abstractmethod
+    def publish(self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0) -> list[Published]:
+        """Store all, waiting once, and say per event what became of it. Never raises for a lane that is away.
+
+        Units: delay_seconds must be 0 unless ``supports_delay``.
+        """
+
+    @abstractmethod
+    def open_lane(self, queue: QueueDeclaration, owner: str) -> Lane:
+        """A lane of this queue for the worker process ``owner``; not started yet."""
+
+    @abstractmethod
+    def purge(self, queue: QueueDeclaration) -> int:
+        """Delete what waits and is in nobody's hand; how many. Raises: TransportUnavailable."""
+
+    @abstractmethod
+    def depth(self, queue: QueueDeclaration) -> Depth:
+        """Raises: TransportUnavailable."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back connections and threads."""

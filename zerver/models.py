@@ -1,0 +1,172 @@
+"""What the core keeps in the project's own database. No logic beyond QuerySet verbs; imports nothing of zerver.
+
+Times are integers in milliseconds since the epoch, by the database's clock: the same arithmetic on every database,
+and one index serves both "due" and "lease has ended".
+"""
+
+from typing import ClassVar, Self
+
+from django.db import models
+
+
+class WaitingEvent(models.Model):
+    """A row of the event table: an event that waits for its transaction, its due time, or a broker."""
+
+    message_id = models.CharField(max_length=255)
+    queue = models.CharField(max_length=63)
+    #: The encoded event, unchanged since it was published.
+    body = models.BinaryField()
+    #: JSON object of strings: what travels beside the body (``traceparent``, ``x-version``, …).
+    headers = models.TextField(default="{}")
+    attempt = models.PositiveIntegerField(default=1)
+    published_at_ms = models.BigIntegerField()
+    #: When the event should run.
+    due_at_ms = models.BigIntegerField()
+    #: From when it may be claimed: the due time, or the end of the present lease.
+    available_at_ms = models.BigIntegerField()
+    #: Rises with every claim. Whoever settles names the lease it holds, so a stale holder changes nothing.
+    lease = models.BigIntegerField(default=0)
+    #: The worker process that claimed it last and has not handed it back; empty when nobody did.
+    lease_owner = models.CharField(max_length=36, default="", blank=True)
+    #: Claimed while another process had it unsettled: that process may have died of it.
+    redelivered = models.BooleanField(default=False)
+
+    class Meta:
+        db_table = "zerver_event"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["message_id", "attempt"], name="zerver_event_once"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["queue", "available_at_ms", "id"], name="zerver_event_due"),
+            models.Index(fields=["lease_owner"], name="zerver_event_owner", condition=~models.Q(lease_owner="")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.message_id} attempt {self.attempt}"
+
+
+class FailedEventQuerySet(models.QuerySet["FailedEvent"]):
+    def open(self) -> Self:
+        """Those that nobody has replayed or discarded yet."""
+        return self.filter(state=FailedEvent.State.FAILED)
+
+
+class FailedEvent(models.Model):
+    """A dead event, kept with its error until somebody replays it, discards it, or its retention ends."""
+
+    class State(models.TextChoices):
+        FAILED = "failed"
+        REPLAYED = "replayed"
+        DISCARDED = "discarded"
+
+    message_id = models.CharField(max_length=255)
+    queue = models.CharField(max_length=63)
+    body = models.BinaryField()
+    headers = models.TextField(default="{}")
+    attempt = models.PositiveIntegerField()
+    published_at_ms = models.BigIntegerField()
+    failed_at_ms = models.BigIntegerField()
+    #: One line: the exception's class and message, or the reason given with ``Dead``.
+    error = models.TextField()
+    traceback = models.TextField(default="", blank=True)
+    #: ``host:pid`` of the worker process that gave it up.
+    worker = models.CharField(max_length=300, default="", blank=True)
+    state = models.CharField(max_length=9, choices=State.choices, default=State.FAILED)
+    resolved_at_ms = models.BigIntegerField(null=True, blank=True)
+    #: Who replayed or discarded it.
+    resolved_by = models.CharField(max_length=150, default="", blank=True)
+    #: Message id of the event that the replay published.
+    replay_message_id = models.CharField(max_length=255, default="", blank=True)
+
+    objects = FailedEventQuerySet.as_manager()
+
+    class Meta:
+        db_table = "zerver_failed_event"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["message_id", "attempt"], name="zerver_failed_event_once"),
+        ]
+        indexes: ClassVar = [
+            models.Index(fields=["queue", "state", "failed_at_ms"], name="zerver_failed_event_queue"),
+            models.Index(fields=["failed_at_ms"], name="zerver_failed_event_age"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.message_id}: {self.error}"
+
+
+class InboxEntry(models.Model):
+    """An event that a ``transactional`` worker has done; written in the transaction of its effects."""
+
+    queue = models.CharField(max_length=63)
+    message_id = models.CharField(max_length=255)
+    done_at_ms = models.BigIntegerField()
+
+    class Meta:
+        db_table = "zerver_inbox"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["queue", "message_id"], name="zerver_inbox_once"),
+        ]
+        indexes: ClassVar = [models.Index(fields=["done_at_ms"], name="zerver_inbox_age")]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.message_id}"
+
+
+class Suspect(models.Model):
+    """A redelivered event and how many processes may have died of it; gone once it has been settled."""
+
+    queue = models.CharField(max_length=63)
+    message_id = models.CharField(max_length=255)
+    crashes = models.PositiveIntegerField(default=0)
+    last_started_at_ms = models.BigIntegerField()
+    #: ``host:pid`` of the worker process that tried it last.
+    last_worker = models.CharField(max_length=300, default="", blank=True)
+
+    class Meta:
+        db_table = "zerver_suspect"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["queue", "message_id"], name="zerver_suspect_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.message_id}: {self.crashes} crashes"
+
+
+class WorkerProcess(models.Model):
+    """One worker process at one queue, as it last said of itself, so that any host can see all."""
+
+    class State(models.TextChoices):
+        RUNNING = "running"
+        DRAINING = "draining"
+        STOPPED = "stopped"
+
+    id = models.CharField(primary_key=True, max_length=36)
+    queue = models.CharField(max_length=63)
+    worker_num = models.PositiveIntegerField(null=True, blank=True)
+    host = models.CharField(max_length=255)
+    pid = models.PositiveIntegerField()
+    #: Distinguishes this process from a later one of the same pid; see ``worker.process.start_mark``.
+    start_mark = models.CharField(max_length=40, default="", blank=True)
+    version = models.CharField(max_length=40)
+    state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)
+    started_at_ms = models.BigIntegerField()
+    heartbeat_at_ms = models.BigIntegerField()
+    in_flight = models.PositiveIntegerField(default=0)
+    consumed = models.BigIntegerField(default=0)
+    retried = models.BigIntegerField(default=0)
+    failed = models.BigIntegerField(default=0)
+    discarded = models.BigIntegerField(default=0)
+    #: Publish-to-done of the newest event.
+    lag_ms = models.BigIntegerField(null=True, blank=True)
+    #: JSON object, bucket to count: see ``lib.latency``.
+    latencies = models.TextField(default="{}")
+    rss_bytes = models.BigIntegerField(null=True, blank=True)
+    #: Why the queue's breaker is open in this process; empty when it is closed.
+    breaker = models.TextField(default="", blank=True)
+
+    class Meta:
+        db_table = "zerver_worker_process"
+        indexes: ClassVar = [models.Index(fields=["queue", "heartbeat_at_ms"], name="zerver_worker_process_queue")]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.host}:{self.pid}"

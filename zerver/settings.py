@@ -1,0 +1,62 @@
+"""Settings of this repository's own project: the framework running as it stands, with its contributed workers.
+
+A project of your own needs only ``INSTALLED_APPS += ["zerver"]`` and the ``QUEUE_…`` settings it wants to change.
+"""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import dj_database_url
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+DEBUG = os.environ.get("DEBUG", "") == "1"
+# Without a key of its own, a start signs with a key that nobody else has: sessions end with it, nothing else does.
+SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(50)
+ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+
+INSTALLED_APPS = [
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "zerver",
+    "zerver.contrib.noop",
+    "zerver.contrib.webhooks",
+    "zerver.contrib.activity",
+]
+
+MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
+ROOT_URLCONF = "zerver.urls"
+USE_TZ = True
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+(BASE_DIR / "var").mkdir(exist_ok=True)
+_database: dict[str, Any] = dict(
+    dj_database_url.parse(os.environ.get("DATABASE_URL") or f"sqlite:///{BASE_DIR / 'var' / 'db.sqlite3'}")
+)
+if _database["ENGINE"].endswith("sqlite3"):
+    _database["OPTIONS"] = {
+        "transaction_mode": "IMMEDIATE",
+        "timeout": 20,
+        "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+    }
+    # A file, not memory: tests use several threads and processes.
+    _database["TEST"] = {"NAME": str(BASE_DIR / "var" / f"test-{os.getpid()}.sqlite3")}
+DATABASES = {"default": _database}
+
+WEBHOOK_SECRETS = {
+    name.removeprefix("WEBHOOK_SECRET_").lower(): value
+    for name, value in os.environ.items()
+    if name.startswith("WEBHOOK_SECRET_") and value
+}
+
+LOGGING: dict[str, Any] = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    # pika tells every lost connection with a stack trace; the zerver logger says the same in a line.
+    "loggers": {"pika": {"level": "CRITICAL"}},
+}
