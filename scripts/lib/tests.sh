@@ -1,0 +1,76 @@
+# The parts of scripts/test that have to do with tests. Sourced, after setup.sh and parts.sh.
+
+tests_run=0
+
+# run_tests NAME VENV TARGET [PYTEST ARGS...]
+run_tests() {
+  local name=$1 venv=$2 report
+  shift 2
+  report=$(mktemp)
+  part "$name" run_pytest "$venv" --junitxml="$report" "$@"
+  if [[ $(head -c 2000 "$report") =~ errors=\"([0-9]+)\"\ failures=\"([0-9]+)\"\ skipped=\"([0-9]+)\"\ tests=\"([0-9]+)\" ]]; then
+    local skipped=${BASH_REMATCH[3]} tests=${BASH_REMATCH[4]}
+    parts[-1]+=": $tests tests, $((BASH_REMATCH[1] + BASH_REMATCH[2])) failed, $skipped skipped"
+    tests_run=$((tests_run + tests))
+    if [[ $skipped -gt 0 ]]; then remark "$skipped of $name did not run: the reasons stand under its \"short test summary\""; fi
+  fi
+  rm -f "$report"
+}
+
+# Each test has its own bound, from setup.cfg; this one is for an interpreter that hangs before or after them.
+run_pytest() {
+  local venv=$1 status=0
+  shift
+  timeout --foreground --kill-after=30 20m "$venv/bin/python" -m pytest "$@" || status=$?
+  # 5: nothing was selected. A folder may be empty, or have nothing for -k; scripts/test fails when all are so.
+  [[ $status -eq 5 ]] || return "$status"
+}
+
+# The tests start RabbitMQ and PostgreSQL themselves, privately; here they only have to be on the disk.
+install_servers() {
+  local missing=()
+  compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null || missing+=(rabbitmq-server)
+  compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+  if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
+  if debian_install "${missing[@]}"; then
+    debian_keep_down "${missing[@]}"
+  else
+    remark "${missing[*]} missing and not installed (apt-get install ${missing[*]}): tests that need them do not run"
+  fi
+}
+
+# The lock gives Django 6 to Python 3.12 and newer and 5.2 to older ones, so the other line of Django takes an interpreter
+# from the other side.
+test_other_django() {
+  local python version venv
+  if ! python=$(other_python); then
+    remark "ONLY ONE LINE OF DJANGO TESTED, $(django_of .venv): no other Python is here (wanted: python3.11 for 5.2, or python3.12 and newer for 6)"
+    return 0
+  fi
+  version=$("$python" -c 'import sys; print("".join(map(str, sys.version_info[:2])))')
+  venv=.venv-py$version
+  part "set-up of $venv" set_up "$venv" "$python"
+  if [[ ! -f $venv/stamp ]]; then return 0; fi
+  for folder in unit contract; do
+    if [[ -d tests/$folder ]]; then run_tests "$folder on $(django_of "$venv")" "$venv" "tests/$folder" "$@"; fi
+  done
+}
+
+django_of() {
+  "$1/bin/python" -c 'import sys, django; print("Django", django.__version__, "and Python", sys.version.split()[0])'
+}
+
+other_python() {
+  local wanted=(3.14 3.13 3.12) version python
+  if .venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 12))'; then wanted=(3.11); fi
+  for version in "${wanted[@]}"; do
+    # pyenv puts names on PATH that do not run unless chosen, and keeps the interpreters here.
+    for python in "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version".*/bin/"python$version"; do
+      if "$python" -c 'import ensurepip, sqlite3, ssl, venv' 2>/dev/null; then
+        command -v "$python"
+        return 0
+      fi
+    done
+  done
+  return 1
+}
