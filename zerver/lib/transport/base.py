@@ -132,6 +132,11 @@ class Transport(ABC):
     #: Do other processes see what was published?
     supports_processes: ClassVar[bool] = True
 
+    @property
+    def is_away(self) -> bool:
+        """Known not to be reachable now: ``publish`` would refuse everything at once."""
+        return False
+
     @abstractmethod
     def publish(self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0) -> list[Published]:
         """Store all, waiting once, and say per event what became of it. Never raises for a lane that is away.

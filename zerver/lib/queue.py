@@ -1,0 +1,213 @@
+"""The publishing API: events in, message ids out.
+
+An accepted event is stored before the call returns: on the broker, confirmed, or as a row of the event table. Inside
+a transaction it is a row of that transaction. Which way it takes is decided here and nowhere else.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from asgiref.sync import sync_to_async
+from django.db import connections, transaction
+
+from zerver.lib import clock, outbox, signals
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import EventError, PublishError, TransportError, ZerverError
+from zerver.lib.event import WIRE_VERSION, Event, encode_event
+from zerver.lib.registry import queues
+from zerver.lib.transport import current
+from zerver.lib.transport.base import Fate
+
+__all__ = [
+    "PublishReport",
+    "aqueue_json_publish",
+    "queue_event_on_commit",
+    "queue_json_publish",
+    "queue_json_publish_many",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishReport:
+    """What became of one event of ``queue_json_publish_many``."""
+
+    #: Empty when the event itself could not be accepted.
+    message_id: str
+    #: Why it was not accepted; None when it was.
+    error: ZerverError | None = None
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.error is None
+
+
+def queue_json_publish(
+    queue_name: str,
+    event: Any,
+    processor: Callable[[Any], object] | None = None,
+    *,
+    delay_seconds: float = 0,
+    due_at: datetime | None = None,
+    using: str | None = None,
+) -> str:
+    """Publish one JSON event; returns its message id once it is stored.
+
+    Inside ``transaction.atomic()`` the event commits or vanishes with the caller's data. ``using`` names the database
+    whose open transaction the event waits for, when that is not ``QUEUE_DATABASE``; such an event lives in memory
+    until the commit. ``processor`` is called instead of ``consume`` in immediate mode (tests), and ignored elsewhere.
+    Units: delay_seconds >= 0; due_at is aware. One of the two at most.
+    Raises: UnknownQueue, NotJson, WrongEventType, EventTooLarge (nothing sent); PublishError when it could be stored
+    nowhere.
+    """
+    report = _publish(queue_name, [event], processor, _Due.of(delay_seconds, due_at), using)[0]
+    if report.error is not None:
+        raise report.error
+    return report.message_id
+
+
+def queue_json_publish_many(
+    queue_name: str,
+    events: Iterable[Any],
+    *,
+    delay_seconds: float = 0,
+    due_at: datetime | None = None,
+    using: str | None = None,
+) -> list[PublishReport]:
+    """Publish many events of one queue, waiting once; says per event, in order, what became of it.
+
+    Raises: UnknownQueue; nothing for an event that is refused or could not be stored: its report says so.
+    """
+    return _publish(queue_name, list(events), None, _Due.of(delay_seconds, due_at), using)
+
+
+def queue_event_on_commit(queue_name: str, event: Any, **options: Any) -> str:
+    """``queue_json_publish`` under the name that says what it does inside a transaction."""
+    return queue_json_publish(queue_name, event, **options)
+
+
+async def aqueue_json_publish(queue_name: str, event: Any, **options: Any) -> str:
+    """``queue_json_publish`` for async views: waits in a thread, so that the event loop goes on."""
+    return await sync_to_async(queue_json_publish, thread_sensitive=True)(queue_name, event, **options)
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    """When an event shall run: after a delay by the database's clock, or at a time."""
+
+    delay_seconds: float = 0
+    at_ms: int | None = None
+
+    @classmethod
+    def of(cls, delay_seconds: float, due_at: datetime | None) -> "_Due":
+        if delay_seconds and due_at is not None:
+            raise TypeError("give delay_seconds or due_at, not both")
+        if delay_seconds < 0:
+            raise ValueError(f"delay_seconds={delay_seconds}: an event cannot be due in the past")
+        if due_at is None:
+            return cls(delay_seconds)
+        if due_at.tzinfo is None:
+            raise ValueError("due_at must be an aware datetime; use django.utils.timezone")
+        return cls(0, int(due_at.timestamp() * 1000))
+
+    @property
+    def is_later(self) -> bool:
+        return self.delay_seconds > 0 or self.at_ms is not None
+
+
+def _publish(
+    queue_name: str, events: Sequence[Any], processor: Callable[[Any], object] | None, due: _Due, using: str | None
+) -> list[PublishReport]:
+    """Encode, store what can be encoded, and put the answers back in the order of the events."""
+    encoded = [_encode(queue_name, event) for event in events]
+    good = [item for item in encoded if isinstance(item, Event)]
+    problems = _store(good, processor, due, using) if good else {}
+    return [
+        PublishReport(message_id="", error=item)
+        if not isinstance(item, Event)
+        else PublishReport(message_id=item.message_id, error=problems.get(item.message_id))
+        for item in encoded
+    ]
+
+
+def _encode(queue_name: str, event: Any) -> Event | EventError:
+    queue = queues.lookup(queue_name)
+    try:
+        body = encode_event(queue_name, event, queue.event_type, get_settings().max_event_bytes)
+    except EventError as error:
+        return error
+    return Event(
+        queue=queue_name,
+        message_id=clock.new_message_id(),
+        body=body,
+        published_at_ms=clock.now_ms(),
+        headers={"x-version": WIRE_VERSION},
+    )
+
+
+def _store(
+    events: list[Event], processor: Callable[[Any], object] | None, due: _Due, using: str | None
+) -> dict[str, ZerverError]:
+    """Take the way that the moment asks for. Shape: message id to error, for those that are stored nowhere."""
+    immediate = current.immediate()
+    if immediate is not None:
+        immediate.accept(events, processor, delay_seconds=due.delay_seconds, due_at_ms=due.at_ms)
+        return {}
+    database = get_settings().database
+    if using is not None and using != database and connections[using].in_atomic_block:
+        transaction.on_commit(lambda: _store_after_foreign_commit(events, due), using=using)
+        return {}
+    if due.is_later:
+        return _store_rows(events, due)
+    if connections[database].in_atomic_block:
+        return _stored(events, lambda: outbox.store(events, database))
+    return publish_now(events)
+
+
+def publish_now(events: Sequence[Event]) -> dict[str, ZerverError]:
+    """Over the fast lane under the deadline; what it misses becomes rows. See ``_store`` for the shape."""
+    fast = current.fast_lane()
+    if fast is None:
+        return _store_rows(events, _Due())
+    answers = fast.publish(events, get_settings().publish_timeout_seconds)
+    problems: dict[str, ZerverError] = {}
+    free = [event for event, answer in zip(events, answers, strict=True) if answer.fate is Fate.REFUSED]
+    if free:
+        problems |= _store_rows(free, _Due())
+    for event, answer in zip(events, answers, strict=True):
+        if answer.fate is Fate.UNKNOWN:
+            problems |= _stored([event], lambda: outbox.store_in_doubt([event], answer.late))  # noqa: B023 (runs at once)
+    missed = [event for event, answer in zip(events, answers, strict=True) if answer.fate is not Fate.STORED]
+    if missed:
+        reasons = {answer.problem for answer in answers if answer.fate is not Fate.STORED}
+        signals.fast_lane_missed.send(
+            sender=None,
+            queue=missed[0].queue,
+            message_ids=[event.message_id for event in missed],
+            problem="; ".join(sorted(reasons)),
+        )
+    return problems
+
+
+def _store_rows(events: Sequence[Event], due: _Due) -> dict[str, ZerverError]:
+    table = current.table()
+    return _stored(events, lambda: table.store(events, delay_seconds=due.delay_seconds, due_at_ms=due.at_ms))
+
+
+def _stored(events: Sequence[Event], store: Callable[[], object]) -> dict[str, ZerverError]:
+    """Run a storing step; its failure is each event's, by message id."""
+    try:
+        store()
+    except TransportError as error:
+        return {
+            event.message_id: PublishError(event.queue, event.message_id, str(error)) for event in events
+        }
+    return {}
+
+
+def _store_after_foreign_commit(events: list[Event], due: _Due) -> None:
+    """The caller's commit has happened and cannot be taken back: what fails now is told by an exception."""
+    problems = _store_rows(events, due) if due.is_later else publish_now(events)
+    for error in problems.values():
+        raise error

@@ -1,0 +1,243 @@
+"""The tests' transport: publishing consumes on the spot, and what is due later waits in memory.
+
+Nothing is written to disk, and nothing leaves the process. A publish from inside a handler queues behind it, as it
+would in production; exceptions rise to the test.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
+
+from zerver.lib import clock
+from zerver.lib.event import Event, decode_json
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
+
+#: Consumes one event now. Shape: seconds until its next attempt, or None when it needs none. Raises what the handler raises.
+Consume = Callable[[Event], float | None]
+Processor = Callable[[Any], object]
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """An event in memory."""
+
+    event: Event
+    due_at_ms: int
+    processor: Processor | None = None
+    #: Whose hand it is in; None when it may be taken.
+    holder: "ImmediateLane | None" = None
+    redelivered: bool = False
+
+
+class ImmediateTransport(Transport):
+    """See the module. One per process."""
+
+    name: ClassVar[str] = "immediate"
+    supports_delay: ClassVar[bool] = True
+    supports_processes: ClassVar[bool] = False
+
+    def __init__(self, consume: Consume | None) -> None:
+        self._consume = consume
+        self._lock = threading.RLock()
+        #: Oldest due first once sorted; small, since tests are.
+        self._waiting: list[Waiting] = []
+        self._ready: deque[Waiting] = deque()
+        self._running = threading.local()
+        self._wakes: list[tuple[str, Callable[[], None]]] = []
+        #: When a list, events are collected here instead of consumed.
+        self.captured: list[Event] | None = None
+
+    # What the publishing API and the pytest plugin use.
+
+    def accept(
+        self, events: Sequence[Event], processor: Processor | None, *, delay_seconds: float, due_at_ms: int | None
+    ) -> None:
+        """Consume now what is due now; keep what is due later. Raises: what the handler raises."""
+        if self.captured is not None:
+            self.captured.extend(events)
+            return
+        now_ms = clock.now_ms()
+        due = due_at_ms if due_at_ms is not None else now_ms + int(delay_seconds * 1000)
+        rows = [Waiting(event, due, processor) for event in events]
+        if due > now_ms:
+            self._waiting.extend(rows)
+            return
+        self._ready.extend(rows)
+        if not getattr(self._running, "now", False):
+            self._run_ready()
+
+    def waiting(self) -> list[Event]:
+        """What is due later, in the order of due time."""
+        return [row.event for row in self._sorted()]
+
+    def run_next(self, until_ms: int | None) -> bool:
+        """Consume the waiting event that is due first, if it is due by ``until_ms`` (None: whenever); was there one?"""
+        rows = self._sorted()
+        if not rows or (until_ms is not None and rows[0].due_at_ms > until_ms):
+            return False
+        self._waiting.remove(rows[0])
+        self._ready.append(rows[0])
+        self._run_ready()
+        return True
+
+    def forget_all(self) -> None:
+        """Between tests: nothing waits, nothing is captured."""
+        self._waiting.clear()
+        self._ready.clear()
+        self.captured = None
+
+    def _run_ready(self) -> None:
+        """Everything behind a failing event still runs, as it would in production; then the first error rises."""
+        self._running.now = True
+        first_error: Exception | None = None
+        try:
+            while self._ready:
+                row = self._ready.popleft()
+                try:
+                    self._run(row)
+                except Exception as error:  # whatever the handler raises
+                    first_error = first_error or error
+        finally:
+            self._running.now = False
+        if first_error is not None:
+            raise first_error
+
+    def _run(self, row: Waiting) -> None:
+        if row.processor is not None:
+            row.processor(decode_json(row.event.body))
+            return
+        assert self._consume is not None, "nobody was named to consume: is 'zerver' in INSTALLED_APPS?"  # noqa: S101
+        retry_after_seconds = self._consume(row.event)
+        if retry_after_seconds is not None:
+            again = replace(row.event, attempt=row.event.attempt + 1)
+            self._waiting.append(Waiting(again, clock.now_ms() + int(retry_after_seconds * 1000)))
+
+    def _sorted(self) -> list[Waiting]:
+        return sorted((row for row in self._waiting if row.holder is None), key=lambda row: row.due_at_ms)
+
+    # The transport contract, on the same memory.
+
+    def publish(self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0) -> list[Published]:
+        due_at_ms = clock.now_ms() + int(delay_seconds * 1000)
+        with self._lock:
+            self._waiting.extend(Waiting(event, due_at_ms) for event in events)
+        for queue, wake in list(self._wakes):
+            if any(event.queue == queue for event in events):
+                wake()
+        return [Published(fate=Fate.STORED) for _ in events]
+
+    def open_lane(self, queue: QueueDeclaration, owner: str) -> "ImmediateLane":
+        return ImmediateLane(self, queue.name)
+
+    def take_due(self, queue: str, limit: int, holder: "ImmediateLane") -> list[Waiting]:
+        """Rows of this queue that are due and in nobody's hand, now in this lane's."""
+        with self._lock:
+            now_ms = clock.now_ms()
+            due = [row for row in self._sorted() if row.event.queue == queue and row.due_at_ms <= now_ms][:limit]
+            for row in due:
+                row.holder = holder
+            return due
+
+    def settle(self, rows: Sequence[Waiting]) -> None:
+        with self._lock:
+            self._waiting = [row for row in self._waiting if not any(row is done for done in rows)]
+
+    def give_back(self, holder: "ImmediateLane") -> None:
+        with self._lock:
+            for row in self._waiting:
+                if row.holder is holder:
+                    row.holder = None
+
+    def add_wake(self, queue: str, wake: Callable[[], None]) -> None:
+        self._wakes.append((queue, wake))
+
+    def remove_wake(self, wake: Callable[[], None]) -> None:
+        self._wakes = [entry for entry in self._wakes if entry[1] is not wake]
+
+    def purge(self, queue: QueueDeclaration) -> int:
+        with self._lock:
+            gone = [row for row in self._waiting if row.event.queue == queue.name and row.holder is None]
+            self.settle(gone)
+            return len(gone)
+
+    def depth(self, queue: QueueDeclaration) -> Depth:
+        with self._lock:
+            rows = [row for row in self._waiting if row.event.queue == queue.name]
+            now_ms = clock.now_ms()
+            free = [row for row in rows if row.holder is None]
+            ready = [row for row in free if row.due_at_ms <= now_ms]
+            return Depth(
+                ready=len(ready),
+                unacked=len(rows) - len(free),
+                later=len(free) - len(ready),
+                oldest_ms=max((now_ms - row.due_at_ms for row in ready), default=None),
+            )
+
+    def close(self) -> None:
+        self.forget_all()
+        self._wakes.clear()
+
+
+class ImmediateLane(Lane):
+    """One queue of the memory above, as a worker would take from it."""
+
+    poll_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, transport: ImmediateTransport, queue: str) -> None:
+        self._transport = transport
+        self._queue = queue
+        self._fetching = False
+        self._wake: Callable[[], None] = _nobody
+
+    def start(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        self._transport.add_wake(self._queue, wake)
+        self._fetching = True
+        wake()
+
+    def take(self, limit: int) -> list[Delivery]:
+        if not self._fetching:
+            return []
+        return [
+            Delivery(
+                event=row.event,
+                lane=self,
+                token=row,
+                redelivered=row.redelivered,
+                received_at=clock.monotonic(),
+            )
+            for row in self._transport.take_due(self._queue, limit, self)
+        ]
+
+    def renew(self, delivery: Delivery, seconds: float) -> bool:
+        return delivery.token.holder is self
+
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        self._transport.settle([delivery.token for delivery in deliveries if delivery.token.holder is self])
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            delivery.token.holder = None
+        self._wake()
+
+    def flush(self) -> None:
+        """Nothing is ever held back here."""
+
+    def pause(self) -> None:
+        self._fetching = False
+
+    def resume(self) -> None:
+        self._fetching = True
+        self._wake()
+
+    def close(self, timeout_seconds: float) -> None:
+        self._fetching = False
+        self._transport.remove_wake(self._wake)
+        self._transport.give_back(self)
+
+
+def _nobody() -> None:
+    """The wake of a lane that has not been started."""

@@ -1,0 +1,213 @@
+"""What a worker's author uses: a class, a decorator, and the choices that a handler may make.
+
+    @assign_queue("user_activity")
+    class UserActivityWorker(QueueProcessingWorker):
+        def consume(self, event: UserActivityEvent) -> None: ...
+"""
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar, TypeVar
+
+from zerver.lib import registry
+from zerver.lib.backoff import RetryPolicy
+from zerver.lib.errors import InvalidDeclaration
+from zerver.lib.event import EventType
+from zerver.worker.outcomes import Dead, Discard, DiscardEvent, Done, Outcome, Release, Retry, RetryLater
+
+__all__ = [
+    "Dead",
+    "Discard",
+    "DiscardEvent",
+    "Done",
+    "LoopQueueProcessingWorker",
+    "Outcome",
+    "QueueProcessingWorker",
+    "Release",
+    "Retry",
+    "RetryLater",
+    "RetryPolicy",
+    "assign_queue",
+    "current_delivery",
+]
+
+
+class QueueProcessingWorker:
+    """Consumes one queue, an event at a time. Subclass it, write ``consume``, name the queue with ``assign_queue``.
+
+    Delivery is at least once: an event may come again after a crash, so ``consume`` should bear repetition, or the
+    queue be declared ``transactional``.
+    """
+
+    #: Set by ``assign_queue``.
+    queue_name: ClassVar[str] = ""
+
+    def setup(self) -> None:
+        """Runs once in the worker process, before its first event."""
+
+    def consume(self, event: Any) -> None:
+        """Deal with one event; returning means done.
+
+        Shape: as annotated in the subclass (a TypedDict, dataclass or msgspec Struct), else a dict.
+        Raises: ``RetryLater`` and ``DiscardEvent`` to choose; any other exception is retried by the queue's policy.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define consume(self, event)")
+
+    def stop(self) -> None:
+        """Runs once when the worker process drains, after its last event."""
+
+
+class LoopQueueProcessingWorker(QueueProcessingWorker):
+    """Consumes one queue in batches: up to ``batch_size`` events, or what came within ``batch_seconds``."""
+
+    def consume_batch(self, events: list[Any]) -> Sequence[Outcome] | None:
+        """Deal with a batch. None means that all are done; otherwise one outcome per event, in their order.
+
+        Raises: anything; then each event of the batch runs once more on its own.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define consume_batch(self, events)")
+
+    def consume(self, event: Any) -> None:
+        """One event is a batch of one; outcomes other than Done rise as the exceptions that mean them."""
+        outcomes = self.consume_batch([event])
+        for outcome in outcomes or ():
+            match outcome:
+                case Retry():
+                    raise RetryLater(outcome.after_seconds, outcome.error)
+                case Discard():
+                    raise DiscardEvent(outcome.reason)
+                case Dead():
+                    raise DeadEvent(outcome)
+                case Release():
+                    raise RetryLater(0, "handed back by its batch")
+                case Done():
+                    continue
+                case _:
+                    typing.assert_never(outcome)
+
+
+class DeadEvent(Exception):  # noqa: N818 (carries an outcome, like RetryLater)
+    """A batch of one said ``Dead``; taken apart again where exceptions become outcomes."""
+
+    def __init__(self, outcome: Dead) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+WorkerClass = TypeVar("WorkerClass", bound=type[QueueProcessingWorker])
+
+#: Options of the design that this version does not run yet, and refuses rather than ignores.
+_NOT_YET = ("concurrency", "ordered")
+
+
+def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], WorkerClass]:
+    """Declare a queue and the class that consumes it.
+
+    Options are the fields of ``zerver.lib.registry.QueueDeclaration``, described there and in docs/options.md.
+    Raises: InvalidDeclaration naming the queue, what is wrong, and what would be right.
+    """
+
+    def assign(worker_class: WorkerClass) -> WorkerClass:
+        for option in _NOT_YET:
+            if option in options:
+                raise InvalidDeclaration(queue_name, f"{option} is not supported", "leave it out")
+        if not (isinstance(worker_class, type) and issubclass(worker_class, QueueProcessingWorker)):
+            raise InvalidDeclaration(
+                queue_name, f"{worker_class!r} is no worker class", "inherit from QueueProcessingWorker"
+            )
+        declaration = registry.QueueDeclaration(
+            name=queue_name,
+            event_type=EventType(_declared_event(queue_name, worker_class)),
+            module=worker_class.__module__,
+        )
+        registry.queues.declare(registry.with_options(declaration, options), worker_class)
+        worker_class.queue_name = queue_name
+        return worker_class
+
+    return assign
+
+
+def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) -> Any:
+    """The type that the handler's annotation asks for; None where it takes any JSON object."""
+    is_batch = issubclass(worker_class, LoopQueueProcessingWorker)
+    name = "consume_batch" if is_batch else "consume"
+    handler = getattr(worker_class, name)
+    base = LoopQueueProcessingWorker if is_batch else QueueProcessingWorker
+    if handler is getattr(base, name):
+        raise InvalidDeclaration(queue_name, f"{worker_class.__name__} has no {name}", f"define {name} in it")
+    if inspect.iscoroutinefunction(handler):
+        raise InvalidDeclaration(
+            queue_name, f"{worker_class.__name__}.{name} is async", "write it as a plain function"
+        )
+    parameters = list(inspect.signature(handler).parameters)[1:]
+    if len(parameters) != 1:
+        raise InvalidDeclaration(
+            queue_name, f"{worker_class.__name__}.{name} takes {len(parameters)} arguments", "take the event alone"
+        )
+    try:
+        annotation = typing.get_type_hints(handler, include_extras=True).get(parameters[0])
+    except NameError as error:
+        raise InvalidDeclaration(
+            queue_name, f"the annotation of {worker_class.__name__}.{name} cannot be read: {error}",
+            "import the event's type in the module itself, not under TYPE_CHECKING",
+        ) from error
+    if is_batch and annotation is not None:
+        annotation = _item_type(queue_name, worker_class, annotation)
+    return None if _takes_any(annotation) else annotation
+
+
+def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:
+    if annotation is list or annotation is Any:
+        return None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) not in (list, Sequence) or len(arguments) != 1:
+        raise InvalidDeclaration(
+            queue_name, f"{worker_class.__name__}.consume_batch takes {annotation}", "annotate it list[YourEvent]"
+        )
+    return arguments[0]
+
+
+def _takes_any(annotation: Any) -> bool:
+    if annotation in (None, Any, dict, Mapping):
+        return True
+    return typing.get_origin(annotation) in (dict, Mapping) and typing.get_args(annotation) in ((str, Any), (str, object))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CurrentDelivery:
+    """What a handler may know of the event in its hand, beside the event itself."""
+
+    queue: str
+    message_id: str
+    attempt: int
+    published_at: datetime
+    headers: Mapping[str, str]
+
+
+#: Set around each handler call: (queue, message id, attempt, published_at_ms, headers), made a value when asked for.
+_current: ContextVar[Callable[[], list[CurrentDelivery]] | None] = ContextVar("zerver_current_delivery", default=None)
+
+
+def current_delivery() -> CurrentDelivery:
+    """The delivery that this handler call is about; in a batch, its first.
+
+    Raises: LookupError outside a handler.
+    """
+    return current_deliveries()[0]
+
+
+def current_deliveries() -> list[CurrentDelivery]:
+    """The deliveries of this handler call, in the order of the batch. Raises: LookupError outside a handler."""
+    describe = _current.get()
+    if describe is None:
+        raise LookupError("current_delivery() was called outside a handler")
+    return describe()
+
+
+def stamp(published_at_ms: int) -> datetime:
+    """A wall-clock time for people. Shape: aware, UTC."""
+    return datetime.fromtimestamp(published_at_ms / 1000, UTC)
