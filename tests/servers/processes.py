@@ -1,0 +1,89 @@
+"""The project's own commands, run as real processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from tests.servers import spawn
+from tests.wait import WaitTimeoutError, wait_for
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+class ProjectProcess:
+    """``manage.py`` with some arguments, in the background, in a process group of its own."""
+
+    def __init__(self, *arguments: str, env: Mapping[str, str], log_path: Path) -> None:
+        self.arguments = arguments
+        self.log_path = log_path
+        command = [sys.executable, str(REPOSITORY / "manage.py"), *arguments]
+        self._process = spawn.spawn(command, env=_environment(env), log_path=log_path, cwd=REPOSITORY)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def output(self) -> str:
+        """Standard output and standard error, as far as they have been written."""
+        return self.log_path.read_text(errors="replace")
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; minus the signal that killed it; None while it runs."""
+        return self._process.poll()
+
+    def is_running(self) -> bool:
+        return self.returncode is None
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal this process alone, as supervisord does; for its children too, use ``signal_group``."""
+        self._process.send_signal(number)
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal the process and all that it started, as Ctrl-C at a terminal does."""
+        spawn.signal_group(self._process, number)
+
+    def wait(self, timeout_seconds: float = 30.0) -> int:
+        """Wait for its end and return its exit code."""
+        try:
+            return self._process.wait(timeout_seconds)
+        except subprocess.TimeoutExpired:
+            raise WaitTimeoutError(f"{self} still runs after {timeout_seconds:g} s:\n{self.output}") from None
+
+    def wait_for_output(self, text: str, timeout_seconds: float = 30.0) -> str:
+        """Wait until it has said ``text``, and return all that it has said.
+
+        Raises: WaitTimeoutError, at once when it has ended without saying it.
+        """
+
+        def said_or_ended() -> bool:
+            ended = not self.is_running()  # asked first: what it says last must not be missed
+            return text in self.output or ended
+
+        wait_for(said_or_ended, timeout_seconds, lambda: f"{text!r} from {self}, which said:\n{self.output}")
+        if text not in self.output:
+            raise WaitTimeoutError(f"{self} ended ({self.returncode}) without {text!r}:\n{self.output}")
+        return self.output
+
+    def kill(self) -> None:
+        """SIGKILL, to the process and to all that it started."""
+        spawn.end(self._process)
+
+    def __str__(self) -> str:
+        return f"manage.py {' '.join(self.arguments)} (pid {self.pid})"
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """This environment, without what would point the project elsewhere than the test says."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name != "DATABASE_URL" and not name.startswith(("QUEUE_", "PYTEST_"))
+    }
+    return {**kept, "PYTHONUNBUFFERED": "1", **extra}

@@ -1,0 +1,160 @@
+"""A TCP proxy between a client and a server, to break the network between them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+from tests.servers.ports import HOST, free_port, release_port
+
+T = TypeVar("T")
+CHUNK_BYTES = 65_536
+#: SO_LINGER with no time to linger: closing sends RST.
+RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class TcpProxy:
+    """Runs in a thread of its own from construction to ``close``; every method returns when it has taken effect."""
+
+    def __init__(self, upstream_port: int) -> None:
+        self.port = free_port()
+        self._upstream_port = upstream_port
+        self._latency_seconds = 0.0
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="tcp-proxy", daemon=True)
+        self._thread.start()
+        self._run(self._listen())
+
+    def through(self, url: str) -> str:
+        """The same URL, by way of this proxy."""
+        parts = urlsplit(url)
+        user, separator, _ = parts.netloc.rpartition("@")
+        return parts._replace(netloc=f"{user}{separator}{HOST}:{self.port}").geturl()
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._writers) // 2
+
+    def pause(self) -> None:
+        """The network swallows everything: connections stay open, new ones are accepted, and no byte arrives."""
+        self._loop.call_soon_threadsafe(self._flowing.clear)
+        self._run(asyncio.sleep(0))
+
+    def resume(self) -> None:
+        """What was on its way while paused arrives now."""
+        self._loop.call_soon_threadsafe(self._flowing.set)
+        self._run(asyncio.sleep(0))
+
+    def cut(self) -> None:
+        """Both ends of every connection get a reset."""
+        self._run(self._cut())
+
+    def refuse(self, on: bool) -> None:
+        """New connections are refused; those that are open stay."""
+        self._run(self._unlisten() if on else self._listen())
+
+    def set_latency(self, seconds: float) -> None:
+        """Every byte takes this long, in each direction; throughput stays as it is."""
+        self._latency_seconds = seconds
+
+    def close(self) -> None:
+        self._run(self._shut_down())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+        release_port(self.port)
+
+    def __enter__(self) -> TcpProxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=10)
+
+    async def _listen(self) -> None:
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, HOST, self.port)
+
+    async def _unlisten(self) -> None:
+        if self._server is not None:
+            self._server.close()  # no wait_closed: from Python 3.12 on it waits for the open connections, too
+            self._server = None
+            await asyncio.sleep(0)
+
+    async def _cut(self) -> None:
+        for writer in list(self._writers):
+            self._reset(writer)
+        while self._writers:
+            await asyncio.sleep(0.001)
+
+    async def _shut_down(self) -> None:
+        await self._unlisten()
+        await self._cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        upstream: asyncio.StreamWriter | None = None
+        try:
+            await self._flowing.wait()
+            upstream_reader, upstream = await asyncio.open_connection(HOST, self._upstream_port)
+            self._writers.add(upstream)
+            await asyncio.gather(self._carry(reader, upstream), self._carry(upstream_reader, writer))
+        except OSError:
+            pass  # either end is gone: so is the other, below
+        finally:
+            for end in filter(None, (writer, upstream)):
+                self._reset(end)
+                self._writers.discard(end)
+            self._tasks.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One direction, until its end of file; b"" is the end."""
+        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
+        deliver = asyncio.ensure_future(self._deliver(on_the_way, writer))
+        try:
+            while not deliver.done():
+                chunk = await reader.read(CHUNK_BYTES)
+                await on_the_way.put((self._loop.time() + self._latency_seconds, chunk))
+                if not chunk:
+                    break
+            await deliver
+        finally:
+            deliver.cancel()
+
+    async def _deliver(
+        self, on_the_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
+        while True:
+            due, chunk = await on_the_way.get()
+            await asyncio.sleep(max(0.0, due - self._loop.time()))
+            await self._flowing.wait()
+            if not chunk:
+                writer.write_eof()
+                return
+            writer.write(chunk)
+            await writer.drain()
+
+    @staticmethod
+    def _reset(writer: asyncio.StreamWriter) -> None:
+        connection: socket.socket | None = writer.get_extra_info("socket")
+        if connection is not None and connection.fileno() >= 0:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_ON_CLOSE)
+        writer.transport.abort()

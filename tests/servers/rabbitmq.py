@@ -1,0 +1,288 @@
+"""A private RabbitMQ: one node, with ports, cookie, epmd and data of its own. Runs as root or as anybody."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from base64 import b64encode
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote, urlsplit
+
+from tests.servers import spawn
+from tests.servers.ports import HOST, free_port, is_listening, release_port
+from tests.servers.spawn import ServerMissingError, ServerStartError
+from tests.wait import WaitTimeoutError, wait_for
+
+PACKAGE = "rabbitmq-server"
+LIBRARY = Path("/usr/lib/rabbitmq/lib")
+USER, PASSWORD = "guest", "guest"
+START_TIMEOUT_SECONDS = 90.0
+NORMAL_MEMORY_WATERMARK = "0.4"
+
+#: The intervals at which the broker counts and checks, short enough for a test to wait for.
+ADVANCED_CONFIG = """[
+  {rabbit, [{collect_statistics_interval, 250}, {quorum_tick_interval, 250}, {channel_tick_interval, 1000}]},
+  {rabbitmq_management_agent, [{sample_retention_policies,
+    [{global, [{600, 1}]}, {basic, [{600, 1}]}, {detailed, [{600, 1}]}]}]}
+].
+"""
+
+
+class RabbitServer:
+    """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``."""
+
+    def __init__(self, conf: Mapping[str, str] | None = None) -> None:
+        self._programs = _find_programs()
+        self.directory = spawn.make_directory("rabbitmq")
+        self.log_path = self.directory / "server.log"
+        self.port, self._management_port, self._dist_port, self._epmd_port = (free_port() for _ in range(4))
+        self._node = f"zerver-{secrets.token_hex(4)}@localhost"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._epmd: subprocess.Popen[bytes] | None = None
+        self._env = self._write_configuration(conf or {})
+
+    # -- its life
+
+    def start(self) -> None:
+        """Returns when clients are answered, on AMQP and on the management API: after some 8 seconds."""
+        if self._epmd is None or self._epmd.poll() is not None:
+            # In the foreground and before the node, which else starts a daemon that outlives everything.
+            command = ["epmd", "-port", str(self._epmd_port), "-address", HOST]
+            self._epmd = spawn.spawn(command, env=self._env, log_path=self.directory / "epmd.log")
+            wait_for(lambda: is_listening(self._epmd_port), 30, "epmd to listen")
+        server = self._programs / "rabbitmq-server"
+        self._process = spawn.spawn([server], env=self._env, log_path=self.log_path)
+        try:
+            wait_for(self._is_up_or_ended, START_TIMEOUT_SECONDS, "RabbitMQ to answer")
+        except WaitTimeoutError:
+            self.kill()
+        if not self.is_running():
+            raise ServerStartError("RabbitMQ", self.log_path)
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def ready(self) -> bool:
+        """Whether the broker answers a client's first bytes; a frozen one accepts the connection and says nothing."""
+        try:
+            with socket.create_connection((HOST, self.port), timeout=1) as client:
+                client.sendall(b"AMQP\x00\x00\x09\x01")
+                return client.recv(1) == b"\x01"
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash does; the data stay."""
+        if self._process is not None:
+            spawn.end(self._process)
+            self._process = None
+
+    def graceful_stop(self) -> None:
+        """SIGTERM, and wait; takes some 6 seconds."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(timeout=60)
+        self.kill()
+
+    def restart(self) -> None:
+        """Kill it if it runs, and start it on the same data and the same ports."""
+        self.kill()
+        self.start()
+
+    def stop_signal(self) -> None:
+        """SIGSTOP: the kernel still accepts connections, and nobody answers."""
+        assert self._process is not None
+        spawn.signal_group(self._process, signal.SIGSTOP)
+
+    def cont_signal(self) -> None:
+        assert self._process is not None
+        spawn.signal_group(self._process, signal.SIGCONT)
+
+    def ensure_healthy(self) -> None:
+        """Undo what the test before may have left: dead, frozen, or in alarm."""
+        if not self.is_running():
+            self.start()
+        self.cont_signal()
+        wait_for(self.ready, 30, "RabbitMQ to answer")
+        if self.has_alarm():
+            self.set_memory_alarm(False)
+
+    def close(self) -> None:
+        """Kill all of it and remove its data."""
+        self.kill()
+        if self._epmd is not None:
+            spawn.end(self._epmd)
+        spawn.remove_directory(self.directory)
+        for port in (self.port, self._management_port, self._dist_port, self._epmd_port):
+            release_port(port)
+
+    def __enter__(self) -> RabbitServer:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- its vhosts and queues
+
+    def url(self, vhost: str = "/") -> str:
+        return f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}/{quote(vhost, safe='')}"
+
+    @contextmanager
+    def vhost(self) -> Iterator[str]:
+        """The name of a fresh vhost, deleted afterwards with all that is in it: isolation for 60 ms."""
+        name = f"test-{secrets.token_hex(4)}"
+        self.api("PUT", f"/vhosts/{name}")
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.api("PUT", f"/permissions/{name}/{USER}", everything)
+        try:
+            yield name
+        finally:
+            with suppress(OSError):  # a test may have killed the broker, and the vhost is nobody else's
+                self.api("DELETE", f"/vhosts/{name}")
+
+    def queue(self, vhost: str, name: str) -> dict[str, Any]:
+        """What the management API tells of a queue; ``vhost`` is a name or a URL.
+
+        Its counts lag by about a second, and are absent (an empty dict: no such queue) at first: use ``wait_for``.
+        """
+        path = f"/queues/{quote(_vhost_name(vhost), safe='')}/{quote(name, safe='')}"
+        try:
+            return dict(self.api("GET", path))
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return {}
+            raise
+
+    def queues(self, vhost: str) -> dict[str, dict[str, Any]]:
+        """Every queue of a vhost, by name."""
+        path = f"/queues/{quote(_vhost_name(vhost), safe='')}"
+        return {queue["name"]: queue for queue in self.api("GET", path)}
+
+    # -- its faults
+
+    def close_all_connections(self) -> None:
+        """The broker closes every client's connection (320 CONNECTION_FORCED)."""
+        self.api("DELETE", f"/connections/username/{USER}")
+
+    def set_memory_alarm(self, on: bool) -> None:
+        """In alarm the broker stops reading from connections that publish, and tells them so."""
+        watermark = "0.0001" if on else NORMAL_MEMORY_WATERMARK
+        self.rabbitmqctl("set_vm_memory_high_watermark", watermark)
+        wait_for(lambda: self.has_alarm() is on, 20, f"memory alarm {'on' if on else 'off'}")
+
+    def has_alarm(self) -> bool:
+        try:
+            self.api("GET", "/health/checks/local-alarms")
+        except urllib.error.HTTPError as error:
+            if error.code == 503:
+                return True
+            raise
+        return False
+
+    # -- how to reach it otherwise
+
+    @property
+    def management_url(self) -> str:
+        """For QUEUE_MANAGEMENT_URL, user and password included."""
+        return f"http://{USER}:{PASSWORD}@{HOST}:{self._management_port}"
+
+    def api(self, method: str, path: str, body: object = None) -> Any:
+        """Call the management API: 3 to 45 ms, where rabbitmqctl takes a second.
+
+        Raises: urllib.error.HTTPError (an OSError) with the broker's answer; OSError when it does not answer.
+        """
+        request = urllib.request.Request(
+            f"http://{HOST}:{self._management_port}/api{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode(),
+                "Content-Type": "application/json",
+            },
+        )
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = response.read()
+        return json.loads(answer) if answer else None
+
+    def rabbitmqctl(self, *arguments: str) -> str:
+        # Not /usr/sbin/rabbitmqctl: it changes to the user rabbitmq, who has another cookie.
+        command = [str(self._programs / "rabbitmqctl"), "--quiet", "--node", self._node, *arguments]
+        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        if done.returncode:
+            raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
+        return done.stdout
+
+    def _is_up_or_ended(self) -> bool:
+        if not self.is_running():
+            return True
+        if not self.ready():
+            return False
+        with suppress(OSError):
+            self.api("GET", "/overview")
+            return True
+        return False
+
+    def _write_configuration(self, conf: Mapping[str, str]) -> dict[str, str]:
+        """Write the node's files; what is returned is the whole environment of its programs."""
+        directory = self.directory
+        lines = {
+            "listeners.tcp.1": f"{HOST}:{self.port}",
+            "management.tcp.ip": HOST,
+            "management.tcp.port": str(self._management_port),
+            "disk_free_limit.absolute": "1MB",
+            "log.console": "false",
+            **conf,
+        }
+        text = "".join(f"{key} = {value}\n" for key, value in lines.items())
+        (directory / "rabbitmq.conf").write_text(text)
+        (directory / "advanced.config").write_text(ADVANCED_CONFIG)
+        (directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
+        cookie = directory / ".erlang.cookie"
+        cookie.write_text(secrets.token_hex(16))
+        cookie.chmod(0o400)
+        return {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "HOME": str(directory),  # where server and rabbitmqctl look for the cookie
+            "RABBITMQ_CONF_ENV_FILE": "/dev/null",
+            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_DIST_PORT": str(self._dist_port),
+            "RABBITMQ_MNESIA_BASE": str(directory / "data"),
+            "RABBITMQ_LOG_BASE": str(directory / "log"),
+            "RABBITMQ_PID_FILE": str(directory / "pid"),
+            "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq.conf"),
+            "RABBITMQ_ADVANCED_CONFIG_FILE": str(directory / "advanced.config"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": HOST,
+            # Undocumented: the start script becomes the Erlang VM, and the child's pid is the broker's.
+            "detached": "1",
+        }
+
+
+def _vhost_name(vhost: str) -> str:
+    if "://" not in vhost:
+        return vhost
+    return unquote(urlsplit(vhost).path.removeprefix("/"))
+
+
+def _find_programs() -> Path:
+    found = sorted(LIBRARY.glob("rabbitmq_server-*/sbin/rabbitmq-server"))
+    if not found:
+        raise ServerMissingError("rabbitmq-server", PACKAGE)
+    return found[-1].parent
