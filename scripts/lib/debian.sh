@@ -38,7 +38,7 @@ debian_install() (
     as_root chmod 755 $policy
   fi
 
-  install() { as_root apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" >&2; }
+  install() { as_root apt-get install -y -qq --no-install-recommends -o DPkg::Lock::Timeout=120 "$@" >/dev/null; }
   # Package lists are missing on a fresh image and stale on an old one.
   { compgen -G '/var/lib/apt/lists/*_Packages*' >/dev/null && install "$@"; } ||
     { as_root apt-get update -qq >&2 && install "$@"; }

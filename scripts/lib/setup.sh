@@ -30,8 +30,9 @@ build() {
   local venv=$1 python=$2
   say "setting up $venv (the first time takes a minute)"
   rm -f "$venv/stamp"
-  # An environment whose interpreter is gone, or has moved, is made anew.
-  "$venv/bin/python" -m pip --version >/dev/null 2>&1 || make_venv "$venv" "$python"
+  # An environment whose interpreter is gone, or that came here as a copy of another, is made anew.
+  { grep -qF "$(pwd -P)/$venv/bin/" "$venv/bin/pip" && "$venv/bin/pip" --version; } >/dev/null 2>&1 ||
+    make_venv "$venv" "$python"
   install_lock "$venv"
   stamp "$venv" >"$venv/stamp"
 }
