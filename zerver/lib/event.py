@@ -50,9 +50,13 @@ class Event:
 class EventType:
     """The declared type of a queue's events: ``None`` accepts every JSON object."""
 
-    __slots__ = ("_decoder", "declared", "name")
+    __slots__ = ("_decoder", "declared", "is_raw", "name")
 
     def __init__(self, declared: Any = None) -> None:
+        #: The handler wants the Event value itself: its body may be anything, and nothing is decoded for it.
+        self.is_raw = declared is Event
+        if self.is_raw:
+            declared = None
         self.declared = declared
         self.name = "JSON object" if declared is None else getattr(declared, "__name__", str(declared))
         self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, Any] if declared is None else declared)

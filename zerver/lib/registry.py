@@ -76,7 +76,7 @@ OPTIONS = tuple(
     item.name for item in fields(QueueDeclaration) if item.name not in ("name", "event_type", "module")
 )
 
-_AT_LEAST_ONE = ("workers", "threads", "prefetch", "batch_size", "ack_batch", "max_crashes")
+_AT_LEAST_ONE = ("workers", "threads", "prefetch", "batch_size", "ack_batch")
 _OPTIONAL_AT_LEAST_ONE = ("max_events", "max_rss_mb")
 _ABOVE_ZERO = ("batch_seconds", "timeout_seconds", "warn_seconds", "crit_seconds")
 _FLAGS = ("enabled", "is_test_queue", "transactional")
@@ -100,6 +100,9 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
     for option in _FLAGS:
         if not isinstance(getattr(queue, option), bool):
             found.append((f"{option}={getattr(queue, option)!r}", "give True or False"))
+    if type(queue.max_crashes) is not int or queue.max_crashes < 2:
+        # An event that a dying process had merely prefetched comes again too; it must get its run.
+        found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
     if queue.queue_type not in ("quorum", "classic"):
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
     if not isinstance(queue.retry, RetryPolicy):

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, TypeVar
 from zerver.lib import registry
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import InvalidDeclaration
-from zerver.lib.event import EventType
+from zerver.lib.event import Event, EventType
 from zerver.worker.outcomes import Dead, Discard, DiscardEvent, Done, Outcome, Release, Retry, RetryLater
 
 __all__ = [
@@ -52,10 +52,19 @@ class QueueProcessingWorker:
     def consume(self, event: Any) -> None:
         """Deal with one event; returning means done.
 
-        Shape: as annotated in the subclass (a TypedDict, dataclass or msgspec Struct), else a dict.
+        Shape: as annotated in the subclass (a TypedDict, dataclass or msgspec Struct), else a dict. Annotated as
+        ``zerver.lib.event.Event``, it gets that value, its body undecoded.
         Raises: ``RetryLater`` and ``DiscardEvent`` to choose; any other exception is retried by the queue's policy.
         """
         raise NotImplementedError(f"{type(self).__name__} must define consume(self, event)")
+
+    def upgrade(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Make an event that is not of the declared type into one that is: for events of an older version.
+
+        Shape: the JSON object as it was published, in; one of the declared type, out. What is still of another type
+        is retried (in a rolling deploy another process may know it), then dead.
+        """
+        return event
 
     def stop(self) -> None:
         """Runs once when the worker process drains, after its last event."""
@@ -188,8 +197,8 @@ class CurrentDelivery:
     headers: Mapping[str, str]
 
 
-#: Set around each handler call: (queue, message id, attempt, published_at_ms, headers), made a value when asked for.
-_current: ContextVar[Callable[[], list[CurrentDelivery]] | None] = ContextVar("zerver_current_delivery", default=None)
+#: The events of this handler call; set around each. Made ``CurrentDelivery`` values only when asked for.
+handled_events: ContextVar[Sequence[Event]] = ContextVar("zerver_handled_events", default=())
 
 
 def current_delivery() -> CurrentDelivery:
@@ -202,12 +211,16 @@ def current_delivery() -> CurrentDelivery:
 
 def current_deliveries() -> list[CurrentDelivery]:
     """The deliveries of this handler call, in the order of the batch. Raises: LookupError outside a handler."""
-    describe = _current.get()
-    if describe is None:
+    events = handled_events.get()
+    if not events:
         raise LookupError("current_delivery() was called outside a handler")
-    return describe()
-
-
-def stamp(published_at_ms: int) -> datetime:
-    """A wall-clock time for people. Shape: aware, UTC."""
-    return datetime.fromtimestamp(published_at_ms / 1000, UTC)
+    return [
+        CurrentDelivery(
+            queue=event.queue,
+            message_id=event.message_id,
+            attempt=event.attempt,
+            published_at=datetime.fromtimestamp(event.published_at_ms / 1000, UTC),
+            headers=event.headers,
+        )
+        for event in events
+    ]

@@ -41,6 +41,16 @@ class Release:
     """Handed back untried; no attempt is counted."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """The handler failed. Not an outcome yet: the retry policy makes it ``Retry`` or ``Dead``, unless the database
+    was away, in which case it is tried again and no attempt is burnt.
+    """
+
+    error: str
+    traceback: str = ""
+
+
 Outcome = Done | Retry | Discard | Dead | Release
 
 #: The usual ends, made once.

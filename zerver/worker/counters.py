@@ -1,0 +1,68 @@
+"""What a worker process counts at a queue."""
+
+import threading
+from dataclasses import dataclass
+
+from zerver.lib.latency import Histogram
+from zerver.lib.transport.base import Delivery
+from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """A reading, since the process began."""
+
+    in_flight: int
+    consumed: int
+    retried: int
+    failed: int
+    discarded: int
+    #: Publish-to-done of the newest event. Units: milliseconds.
+    lag_ms: int | None
+    #: JSON histogram of publish-to-done, first attempts only: a retry's wait is no latency.
+    latencies: str
+
+
+class Counters:
+    """Counts outcomes; thread-safe, in memory, written to the database now and then by somebody else."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._in_flight = 0
+        self._by_kind: dict[type, int] = dict.fromkeys((Done, Retry, Dead, Discard, Release), 0)
+        self._lag_ms: int | None = None
+        self._latencies = Histogram()
+
+    def started(self, count: int) -> None:
+        with self._lock:
+            self._in_flight += count
+
+    def ended(self, delivery: Delivery, outcome: Outcome | None, now_ms: int) -> None:
+        """One event left the hand; ``outcome`` is None when it was dropped because somebody else has it."""
+        with self._lock:
+            self._in_flight -= 1
+            if outcome is None:
+                return
+            self._by_kind[type(outcome)] += 1
+            if type(outcome) is Done:
+                self._lag_ms = max(0, now_ms - delivery.event.published_at_ms)
+                if delivery.event.attempt == 1:
+                    self._latencies.add(self._lag_ms)
+
+    @property
+    def settled(self) -> int:
+        """Events settled in any way but handed back."""
+        with self._lock:
+            return sum(self._by_kind.values()) - self._by_kind[Release]
+
+    def read(self) -> Counts:
+        with self._lock:
+            return Counts(
+                in_flight=self._in_flight,
+                consumed=self._by_kind[Done],
+                retried=self._by_kind[Retry],
+                failed=self._by_kind[Dead],
+                discarded=self._by_kind[Discard],
+                lag_ms=self._lag_ms,
+                latencies=self._latencies.to_json(),
+            )

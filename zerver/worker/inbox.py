@@ -1,0 +1,42 @@
+"""The inbox: which events a ``transactional`` queue has done, written in the transaction of their effects."""
+
+from collections.abc import Sequence
+
+from django.db import connections
+
+from zerver.lib.event_table import now_sql
+from zerver.models import InboxEntry
+
+_CHUNK = 200
+
+
+def enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
+    """Write these into the inbox, in the open transaction; returns those that were not there yet.
+
+    Two deliveries of one event at once meet here: the second waits for the first one's commit and is told no.
+    """
+    connection = connections[alias]
+    entered: set[str] = set()
+    ids = sorted(set(message_ids))  # in one order, so that two batches never wait for each other
+    for start in range(0, len(ids), _CHUNK):
+        chunk = ids[start : start + _CHUNK]
+        rows = ", ".join([f"(%s, %s, {now_sql(connection.vendor)})"] * len(chunk))
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"INSERT INTO {InboxEntry._meta.db_table} (queue, message_id, done_at_ms) VALUES {rows} "  # noqa: S608
+                "ON CONFLICT (queue, message_id) DO NOTHING RETURNING message_id",
+                [value for message_id in chunk for value in (queue, message_id)],
+            )
+            entered.update(row[0] for row in cursor.fetchall())
+    return entered
+
+
+def leave(queue: str, message_ids: Sequence[str], alias: str) -> None:
+    """Take back what was entered in this transaction and not done after all."""
+    if message_ids:
+        InboxEntry.objects.using(alias).filter(queue=queue, message_id__in=message_ids).delete()
+
+
+def prune(older_than_ms: int, alias: str) -> int:
+    """Forget entries older than that; how many. An event redelivered after its retention would run again."""
+    return InboxEntry.objects.using(alias).filter(done_at_ms__lt=older_than_ms).delete()[0]

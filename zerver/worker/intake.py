@@ -1,0 +1,96 @@
+"""Where the lanes of a queue meet: handler threads take from all of them, whichever has something."""
+
+from collections.abc import Sequence
+from queue import Empty, SimpleQueue
+
+from zerver.lib import clock
+from zerver.lib.errors import TransportUnavailable
+from zerver.lib.transport.base import Delivery, Lane
+
+#: A lane that could not be reached is left alone for so long, while the others go on.
+_REST_SECONDS = 1.0
+
+
+class Intake:
+    """The lanes of one queue in one worker process.
+
+    Wakes travel through a ``SimpleQueue``, whose ``put`` may be called from a signal handler at any point, unlike
+    anything built on a lock.
+    """
+
+    def __init__(self, lanes: Sequence[Lane], threads: int) -> None:
+        self._lanes = list(lanes)
+        self._threads = threads
+        self._turn = 0
+        self._wakes: SimpleQueue[None] = SimpleQueue()
+        self._is_woken = False
+        self._rest_until: dict[Lane, float] = {}
+        #: Why lanes are resting, by lane; for those who look.
+        self.problems: dict[Lane, str] = {}
+
+    def start(self) -> None:
+        """All lanes begin to fetch."""
+        for lane in self._lanes:
+            lane.start(self.wake)
+
+    def wake(self) -> None:
+        """There may be something to take. From any thread; many wakes in a row cost one look."""
+        if not self._is_woken:
+            self._is_woken = True
+            self._wakes.put(None)
+
+    def wake_all(self) -> None:
+        """Every waiting thread looks up, whatever was pending: used to stop. Safe in a signal handler."""
+        for _ in range(self._threads):
+            self._wakes.put(None)
+
+    def take(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """Up to ``limit`` deliveries as soon as there are any; [] after the timeout or a wake that brought nothing."""
+        found = self._look(limit)
+        if found or timeout_seconds <= 0:
+            return found
+        poll_seconds = min(lane.poll_seconds for lane in self._lanes)
+        try:
+            self._wakes.get(timeout=min(timeout_seconds, poll_seconds))
+        except Empty:
+            return self._look(limit)
+        # Cleared before the look: a wake that comes during it leaves a token for the next one.
+        self._is_woken = False
+        return self._look(limit)
+
+    def pause(self) -> None:
+        for lane in self._lanes:
+            lane.pause()
+
+    def resume(self) -> None:
+        for lane in self._lanes:
+            lane.resume()
+
+    def flush(self) -> None:
+        """Raises: TransportUnavailable."""
+        for lane in self._lanes:
+            lane.flush()
+
+    def close(self, timeout_seconds: float) -> None:
+        """Each lane in turn; what was never taken goes back."""
+        deadline = clock.monotonic() + timeout_seconds
+        for lane in self._lanes:
+            lane.close(max(0.5, deadline - clock.monotonic()))
+
+    def _look(self, limit: int) -> list[Delivery]:
+        """Ask each lane once, another one first each time, so that neither starves the other."""
+        self._turn = (self._turn + 1) % len(self._lanes)
+        found: list[Delivery] = []
+        for lane in self._lanes[self._turn :] + self._lanes[: self._turn]:
+            if len(found) >= limit or self._rest_until.get(lane, 0.0) > clock.monotonic():
+                continue
+            try:
+                found.extend(lane.take(limit - len(found)))
+                self.problems.pop(lane, None)
+            except TransportUnavailable as error:
+                self._rest_until[lane] = clock.monotonic() + _REST_SECONDS
+                self.problems[lane] = str(error)
+        if found and self._threads > 1:
+            # One wake stirs one thread; there may be more than this one can carry.
+            self.wake()
+        return found

@@ -1,0 +1,87 @@
+"""To turn an outcome into an ack or a deleted row, a later row, or a failed event.
+
+Whatever is kept is stored before the delivery is acknowledged, and stored idempotently: a process that dies in
+between makes the event come again, and storing again changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import assert_never
+
+from zerver.lib import signals
+from zerver.lib.event_table import EventTable
+from zerver.lib.failed_events import file_failed
+from zerver.lib.transport.base import Delivery
+from zerver.worker import suspects
+from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
+
+
+class Settler:
+    """Settles the deliveries of one queue in one worker process."""
+
+    def __init__(self, alias: str, worker: str) -> None:
+        self._alias = alias
+        self._table = EventTable(alias)
+        #: ``host:pid``, kept with failed events.
+        self._worker = worker
+
+    def settle(self, settled: Sequence[tuple[Delivery, Outcome]]) -> None:
+        """Settle a handful at once. May be repeated as a whole after an error.
+
+        Raises: TransportUnavailable, or a database error, when the outcome could not be stored; nothing is lost, and
+        what was not acknowledged is still in hand.
+        """
+        done: list[Delivery] = []
+        released: list[Delivery] = []
+        for delivery, outcome in settled:
+            match outcome:
+                case Done() | Discard():
+                    done.append(delivery)
+                case Retry():
+                    again = replace(delivery.event, attempt=delivery.event.attempt + 1)
+                    self._table.store([again], delay_seconds=max(0.0, outcome.after_seconds))
+                    done.append(delivery)
+                case Dead():
+                    file_failed(
+                        delivery.event,
+                        error=outcome.error,
+                        traceback=outcome.traceback,
+                        worker=self._worker,
+                        alias=self._alias,
+                    )
+                    done.append(delivery)
+                case Release():
+                    released.append(delivery)
+                case _:
+                    assert_never(outcome)
+        for delivery, outcome in settled:
+            if delivery.redelivered and not isinstance(outcome, Release):
+                suspects.clear(delivery.event.queue, delivery.event.message_id, self._alias)
+        _by_lane(done, "done")
+        _by_lane(released, "release")
+
+
+def _by_lane(deliveries: Sequence[Delivery], verb: str) -> None:
+    for lane in {delivery.lane for delivery in deliveries}:
+        getattr(lane, verb)([delivery for delivery in deliveries if delivery.lane is lane])
+
+
+def tell(delivery: Delivery, outcome: Outcome) -> None:
+    """Send the signal for everything but Done, which happens too often to tell."""
+    match outcome:
+        case Done() | Release():
+            return
+        case Discard():
+            problem = outcome.reason
+        case Retry() | Dead():
+            problem = outcome.error
+        case _:
+            assert_never(outcome)
+    signals.attempt_failed.send(
+        sender=None,
+        queue=delivery.event.queue,
+        message_id=delivery.event.message_id,
+        attempt=delivery.event.attempt,
+        outcome=type(outcome).__name__,
+        problem=problem,
+    )
