@@ -97,6 +97,17 @@ class EventTooLarge(EventError):
         )
 
 
+@dataclass(eq=False)
+class EventNotStorable(EventError):
+    """The database is there and refuses the event itself: an id of over 255 characters, or with a NUL in it."""
+
+    what: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"{self.what} refuses the event: {self.problem}"
+
+
 class TransportError(ZerverError):
     """A lane could not do what was asked."""
 

@@ -22,3 +22,5 @@ database_changed = Signal()
 suspect_started = Signal()
 #: A handler ran over its time. Arguments: queue, message_ids, seconds, is_hard.
 handler_timed_out = Signal()
+#: Workers hear of new rows another way. Arguments: database (alias), is_listening (False: they poll), problem.
+waking_changed = Signal()

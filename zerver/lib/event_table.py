@@ -1,0 +1,308 @@
+"""The event table: events that wait in the project's own database, for a commit, a due time, a broker or a worker.
+
+Every verb is one statement on this thread's Django connection, so it joins a transaction that the caller has open.
+Whoever claims a row holds it under a lease; whoever settles names the lease, so a stale holder changes nothing.
+Due times and leases are measured by the database's clock alone.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from django.db import IntegrityError, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from zerver.lib import clock
+from zerver.lib.database import perform
+from zerver.lib.event import Event, decode_headers, encode_headers
+from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
+
+#: Message id and attempt, which are unique together.
+Key = tuple[str, int]
+T = TypeVar("T")
+
+#: SQLite before 3.32 takes 999 parameters a statement; rows have six, claims and keys three.
+_ROWS_PER_STATEMENT = 150
+_KEYS_PER_STATEMENT = 300
+#: Large bodies go in fewer at a time: a statement is held in memory several times over.
+_BYTES_PER_STATEMENT = 4 << 20
+_PURGED_PER_STATEMENT = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Claim:
+    """A row in this process's hand until its lease ends."""
+
+    row_id: int
+    lease: int
+    event: Event
+    #: Another process had it, or this one, and did not settle it: it may have died of it.
+    redelivered: bool
+    due_at_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableDepth:
+    """The rows of one queue: claimable now, in somebody's hand, due later."""
+
+    ready: int = 0
+    held: int = 0
+    later: int = 0
+    #: Milliseconds that the oldest claimable row has been due; None when there is none.
+    oldest_ms: int | None = None
+
+
+class EventTable:
+    """The event table in one database.
+
+    Raises, every verb: TransportUnavailable when the database is away or locked for too long (safe to repeat).
+    """
+
+    __slots__ = ("_alias",)
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+
+    def now_sql(self) -> str:
+        """The database's clock, in milliseconds since the epoch, as an SQL expression."""
+        return self._dialect.now()
+
+    def now_ms(self) -> int:
+        """The database's clock, read."""
+        return int(self._rows(f"SELECT {self.now_sql()}", [])[0][0])
+
+    def store(
+        self,
+        events: Sequence[Event],
+        *,
+        delay_seconds: float = 0,
+        due_at_ms: int | None = None,
+        lease_seconds: float = 0,
+        timeout_seconds: float | None = None,
+    ) -> None:
+        """Store all or none, due after a delay or at a time; an event (id and attempt) that is there stays as it is.
+
+        Units: with ``lease_seconds`` the rows are born leased to the publisher: no worker may claim them before that.
+        ``timeout_seconds`` bounds the wait for SQLite's other writers, outside transactions.
+        Raises: EventNotStorable.
+        """
+        if not events:
+            return
+        dialect = self._dialect
+        due = str(due_at_ms) if due_at_ms is not None else f"{dialect.now()} + {_ms(delay_seconds)}"
+        available = (
+            dialect.later_of(due, f"{dialect.now()} + {_ms(lease_seconds)}") if lease_seconds > 0 else due
+        )
+        is_due = delay_seconds <= 0 and (due_at_ms is None or due_at_ms <= clock.now_ms())
+        announce = is_due and lease_seconds <= 0
+        chunks = list(_by_size(events))
+
+        def insert(connection: BaseDatabaseWrapper) -> None:
+            with dialect.write_wait(connection, timeout_seconds), self._all_or_none(len(chunks)):
+                for chunk in chunks:
+                    statement = dialect.insert(len(chunk), due, available)
+                    _change(connection, dialect, statement, _row_values(chunk), announce=announce)
+
+        perform(self._alias, insert)
+
+    def claim(self, queue: str, limit: int, lease_seconds: float, owner: str) -> list[Claim]:
+        """Take up to ``limit`` due rows for ``owner``, a worker process's id; no other claim gets them meanwhile.
+
+        Shape: [] when nothing is due; oldest due first.
+        """
+        dialect = self._dialect
+
+        def take(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+            with connection.cursor() as cursor:
+                # Inside a transaction a look before would cost SQLite the right to write after it.
+                if dialect.peeks and not connection.in_atomic_block:
+                    cursor.execute(dialect.any_due(), [queue])
+                    if cursor.fetchone() is None:
+                        return []
+                cursor.execute(dialect.claim(), [queue, limit, _ms(lease_seconds), owner])
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                return rows
+
+        claims = [_claim(queue, row) for row in perform(self._alias, take)]
+        return sorted(claims, key=lambda claim: (claim.due_at_ms, claim.row_id))
+
+    def renew(self, claim: Claim, seconds: float) -> bool:
+        """Hold the row for so long from now, or longer if the lease says so. False: it is ours no longer."""
+        return self._run(self._dialect.renew(), [_ms(seconds), claim.row_id, claim.lease]) == 1
+
+    def delete(self, claims: Sequence[Claim]) -> int:
+        """Settle for good; how many rows were still ours."""
+        dialect = self._dialect
+        return sum(
+            self._run(dialect.delete(len(chunk)), _claim_values(chunk))
+            for chunk in _chunks(claims, _KEYS_PER_STATEMENT)
+        )
+
+    def release(self, claims: Sequence[Claim]) -> int:
+        """Hand rows back to their place in line, as if they had never been claimed; how many were still ours."""
+        dialect = self._dialect
+        return sum(
+            self._run(dialect.release(len(chunk)), _claim_values(chunk), announce=True)
+            for chunk in _chunks(claims, _KEYS_PER_STATEMENT)
+        )
+
+    def release_owned(self, owners: Sequence[str]) -> int:
+        """Free the rows of worker processes that died; whoever claims them is told that they are suspects."""
+        dialect = self._dialect
+        return sum(
+            self._run(dialect.release_owned(len(chunk)), list(chunk), announce=True)
+            for chunk in _chunks([owner for owner in owners if owner], _KEYS_PER_STATEMENT)
+        )
+
+    def settle_retry(self, claim: Claim, delay_seconds: float) -> bool:
+        """Turn the row into its event's next attempt, due after the delay. False: the row was ours no longer."""
+        dialect, delay_ms = self._dialect, _ms(delay_seconds)
+        values = [delay_ms, delay_ms, claim.row_id, claim.lease]
+
+        def turn(connection: BaseDatabaseWrapper) -> int:
+            try:
+                # Atomic, for inside the caller's transaction a violated constraint must cost this statement alone.
+                with transaction.atomic(using=self._alias):
+                    return _change(connection, dialect, dialect.retry(), values, announce=delay_ms == 0)
+            except IntegrityError:
+                # The event was delivered twice, and the next attempt of the other delivery waits already.
+                return _change(connection, dialect, dialect.delete(1), _claim_values([claim]), announce=False)
+
+        return perform(self._alias, turn) == 1
+
+    def forget(self, keys: Sequence[Key]) -> int:
+        """Delete rows whose events the broker has confirmed, but for those that a worker has claimed."""
+        dialect = self._dialect
+        return sum(
+            self._run(dialect.forget(len(chunk)), _key_values(chunk))
+            for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
+        )
+
+    def free(self, keys: Sequence[Key]) -> int:
+        """End the lease that rows were born with: workers may claim them now."""
+        dialect = self._dialect
+        return sum(
+            self._run(dialect.free(len(chunk)), _key_values(chunk), announce=True)
+            for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
+        )
+
+    def present(self, keys: Sequence[Key]) -> set[Key]:
+        """Those that have a row."""
+        found: set[Key] = set()
+        for chunk in _chunks(keys, _KEYS_PER_STATEMENT):
+            found.update(
+                (row[0], row[1]) for row in self._rows(self._dialect.present(len(chunk)), _key_values(chunk))
+            )
+        return found
+
+    def purge(self, queue: str) -> int:
+        """Delete the queue's rows that nobody holds, later ones too; how many. Rows stored meanwhile may be spared."""
+        highest = self._rows(f"SELECT MAX(id) FROM {TABLE} WHERE queue = %s", [queue])[0][0]  # noqa: S608 (a constant)
+        purged = deleted = 0 if highest is None else self._purge_some(queue, highest)
+        while deleted == _PURGED_PER_STATEMENT:
+            deleted = self._purge_some(queue, highest)
+            purged += deleted
+        return purged
+
+    def depth(self, queue: str) -> TableDepth:
+        rows = self._rows(self._dialect.depths(of_one=True), [queue])
+        return _depth(rows[0]) if rows else TableDepth()
+
+    def depths(self) -> dict[str, TableDepth]:
+        """Of every queue that has rows, in one query."""
+        return {row[0]: _depth(row) for row in self._rows(self._dialect.depths(of_one=False), [])}
+
+    @property
+    def _dialect(self) -> Dialect:
+        return dialect_of(connections[self._alias])
+
+    def _all_or_none(self, statements: int) -> AbstractContextManager[None]:
+        """One statement is atomic by itself; several need a transaction, the caller's if there is one."""
+        return nullcontext() if statements == 1 else transaction.atomic(using=self._alias, savepoint=False)
+
+    def _purge_some(self, queue: str, highest: int) -> int:
+        return self._run(self._dialect.purge(), [queue, highest, _PURGED_PER_STATEMENT])
+
+    def _run(self, statement: str, values: list[Any], *, announce: bool = False) -> int:
+        """How many rows the statement changed."""
+        return perform(
+            self._alias,
+            lambda connection: _change(connection, self._dialect, statement, values, announce=announce),
+        )
+
+    def _rows(self, statement: str, values: list[Any]) -> list[tuple[Any, ...]]:
+        def fetch(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+            with connection.cursor() as cursor:
+                cursor.execute(statement, values)
+                rows: list[tuple[Any, ...]] = cursor.fetchall()
+                return rows
+
+        return perform(self._alias, fetch)
+
+
+def _change(
+    connection: BaseDatabaseWrapper, dialect: Dialect, statement: str, values: list[Any], *, announce: bool
+) -> int:
+    announced = dialect.announced(statement) if announce else None
+    with connection.cursor() as cursor:
+        cursor.execute(announced or statement, values)
+        return int(cursor.fetchone()[0]) if announced else cursor.rowcount
+
+
+def _ms(seconds: float) -> int:
+    return max(0, round(seconds * 1000))
+
+
+def _by_size(events: Sequence[Event]) -> Iterator[list[Event]]:
+    chunk: list[Event] = []
+    size_bytes = 0
+    for event in events:
+        if chunk and (
+            len(chunk) == _ROWS_PER_STATEMENT or size_bytes + len(event.body) > _BYTES_PER_STATEMENT
+        ):
+            yield chunk
+            chunk, size_bytes = [], 0
+        chunk.append(event)
+        size_bytes += len(event.body)
+    yield chunk
+
+
+def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _row_values(events: Sequence[Event]) -> list[Any]:
+    values: list[Any] = []
+    for event in events:
+        headers = encode_headers(event.headers)
+        values += (event.message_id, event.queue, event.body, headers, event.attempt, event.published_at_ms)
+    return values
+
+
+def _claim_values(claims: Sequence[Claim]) -> list[Any]:
+    pairs = [value for claim in claims for value in (claim.row_id, claim.lease)]
+    return pairs[::2] + pairs
+
+
+def _key_values(keys: Sequence[Key]) -> list[Any]:
+    return [message_id for message_id, _ in keys] + [value for key in keys for value in key]
+
+
+def _claim(queue: str, row: tuple[Any, ...]) -> Claim:
+    row_id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms = row
+    event = Event(
+        queue=queue,
+        message_id=message_id,
+        body=bytes(body),
+        published_at_ms=published_at_ms,
+        attempt=attempt,
+        headers=decode_headers(headers),
+    )
+    return Claim(row_id=row_id, lease=lease, event=event, redelivered=bool(redelivered), due_at_ms=due_at_ms)
+
+
+def _depth(row: tuple[Any, ...]) -> TableDepth:
+    _, ready, held, later, oldest_ms = row
+    return TableDepth(ready=ready, held=held, later=later, oldest_ms=oldest_ms)

@@ -1,0 +1,214 @@
+"""The event table's SQL, for SQLite (3.35 and later) and PostgreSQL (13 and later).
+
+Written out, and not built by Django's query compiler, because each verb must be one statement: a read followed by a
+write is a lost race on PostgreSQL, and "database is locked" at once on SQLite.
+"""
+# ruff: noqa: S608 (only constants and numbers of our own are put into statements; values are parameters)
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Final
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from zerver.lib import clock
+from zerver.lib.errors import InvalidSetting
+
+TABLE: Final = "zerver_event"
+#: PostgreSQL's NOTIFY channel; the payload is the queue.
+CHANNEL: Final = "zerver_event"
+
+_STORED_COLUMNS: Final = (
+    "message_id, queue, body, headers, attempt, published_at_ms,"
+    " due_at_ms, available_at_ms, lease, lease_owner, redelivered"
+)
+#: In the order that ``Claim`` is made from.
+_CLAIMED_COLUMNS: Final = (
+    "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms"
+)
+#: In somebody's hand: claimed by a worker, or born leased to a publisher (which leaves its due time as it was).
+_HELD: Final = "(available_at_ms > {now} AND (lease_owner <> '' OR available_at_ms > due_at_ms))"
+
+
+class Dialect:
+    """What differs between the databases, and every statement with the differences filled in."""
+
+    #: Milliseconds since the epoch, the same throughout a statement, and fit for an index condition.
+    _now: str
+    _later_of: str
+    _true: str
+    _false: str
+    #: Ends a SELECT that must not meet another worker's rows.
+    skip_locked: str = ""
+    #: Is a claim worth a look first?
+    peeks: bool = False
+
+    def now(self) -> str:
+        """The database's clock as an expression. ``clock.offset_ms`` moves it, in tests."""
+        return f"({self._now} + {clock.offset_ms})" if clock.offset_ms else self._now
+
+    def later_of(self, one: str, other: str) -> str:
+        return f"{self._later_of}({one}, {other})"
+
+    def announced(self, statement: str) -> str | None:
+        """The statement with a notice to listeners for each queue whose rows it changed, if the database has such.
+
+        Shape: its result is one row: how many rows were changed, and how many queues were told.
+        """
+        return None
+
+    def write_wait(
+        self, connection: BaseDatabaseWrapper, seconds: float | None
+    ) -> AbstractContextManager[None]:
+        """Bounds the wait for other writers. PostgreSQL's inserts wait for none."""
+        return nullcontext()
+
+    def insert(self, rows: int, due: str, available: str) -> str:
+        """Parameters: (message_id, queue, body, headers, attempt, published_at_ms) for each row."""
+        row = f"(%s, %s, %s, %s, %s, %s, {due}, {available}, 0, '', {self._false})"
+        return (
+            f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) VALUES {', '.join([row] * rows)}"
+            " ON CONFLICT (message_id, attempt) DO NOTHING"
+        )
+
+    def any_due(self) -> str:
+        """Parameters: queue."""
+        return f"SELECT 1 FROM {TABLE} WHERE queue = %s AND available_at_ms <= {self.now()} LIMIT 1"
+
+    def claim(self) -> str:
+        """Parameters: queue, limit, lease_ms, owner.
+
+        The rows are chosen in a CTE: as a bare subquery, PostgreSQL may choose anew for every row it compares.
+        """
+        now = self.now()
+        return (
+            f"WITH due AS (SELECT id FROM {TABLE} WHERE queue = %s AND available_at_ms <= {now}"
+            f" ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
+            f" UPDATE {TABLE} SET available_at_ms = {now} + %s, lease = lease + 1,"
+            " redelivered = (redelivered OR lease_owner <> ''), lease_owner = %s"
+            f" WHERE id IN (SELECT id FROM due) RETURNING {_CLAIMED_COLUMNS}"
+        )
+
+    def renew(self) -> str:
+        """Parameters: extension_ms, id, lease. Never shortens a lease."""
+        until = self.later_of("available_at_ms", f"{self.now()} + %s")
+        return (
+            f"UPDATE {TABLE} SET available_at_ms = {until} WHERE id = %s AND lease = %s AND lease_owner <> ''"
+        )
+
+    def delete(self, claims: int) -> str:
+        """Parameters: see ``_of_claims``."""
+        return f"DELETE FROM {TABLE} WHERE {_of_claims(claims)}"
+
+    def release(self, claims: int) -> str:
+        """Parameters: see ``_of_claims``. A suspect stays one: ``redelivered`` is kept."""
+        return f"UPDATE {TABLE} SET available_at_ms = due_at_ms, lease_owner = '' WHERE {_of_claims(claims)}"
+
+    def release_owned(self, owners: int) -> str:
+        """Parameters: the owners. They stay on the rows, so that the next claim finds suspects."""
+        return f"UPDATE {TABLE} SET available_at_ms = due_at_ms WHERE lease_owner IN ({_marks(owners)})"
+
+    def retry(self) -> str:
+        """Parameters: delay_ms twice, id, lease."""
+        due = f"{self.now()} + %s"
+        return (
+            f"UPDATE {TABLE} SET attempt = attempt + 1, lease = lease + 1, lease_owner = '',"
+            f" redelivered = {self._false}, due_at_ms = {due}, available_at_ms = {due}"
+            " WHERE id = %s AND lease = %s"
+        )
+
+    def free(self, keys: int) -> str:
+        """Parameters: see ``_of_keys``."""
+        return f"UPDATE {TABLE} SET available_at_ms = due_at_ms WHERE lease_owner = '' AND {_of_keys(keys)}"
+
+    def forget(self, keys: int) -> str:
+        """Parameters: see ``_of_keys``."""
+        return f"DELETE FROM {TABLE} WHERE lease_owner = '' AND {_of_keys(keys)}"
+
+    def present(self, keys: int) -> str:
+        """Parameters: see ``_of_keys``."""
+        return f"SELECT message_id, attempt FROM {TABLE} WHERE {_of_keys(keys)}"
+
+    def purge(self) -> str:
+        """Parameters: queue, highest id, limit."""
+        return (
+            f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE queue = %s AND id <= %s"
+            f" AND NOT {_HELD.format(now=self.now())} ORDER BY id LIMIT %s{self.skip_locked})"
+        )
+
+    def depths(self, *, of_one: bool) -> str:
+        """Parameters: the queue, if of one. Shape: (queue, ready, held, later, oldest_ms) for each that has rows."""
+        now = self.now()
+        ready, held = f"available_at_ms <= {now}", _HELD.format(now=now)
+        return (
+            f"SELECT queue, COUNT(*) FILTER (WHERE {ready}), COUNT(*) FILTER (WHERE {held}),"
+            f" COUNT(*) FILTER (WHERE NOT ({ready}) AND NOT {held}),"
+            f" {now} - MIN(due_at_ms) FILTER (WHERE {ready})"
+            f" FROM {TABLE}{' WHERE queue = %s' if of_one else ''} GROUP BY queue"
+        )
+
+
+def _marks(count: int) -> str:
+    return ", ".join(["%s"] * count)
+
+
+def _of_claims(count: int) -> str:
+    """Parameters: every id, then (id, lease) for each. The bare ids are for SQLite, which would scan without them."""
+    return f"id IN ({_marks(count)}) AND (id, lease) IN (VALUES {', '.join(['(%s, %s)'] * count)})"
+
+
+def _of_keys(count: int) -> str:
+    """Parameters: every message id, then (message id, attempt) for each."""
+    pairs = ", ".join(["(%s, %s)"] * count)
+    return f"message_id IN ({_marks(count)}) AND (message_id, attempt) IN (VALUES {pairs})"
+
+
+class Sqlite(Dialect):
+    # SQLite's clock counts whole milliseconds; as a fraction of days it must be rounded back to them.
+    _now = "CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
+    _later_of = "MAX"
+    _true, _false = "1", "0"
+    # An UPDATE takes the one write lock even if it finds nothing to change; reading disturbs nobody.
+    peeks = True
+
+    @contextmanager
+    def write_wait(self, connection: BaseDatabaseWrapper, seconds: float | None) -> Iterator[None]:
+        if seconds is None or connection.in_atomic_block:
+            yield
+            return
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA busy_timeout")
+            usual_ms = int(cursor.fetchone()[0])
+            cursor.execute(f"PRAGMA busy_timeout = {min(usual_ms, int(seconds * 1000))}")
+            try:
+                yield
+            finally:
+                cursor.execute(f"PRAGMA busy_timeout = {usual_ms}")
+
+
+class PostgreSql(Dialect):
+    # Unlike clock_timestamp() it stands still within a statement, which lets the planner use the index; unlike now()
+    # it moves on within a transaction.
+    _now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
+    _later_of = "GREATEST"
+    _true, _false = "true", "false"
+    skip_locked = " FOR UPDATE SKIP LOCKED"
+
+    def announced(self, statement: str) -> str:
+        return (
+            f"WITH changed AS ({statement} RETURNING queue), told AS (SELECT pg_notify('{CHANNEL}', queue)"
+            " FROM (SELECT DISTINCT queue FROM changed) AS queues)"
+            " SELECT (SELECT COUNT(*) FROM changed), (SELECT COUNT(*) FROM told)"
+        )
+
+
+_DIALECTS: Final[dict[str, Dialect]] = {"sqlite": Sqlite(), "postgresql": PostgreSql()}
+
+
+def dialect_of(connection: BaseDatabaseWrapper) -> Dialect:
+    """Raises: InvalidSetting for a database that has no SKIP LOCKED and is not SQLite, or is untried."""
+    try:
+        return _DIALECTS[connection.vendor]
+    except KeyError:
+        problem = f"database {connection.alias!r} is {connection.display_name}"
+        raise InvalidSetting("QUEUE_DATABASE", problem, "name a PostgreSQL or SQLite database") from None
