@@ -35,9 +35,7 @@ def wait_for(
         if value:
             return value
         if is_last:
-            what = message() if callable(message) else message
-            raise WaitTimeoutError(
-                f"Waited {timeout_seconds:g} s for {what or condition!r}; last seen: {value!r}"
-            )
+            what = (message() if callable(message) else message) or repr(condition)
+            raise WaitTimeoutError(f"Waited {timeout_seconds:g} s for {what}; last seen: {value!r}")
         time.sleep(min(pause_seconds, max(0.0, deadline - time.monotonic())))
         pause_seconds = min(pause_seconds * 1.5, SLOWEST_POLL_SECONDS)

@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from asgiref.local import Local
-from django.contrib.contenttypes.models import ContentType
+from django.apps import apps
 from django.core.management import call_command
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+
+from zerver import settings as project_settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +51,14 @@ def use_database(url: str) -> Iterator[None]:
     # Connections live in a thread-local each: with another thread-local, every thread starts afresh.
     connections._connections = Local(connections.thread_critical)
     connections.create_connection = create_connection
-    ContentType.objects.clear_cache()
+    _forget_content_types()
     try:
         yield
     finally:
-        del connections.create_connection  # the class's own again
+        connections.create_connection = make_connection
         connections._connections = outer_connections
         connections.settings[DEFAULT_DB_ALIAS] = outer_settings
-        ContentType.objects.clear_cache()
+        _forget_content_types()
         for connection in made:
             connection.inc_thread_sharing()  # or only the thread that opened it may close it
             connection.close()
@@ -78,9 +80,14 @@ def copy_sqlite(template: Path, path: Path) -> None:
     shutil.copyfile(template, path)
 
 
+def _forget_content_types() -> None:
+    """Their ids are cached in the process, and differ from one database to the next."""
+    apps.get_model("contenttypes", "ContentType").objects.clear_cache()
+
+
 def _configuration(url: str) -> dict[str, Any]:
     """What the project's own settings make of this DATABASE_URL, with all of Django's defaults filled in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DATABASE_URL", url)
-        databases = runpy.run_module("zerver.settings")["DATABASES"]
+        databases = runpy.run_path(project_settings.__file__)["DATABASES"]
     return dict(connections.configure_settings(databases)[DEFAULT_DB_ALIAS])

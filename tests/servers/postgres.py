@@ -184,12 +184,10 @@ class PostgresServer:
         if self._process is None:
             return
         members = spawn.children_of(self._process.pid) if self.is_running() else []
-        if how is signal.SIGKILL:
-            for pid in members:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, how)
-        with suppress(ProcessLookupError):
-            os.kill(self._process.pid, how)
+        # The server first: it would answer the loss of a server process by a restart of them all.
+        for pid in [self._process.pid, *(members if how is signal.SIGKILL else [])]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, how)
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=20)
         spawn.end(self._process)

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 from tests.servers.ports import HOST, free_port, release_port
 
 T = TypeVar("T")
+#: What was read and when it arrives, in the order of reading; b"" is the end of file.
+OnTheWay = asyncio.Queue[tuple[float, bytes]]
 CHUNK_BYTES = 65_536
 #: SO_LINGER with no time to linger: closing sends RST.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
@@ -25,8 +27,7 @@ class TcpProxy:
         self.port = free_port()
         self._upstream_port = upstream_port
         self._latency_seconds = 0.0
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -43,7 +44,7 @@ class TcpProxy:
 
     @property
     def connection_count(self) -> int:
-        return len(self._writers) // 2
+        return len(self._connections)
 
     def pause(self) -> None:
         """The network swallows everything: connections stay open, new ones are accepted, and no byte arrives."""
@@ -94,54 +95,44 @@ class TcpProxy:
             await asyncio.sleep(0)
 
     async def _cut(self) -> None:
-        for writer in list(self._writers):
-            self._reset(writer)
-        while self._writers:
-            await asyncio.sleep(0.001)
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     async def _shut_down(self) -> None:
         await self._unlisten()
         await self._cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection, as a task, to its end; both its ends are closed together."""
         task = asyncio.current_task()
         assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
-        upstream: asyncio.StreamWriter | None = None
+        self._connections.add(task)
+        ends = [writer]
         try:
             await self._flowing.wait()
-            upstream_reader, upstream = await asyncio.open_connection(HOST, self._upstream_port)
-            self._writers.add(upstream)
-            await asyncio.gather(self._carry(reader, upstream), self._carry(upstream_reader, writer))
-        except OSError:
+            upstream_reader, upstream_writer = await asyncio.open_connection(HOST, self._upstream_port)
+            ends.append(upstream_writer)
+            async with asyncio.TaskGroup() as directions:
+                for source, target in ((reader, upstream_writer), (upstream_reader, writer)):
+                    on_the_way = OnTheWay(maxsize=64)
+                    directions.create_task(self._collect(source, on_the_way))
+                    directions.create_task(self._deliver(on_the_way, target))
+        except* OSError:
             pass  # either end is gone: so is the other, below
         finally:
-            for end in filter(None, (writer, upstream)):
+            for end in ends:
                 self._reset(end)
-                self._writers.discard(end)
-            self._tasks.discard(task)
+            self._connections.discard(task)
 
-    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One direction, until its end of file; b"" is the end."""
-        on_the_way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(maxsize=64)
-        deliver = asyncio.ensure_future(self._deliver(on_the_way, writer))
-        try:
-            while not deliver.done():
-                chunk = await reader.read(CHUNK_BYTES)
-                await on_the_way.put((self._loop.time() + self._latency_seconds, chunk))
-                if not chunk:
-                    break
-            await deliver
-        finally:
-            deliver.cancel()
+    async def _collect(self, reader: asyncio.StreamReader, on_the_way: OnTheWay) -> None:
+        while True:
+            chunk = await reader.read(CHUNK_BYTES)
+            await on_the_way.put((self._loop.time() + self._latency_seconds, chunk))
+            if not chunk:
+                return
 
-    async def _deliver(
-        self, on_the_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
-    ) -> None:
+    async def _deliver(self, on_the_way: OnTheWay, writer: asyncio.StreamWriter) -> None:
         while True:
             due, chunk = await on_the_way.get()
             await asyncio.sleep(max(0.0, due - self._loop.time()))

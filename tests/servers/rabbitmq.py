@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import signal
 import socket
 import subprocess
-import urllib.error
-import urllib.request
-from base64 import b64encode
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote
 
 from tests.servers import spawn
 from tests.servers.ports import HOST, free_port, is_listening, release_port
+from tests.servers.rabbitmq_management import PASSWORD, USER, ManagementApi
 from tests.servers.spawn import ServerMissingError, ServerStartError
 from tests.wait import WaitTimeoutError, wait_for
 
 PACKAGE = "rabbitmq-server"
 LIBRARY = Path("/usr/lib/rabbitmq/lib")
-USER, PASSWORD = "guest", "guest"
 START_TIMEOUT_SECONDS = 90.0
 NORMAL_MEMORY_WATERMARK = "0.4"
 
@@ -37,14 +32,15 @@ ADVANCED_CONFIG = """[
 """
 
 
-class RabbitServer:
+class RabbitServer(ManagementApi):
     """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``."""
 
     def __init__(self, conf: Mapping[str, str] | None = None) -> None:
         self._programs = _find_programs()
         self.directory = spawn.make_directory("rabbitmq")
         self.log_path = self.directory / "server.log"
-        self.port, self._management_port, self._dist_port, self._epmd_port = (free_port() for _ in range(4))
+        super().__init__(free_port())
+        self.port, self._dist_port, self._epmd_port = (free_port() for _ in range(3))
         self._node = f"zerver-{secrets.token_hex(4)}@localhost"
         self._process: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
@@ -136,87 +132,16 @@ class RabbitServer:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    # -- its vhosts and queues
-
     def url(self, vhost: str = "/") -> str:
         return f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}/{quote(vhost, safe='')}"
 
-    @contextmanager
-    def vhost(self) -> Iterator[str]:
-        """The name of a fresh vhost, deleted afterwards with all that is in it: isolation for 60 ms."""
-        name = f"test-{secrets.token_hex(4)}"
-        self.api("PUT", f"/vhosts/{name}")
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        self.api("PUT", f"/permissions/{name}/{USER}", everything)
-        try:
-            yield name
-        finally:
-            with suppress(OSError):  # a test may have killed the broker, and the vhost is nobody else's
-                self.api("DELETE", f"/vhosts/{name}")
-
-    def queue(self, vhost: str, name: str) -> dict[str, Any]:
-        """What the management API tells of a queue; ``vhost`` is a name or a URL.
-
-        Its counts lag by about a second, and are absent (an empty dict: no such queue) at first: use ``wait_for``.
-        """
-        path = f"/queues/{quote(_vhost_name(vhost), safe='')}/{quote(name, safe='')}"
-        try:
-            return dict(self.api("GET", path))
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return {}
-            raise
-
-    def queues(self, vhost: str) -> dict[str, dict[str, Any]]:
-        """Every queue of a vhost, by name."""
-        path = f"/queues/{quote(_vhost_name(vhost), safe='')}"
-        return {queue["name"]: queue for queue in self.api("GET", path)}
-
     # -- its faults
-
-    def close_all_connections(self) -> None:
-        """The broker closes every client's connection (320 CONNECTION_FORCED)."""
-        self.api("DELETE", f"/connections/username/{USER}")
 
     def set_memory_alarm(self, on: bool) -> None:
         """In alarm the broker stops reading from connections that publish, and tells them so."""
         watermark = "0.0001" if on else NORMAL_MEMORY_WATERMARK
         self.rabbitmqctl("set_vm_memory_high_watermark", watermark)
         wait_for(lambda: self.has_alarm() is on, 20, f"memory alarm {'on' if on else 'off'}")
-
-    def has_alarm(self) -> bool:
-        try:
-            self.api("GET", "/health/checks/local-alarms")
-        except urllib.error.HTTPError as error:
-            if error.code == 503:
-                return True
-            raise
-        return False
-
-    # -- how to reach it otherwise
-
-    @property
-    def management_url(self) -> str:
-        """For QUEUE_MANAGEMENT_URL, user and password included."""
-        return f"http://{USER}:{PASSWORD}@{HOST}:{self._management_port}"
-
-    def api(self, method: str, path: str, body: object = None) -> Any:
-        """Call the management API: 3 to 45 ms, where rabbitmqctl takes a second.
-
-        Raises: urllib.error.HTTPError (an OSError) with the broker's answer; OSError when it does not answer.
-        """
-        request = urllib.request.Request(
-            f"http://{HOST}:{self._management_port}/api{path}",
-            method=method,
-            data=None if body is None else json.dumps(body).encode(),
-            headers={
-                "Authorization": "Basic " + b64encode(f"{USER}:{PASSWORD}".encode()).decode(),
-                "Content-Type": "application/json",
-            },
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer = response.read()
-        return json.loads(answer) if answer else None
 
     def rabbitmqctl(self, *arguments: str) -> str:
         # Not /usr/sbin/rabbitmqctl: it changes to the user rabbitmq, who has another cookie.
@@ -273,12 +198,6 @@ class RabbitServer:
             # Undocumented: the start script becomes the Erlang VM, and the child's pid is the broker's.
             "detached": "1",
         }
-
-
-def _vhost_name(vhost: str) -> str:
-    if "://" not in vhost:
-        return vhost
-    return unquote(urlsplit(vhost).path.removeprefix("/"))
 
 
 def _find_programs() -> Path:

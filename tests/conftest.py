@@ -1,0 +1,174 @@
+"""Fixtures: real servers, fresh databases, real processes. What they start is stopped whatever happens."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytest
+from pytest_django import DjangoDbBlocker
+
+from tests.servers import spawn
+from tests.servers.databases import TestDatabase, copy_sqlite, migrate, sqlite_url, use_database
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ProjectProcess
+from tests.servers.proxy import TcpProxy
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.spawn import ServerMissingError
+
+T = TypeVar("T", RabbitServer, PostgresServer)
+
+# -- servers
+
+
+@pytest.fixture(scope="session")
+def rabbit_server() -> Iterator[RabbitServer]:
+    """One broker for the whole session, started when a test first asks; see ``rabbit_vhost``."""
+    with _or_skip(RabbitServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One cluster for the whole session, started when a test first asks; see ``postgres_database``."""
+    with _or_skip(PostgresServer) as server:
+        yield server
+
+
+@pytest.fixture
+def start_rabbit_server() -> Iterator[Callable[..., RabbitServer]]:
+    """A broker of the test's own: ``start_rabbit_server(conf={"consumer_timeout": "4000"})``."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(_or_skip(RabbitServer, **options))
+
+
+@pytest.fixture
+def start_postgres_server() -> Iterator[Callable[..., PostgresServer]]:
+    """A cluster of the test's own: ``start_postgres_server(durable=True)``."""
+    with ExitStack() as stack:
+        yield lambda **options: stack.enter_context(_or_skip(PostgresServer, **options))
+
+
+@pytest.fixture
+def rabbit_vhost(rabbit_server: RabbitServer) -> Iterator[str]:
+    """A QUEUE_URL: a fresh vhost of the session's broker, which runs and is in no alarm when the test starts."""
+    rabbit_server.ensure_healthy()
+    with rabbit_server.vhost() as name:
+        yield rabbit_server.url(name)
+        if rabbit_server.is_running():
+            rabbit_server.ensure_healthy()  # a frozen broker deletes no vhost
+
+
+@pytest.fixture
+def tcp_proxy() -> Iterator[Callable[[int], TcpProxy]]:
+    """A breakable network: ``proxy = tcp_proxy(rabbit_server.port)``, ``url = proxy.through(rabbit_vhost)``."""
+    with ExitStack() as stack:
+        yield lambda port: stack.enter_context(TcpProxy(port))
+
+
+# -- databases
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: DjangoDbBlocker) -> Path:
+    path = tmp_path_factory.mktemp("sqlite") / "template.sqlite3"
+    with django_db_blocker.unblock():
+        migrate(sqlite_url(path))
+    return path
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: PostgresServer, django_db_blocker: DjangoDbBlocker) -> str:
+    name = "migrated_template"
+    postgres_server.create_database(name)
+    with django_db_blocker.unblock():
+        migrate(postgres_server.url(name))
+    return name
+
+
+@pytest.fixture
+def sqlite_database(sqlite_template: Path, tmp_path: Path) -> str:
+    """A DATABASE_URL: a fresh, migrated SQLite file."""
+    path = tmp_path / "db.sqlite3"
+    copy_sqlite(sqlite_template, path)
+    return sqlite_url(path)
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer, postgres_template: str) -> Iterator[str]:
+    """A DATABASE_URL: a fresh, migrated database of the session's PostgreSQL."""
+    postgres_server.ensure_healthy()
+    with postgres_server.database(postgres_template) as name:
+        yield postgres_server.url(name)
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def queue_database(
+    request: pytest.FixtureRequest, django_db_blocker: DjangoDbBlocker
+) -> Iterator[TestDatabase]:
+    """Runs the test on each database, with Django's default alias there, in this process and in every thread.
+
+    No transaction is open around the test, so commits are real; other processes find the same data at its ``url``.
+    """
+    if request.node.get_closest_marker("django_db") or "db" in request.fixturenames:
+        pytest.fail(
+            "queue_database stands in for the db fixtures and marks of pytest-django: use one or the other"
+        )
+    url = request.getfixturevalue(f"{request.param}_database")
+    with django_db_blocker.unblock(), use_database(url):
+        yield TestDatabase(url=url, vendor={"postgres": "postgresql"}.get(request.param, request.param))
+
+
+# -- processes
+
+
+@pytest.fixture
+def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
+    """``project_process("process_queue", "--queue=noop", env={"DATABASE_URL": …})`` runs manage.py until the test ends.
+
+    What it said is shown when the test fails.
+    """
+    started: list[ProjectProcess] = []
+
+    def start(*arguments: str, env: dict[str, str]) -> ProjectProcess:
+        log_path = tmp_path / f"process-{len(started)}.log"
+        started.append(ProjectProcess(*arguments, env=env, log_path=log_path))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+    for process in started:
+        print(f"--- {process}\n{process.output}")
+
+
+# -- what is missing, and the end
+
+
+def _or_skip(server: Callable[..., T], **options: Any) -> T:
+    """Make a server; where it is not installed, skip at home and fail in CI."""
+    try:
+        return server(**options)
+    except ServerMissingError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error), pytrace=False)
+        pytest.skip(str(error))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """One loud line for each server that is missing: skipped tests prove nothing."""
+    counts: dict[str, int] = {}
+    for report in terminalreporter.getreports("skipped"):
+        reason = report.longrepr[2].removeprefix("Skipped: ") if isinstance(report.longrepr, tuple) else ""
+        if " is not installed (apt-get install " in reason:
+            counts[reason] = counts.get(reason, 0) + 1
+    for reason, count in sorted(counts.items()):
+        terminalreporter.write_line(f"SKIPPED {count} tests: {reason}", red=True, bold=True)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    spawn.dismiss_guard()

@@ -1,0 +1,137 @@
+"""The breakable network, between a client and a server that echoes."""
+
+from __future__ import annotations
+
+import socket
+import socketserver
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.servers.ports import HOST
+from tests.servers.proxy import TcpProxy
+from tests.wait import wait_for
+
+
+class Echo(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        try:
+            for line in self.rfile:
+                self.wfile.write(line)
+        except ConnectionResetError:
+            pass
+
+
+class EchoServer(socketserver.ThreadingTCPServer):
+    daemon_threads = True
+
+
+@pytest.fixture
+def proxy(tcp_proxy: Callable[[int], TcpProxy]) -> Iterator[TcpProxy]:
+    with EchoServer((HOST, 0), Echo) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield tcp_proxy(server.server_address[1])
+        server.shutdown()
+        thread.join()
+
+
+def connect(proxy: TcpProxy) -> socket.socket:
+    return socket.create_connection((HOST, proxy.port), timeout=5)
+
+
+def test_it_carries_every_byte_both_ways(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        body = b"x" * 3_000_000 + b"\n"
+        sender = threading.Thread(target=client.sendall, args=(body,))
+        sender.start()
+        received = bytearray()
+        while len(received) < len(body):
+            received += client.recv(1 << 20)
+        sender.join()
+        assert received == body
+        client.shutdown(socket.SHUT_WR)
+        assert client.recv(1) == b"", "the end is carried, too"
+    wait_for(lambda: proxy.connection_count == 0)
+
+
+def test_paused_it_swallows_and_resumed_it_delivers(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"before\n")
+        assert client.recv(100) == b"before\n"
+        proxy.pause()
+        client.sendall(b"during\n")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            client.recv(100)
+        with connect(proxy) as late:
+            late.settimeout(0.1)
+            late.sendall(b"late\n")
+            with pytest.raises(TimeoutError):
+                late.recv(100)
+        proxy.resume()
+        client.settimeout(5)
+        assert client.recv(100) == b"during\n"
+
+
+def test_cut_resets_every_connection_and_takes_new_ones(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+    with connect(proxy) as client:
+        client.sendall(b"again\n")
+        assert client.recv(100) == b"again\n"
+
+
+def test_a_paused_connection_can_be_cut(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+        proxy.pause()
+        client.sendall(b"lost\n")
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+
+
+def test_refused_connections_are_new_ones_only(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+        proxy.refuse(True)
+        with pytest.raises(ConnectionRefusedError):
+            connect(proxy)
+        client.sendall(b"still here\n")
+        assert client.recv(100) == b"still here\n"
+    proxy.refuse(False)
+    connect(proxy).close()
+
+
+def test_latency_delays_each_direction_and_keeps_throughput(proxy: TcpProxy) -> None:
+    proxy.set_latency(0.1)
+    with connect(proxy) as client:
+        started = time.monotonic()
+        for number in range(20):
+            client.sendall(b"%d\n" % number)
+        received = b""
+        while not received.endswith(b"\n19\n"):
+            received += client.recv(100)
+        assert 0.2 <= time.monotonic() - started < 1.5
+
+
+def test_a_server_that_is_away_looks_like_a_reset(tcp_proxy: Callable[[int], TcpProxy]) -> None:
+    with socket.socket() as nobody:
+        nobody.bind((HOST, 0))
+        proxy = tcp_proxy(nobody.getsockname()[1])
+        with connect(proxy) as client, pytest.raises(ConnectionResetError):
+            client.recv(1)
+
+
+def test_a_url_leads_through_it(proxy: TcpProxy) -> None:
+    url = proxy.through("amqp://guest:secret@127.0.0.1:5672/a%2Fb?heartbeat=4")
+    assert url == f"amqp://guest:secret@127.0.0.1:{proxy.port}/a%2Fb?heartbeat=4"

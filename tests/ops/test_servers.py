@@ -1,0 +1,246 @@
+"""The private servers do what the tests of everything else ask of them, and leave nothing behind."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pika
+import psycopg
+import pytest
+from django.contrib.auth.models import Group
+from django.db import connection, transaction
+from pika.adapters.blocking_connection import BlockingChannel
+from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, ConnectionBlockedTimeout
+
+from tests.servers.databases import TestDatabase, sqlite_url, use_database
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ProjectProcess
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.spawn import children_of, is_alive, wait_until_dead
+from tests.wait import wait_for
+
+
+@contextmanager
+def client(url: str, *, blocked_seconds: float | None = None) -> Iterator[BlockingChannel]:
+    """A channel with confirms and a queue named ``line``, of an ordinary client."""
+    parameters = pika.URLParameters(url)
+    parameters.blocked_connection_timeout = blocked_seconds
+    connection = pika.BlockingConnection(parameters)
+    try:
+        channel = connection.channel()
+        channel.queue_declare("line", durable=True)
+        channel.confirm_delivery()
+        yield channel
+    finally:
+        if connection.is_open:
+            connection.close()
+
+
+def publish(channel: BlockingChannel, body: bytes = b"{}") -> None:
+    channel.basic_publish("", "line", body, pika.BasicProperties(delivery_mode=2), mandatory=True)
+
+
+class TestRabbitServer:
+    def test_each_vhost_is_a_world_of_its_own(self, rabbit_server: RabbitServer, rabbit_vhost: str) -> None:
+        with rabbit_server.vhost() as other, client(rabbit_vhost) as channel:
+            publish(channel)
+            assert rabbit_server.queues(other) == {}
+            assert list(rabbit_server.queues(rabbit_vhost)) == ["line"]
+        with pytest.raises(AMQPConnectionError), client(rabbit_server.url(other)):
+            pass
+
+    def test_counts_are_told_by_the_management_api(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        with client(rabbit_vhost) as channel:
+            publish(channel)
+        wait_for(lambda: rabbit_server.queue(rabbit_vhost, "line").get("messages_ready") == 1)
+        assert rabbit_server.queue(rabbit_vhost, "no such queue") == {}
+
+    def test_connections_can_be_closed_from_the_server(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        with client(rabbit_vhost) as channel:
+            rabbit_server.close_all_connections()
+            with pytest.raises(AMQPConnectionError, match="320"):
+                channel.connection.process_data_events(5)
+
+    def test_in_a_memory_alarm_publishers_are_blocked(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        with client(rabbit_vhost, blocked_seconds=0.3) as channel:
+            rabbit_server.set_memory_alarm(True)
+            with pytest.raises(ConnectionBlockedTimeout):
+                publish(channel)
+        rabbit_server.set_memory_alarm(False)
+        with client(rabbit_vhost, blocked_seconds=0.3) as channel:
+            publish(channel)
+
+    def test_a_frozen_broker_goes_on_where_it_was(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        with client(rabbit_vhost) as channel:
+            rabbit_server.stop_signal()
+            assert not rabbit_server.ready()
+            rabbit_server.cont_signal()
+            publish(channel)
+
+    def test_a_killed_broker_comes_back_on_its_port_with_what_it_confirmed(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        with client(rabbit_vhost) as channel:
+            publish(channel, b"[1]")
+            rabbit_server.kill()
+            with pytest.raises(AMQPConnectionError):
+                channel.connection.process_data_events(5)
+        rabbit_server.ensure_healthy()
+        with client(rabbit_vhost) as channel:
+            assert channel.basic_get("line")[2] == b"[1]"
+
+    def test_a_second_broker_has_a_configuration_of_its_own(
+        self, start_rabbit_server: Callable[..., RabbitServer]
+    ) -> None:
+        server = start_rabbit_server(conf={"max_message_size": "1000"})
+        with client(server.url()) as channel:
+            publish(channel, b"x" * 1000)
+            with pytest.raises(ChannelClosedByBroker, match="larger than"):
+                publish(channel, b"x" * 1001)
+        server.graceful_stop()
+        assert not server.is_running()
+
+
+class TestPostgresServer:
+    def test_each_database_is_fresh_and_gone_afterwards(self, postgres_server: PostgresServer) -> None:
+        with postgres_server.database() as name:
+            with psycopg.connect(postgres_server.url(name), autocommit=True) as client:
+                client.execute("CREATE TABLE it (id int)")
+                with pytest.raises(psycopg.errors.DuplicateTable):
+                    client.execute("CREATE TABLE it (id int)")
+            with postgres_server.database() as other, psycopg.connect(postgres_server.url(other)) as client:
+                client.execute("CREATE TABLE it (id int)")
+        with pytest.raises(psycopg.OperationalError, match="does not exist"):
+            psycopg.connect(postgres_server.url(name))
+
+    def test_a_killed_server_leaves_no_process_and_comes_back_with_what_was_committed(
+        self, postgres_server: PostgresServer, postgres_database: str
+    ) -> None:
+        with psycopg.connect(postgres_database) as client:
+            client.execute("CREATE TABLE it AS SELECT 1 AS id")
+            client.commit()
+            backend = client.info.backend_pid
+            postgres_server.kill()
+            assert not is_alive(backend)
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(postgres_database)
+        postgres_server.start()
+        with psycopg.connect(postgres_database) as client:
+            assert client.execute("SELECT id FROM it").fetchone() == (1,)
+
+    def test_it_restarts_on_its_port(self, postgres_server: PostgresServer, postgres_database: str) -> None:
+        port = postgres_server.port
+        postgres_server.stop()
+        assert not postgres_server.ready()
+        postgres_server.restart()
+        assert postgres_server.port == port
+        psycopg.connect(postgres_database).close()
+
+    def test_connections_can_be_terminated(
+        self, postgres_server: PostgresServer, postgres_database: str
+    ) -> None:
+        name = postgres_database.rpartition("/")[2]
+        with psycopg.connect(postgres_database) as client:
+            assert postgres_server.terminate_connections(name) == 1
+            with pytest.raises(psycopg.OperationalError):
+                client.execute("SELECT 1")
+
+    def test_settings_are_taken(self, start_postgres_server: Callable[..., PostgresServer]) -> None:
+        server = start_postgres_server(durable=True, settings={"max_connections": "17"})
+        with psycopg.connect(server.url("postgres")) as client:
+            assert client.execute("SHOW max_connections").fetchone() == ("17",)
+            assert client.execute("SHOW fsync").fetchone() == ("on",)
+
+
+class TestQueueDatabase:
+    def test_on_commit_fires_and_other_threads_see_what_was_committed(
+        self, queue_database: TestDatabase
+    ) -> None:
+        assert connection.vendor == queue_database.vendor
+        assert not connection.in_atomic_block
+        seen: list[object] = []
+
+        def look() -> None:
+            seen.append(list(Group.objects.values_list("name", flat=True)))
+
+        with transaction.atomic():
+            Group.objects.create(name="committed")
+            transaction.on_commit(lambda: seen.append("fired"))
+            assert seen == []
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        assert seen == ["fired", ["committed"]]
+
+    def test_it_starts_empty(self, queue_database: TestDatabase) -> None:
+        assert not Group.objects.exists()
+
+    def test_other_processes_find_the_same_data(
+        self, queue_database: TestDatabase, project_process: Callable[..., ProjectProcess]
+    ) -> None:
+        program = "from django.contrib.auth.models import Group; Group.objects.create(name='from afar')"
+        process = project_process("shell", "--command", program, env={"DATABASE_URL": queue_database.url})
+        assert process.wait() == 0, process.output
+        assert Group.objects.get().name == "from afar"
+
+    def test_sqlite_runs_as_the_projects_settings_have_it(self, queue_database: TestDatabase) -> None:
+        if queue_database.vendor == "sqlite":
+            with connection.cursor() as cursor:
+                assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+                assert cursor.execute("PRAGMA synchronous").fetchone() == (2,)
+
+    def test_the_connection_from_before_is_there_again_afterwards(
+        self, queue_database: TestDatabase, tmp_path: Path
+    ) -> None:
+        before, name = connection.connection, connection.settings_dict["NAME"]
+        with use_database(sqlite_url(tmp_path / "other.sqlite3")):
+            connection.ensure_connection()
+            assert connection.settings_dict["NAME"] != name
+        assert connection.connection is before
+        assert connection.settings_dict["NAME"] == name
+        assert not Group.objects.exists()
+
+
+class TestProjectProcess:
+    def test_it_can_be_watched_and_signalled(self, project_process: Callable[..., ProjectProcess]) -> None:
+        program = "import time; print('awake'); time.sleep(60)"
+        process = project_process("shell", "--command", program, env={})
+        process.wait_for_output("awake")
+        process.signal(signal.SIGTERM)
+        assert process.wait() == -signal.SIGTERM
+
+    def test_what_it_started_is_killed_with_it(self, project_process: Callable[..., ProjectProcess]) -> None:
+        program = "import subprocess; print('awake'); subprocess.run(['sleep', '60'])"
+        process = project_process("shell", "--command", program, env={})
+        process.wait_for_output("awake")
+        children = wait_for(lambda: children_of(process.pid))
+        process.kill()
+        assert wait_until_dead([process.pid, *children])
+
+    def test_servers_start_in_the_main_thread_only(
+        self, project_process: Callable[..., ProjectProcess]
+    ) -> None:
+        errors: list[Exception] = []
+
+        def start() -> None:
+            try:
+                project_process("check", env={})
+            except RuntimeError as error:
+                errors.append(error)
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+        assert "main thread" in str(errors[0])
