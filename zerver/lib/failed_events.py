@@ -1,0 +1,158 @@
+"""Failed events: filed when an event is dead, then replayed, discarded, or pruned when their retention ends."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from django.db import transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import BigIntegerField, QuerySet
+from django.db.models.expressions import RawSQL
+
+from zerver.lib import clock
+from zerver.lib.database import perform
+from zerver.lib.event import Event, decode_headers, encode_headers
+from zerver.lib.event_table import EventTable
+from zerver.models import FailedEvent
+
+#: Units: characters.
+ERROR_LENGTH: Final = 2_000
+TRACEBACK_LENGTH: Final = 65_536
+#: Room for the mark that says how much is missing.
+_MARK_LENGTH: Final = 50
+#: Of a traceback that is too long, the end says what happened and the beginning where from.
+_TRACEBACK_HEAD: Final = 16_384
+
+#: Names the message id of the failed event that an event replays.
+REPLAY_HEADER: Final = "x-replay-of"
+
+_PRUNED_PER_STATEMENT: Final = 500
+
+State = FailedEvent.State
+
+
+def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias: str) -> None:
+    """Keep a dead event. One that is filed already (same id and attempt) stays as it is.
+
+    Raises: TransportUnavailable when the database is away (safe to repeat).
+    """
+    row = FailedEvent(
+        message_id=_storable(event.message_id)[:255],
+        queue=event.queue,
+        body=event.body,
+        headers=encode_headers(event.headers),
+        attempt=event.attempt,
+        published_at_ms=event.published_at_ms,
+        failed_at_ms=_now(alias),
+        error=_cut(_storable(error), ERROR_LENGTH, ERROR_LENGTH),
+        traceback=_cut(_storable(traceback), TRACEBACK_LENGTH, _TRACEBACK_HEAD),
+        worker=_storable(worker)[:300],
+    )
+    perform(alias, lambda _: FailedEvent.objects.using(alias).bulk_create([row], ignore_conflicts=True))
+
+
+def select(
+    *,
+    alias: str,
+    queue: str | None = None,
+    error: str | None = None,
+    since_ms: int | None = None,
+    states: Iterable[str] = (State.FAILED,),
+) -> QuerySet[FailedEvent]:
+    """Those of the given states, newest first; ``error`` is part of the error's text, in any case of letters."""
+    found = FailedEvent.objects.using(alias).filter(state__in=list(states)).order_by("-failed_at_ms", "-id")
+    if queue is not None:
+        found = found.filter(queue=queue)
+    if error is not None:
+        found = found.filter(error__icontains=error)
+    if since_ms is not None:
+        found = found.filter(failed_at_ms__gte=since_ms)
+    return found
+
+
+def replay(failed: FailedEvent, *, by: str, alias: str, body: bytes | None = None) -> str | None:
+    """Publish the event anew, with the same body or an edited one, and note who did; both in one transaction.
+
+    Shape: the new event's message id; None when somebody else replayed or discarded it first.
+    Raises: TransportUnavailable.
+    """
+    message_id = clock.new_message_id()
+    event = Event(
+        queue=failed.queue,
+        message_id=message_id,
+        body=bytes(failed.body) if body is None else body,
+        published_at_ms=clock.now_ms(),
+        headers={**decode_headers(failed.headers), REPLAY_HEADER: failed.message_id},
+    )
+
+    def swap(_: BaseDatabaseWrapper) -> bool:
+        with transaction.atomic(using=alias):
+            # The row is locked by the update: of two replays, the later one waits and then finds it replayed.
+            if not _resolve(failed, State.REPLAYED, by, alias, replay_message_id=message_id):
+                return False
+            EventTable(alias).store([event])
+            return True
+
+    return message_id if perform(alias, swap) else None
+
+
+def discard(failed: FailedEvent, *, by: str, alias: str) -> bool:
+    """Note that nobody wants it any more. False: somebody else replayed or discarded it first.
+
+    Raises: TransportUnavailable.
+    """
+    return perform(alias, lambda _: _resolve(failed, State.DISCARDED, by, alias))
+
+
+def prune(
+    *, older_than_ms: int, alias: str, queue: str | None = None, states: Iterable[str] | None = None
+) -> int:
+    """Delete what failed before that time, whatever became of it unless ``states`` are given; how many.
+
+    Units: milliseconds since the epoch, by the database's clock.
+    Raises: TransportUnavailable; what was deleted until then stays deleted.
+    """
+    old = FailedEvent.objects.using(alias).filter(failed_at_ms__lt=older_than_ms)
+    if queue is not None:
+        old = old.filter(queue=queue)
+    if states is not None:
+        old = old.filter(state__in=list(states))
+    total = 0
+    # By chunks, so that nobody waits long for SQLite's write lock, nor PostgreSQL for one vast transaction.
+    while keys := perform(alias, lambda _: list(old.values_list("pk", flat=True)[:_PRUNED_PER_STATEMENT])):
+        chunk = FailedEvent.objects.using(alias).filter(pk__in=keys)
+        total += perform(alias, lambda _: chunk.delete()[0])  # noqa: B023 (runs at once)
+    return total
+
+
+def _resolve(failed: FailedEvent, state: str, by: str, alias: str, *, replay_message_id: str = "") -> bool:
+    """Move it out of ``failed``; False when it was out already."""
+    return bool(
+        FailedEvent.objects.using(alias)
+        .open()
+        .filter(pk=failed.pk)
+        .update(
+            state=state,
+            resolved_at_ms=_now(alias),
+            resolved_by=_storable(by)[:150],
+            replay_message_id=replay_message_id,
+        )
+    )
+
+
+def _now(alias: str) -> RawSQL:
+    return RawSQL(EventTable(alias).now_sql(), [], output_field=BigIntegerField())  # noqa: S611 (our own constant)
+
+
+def _storable(text: str) -> str:
+    """PostgreSQL refuses NUL in text, and nobody can encode a lone surrogate; errors may quote either."""
+    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="backslashreplace").decode()
+
+
+def _cut(text: str, length: int, head: int) -> str:
+    """At most ``length`` characters, of which the first ``head`` and the last; a mark says how many are missing."""
+    if len(text) <= length:
+        return text
+    head = min(head, length - _MARK_LENGTH)
+    tail = length - _MARK_LENGTH - head
+    mark = f"… [{len(text) - head - tail} characters left out] …"
+    return text[:head] + mark + text[len(text) - tail :]
