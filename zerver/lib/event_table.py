@@ -72,10 +72,6 @@ class EventTable:
         """The database's clock, read."""
         return int(self._rows(f"SELECT {self.now_sql()}", [])[0][0])
 
-    def now_ms(self) -> int:
-        """The time by the database's clock."""
-        return int(self._rows(f"SELECT {self.now_sql()}", [])[0][0])  # noqa: S608 (a constant)
-
     def store(
         self,
         events: Sequence[Event],
