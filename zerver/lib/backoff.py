@@ -25,7 +25,9 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         if self.max_attempts < 1:
-            raise ConfigurationError(f"RetryPolicy: max_attempts is {self.max_attempts}; it must be at least 1")
+            raise ConfigurationError(
+                f"RetryPolicy: max_attempts is {self.max_attempts}; it must be at least 1"
+            )
         if self.base_seconds < 0 or self.cap_seconds < 0 or self.factor < 1:
             raise ConfigurationError("RetryPolicy: seconds must not be negative, and factor at least 1")
         if not 0 <= self.jitter <= 1:

@@ -59,7 +59,9 @@ class EventType:
             declared = None
         self.declared = declared
         self.name = "JSON object" if declared is None else getattr(declared, "__name__", str(declared))
-        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(dict[str, Any] if declared is None else declared)
+        self._decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(
+            dict[str, Any] if declared is None else declared
+        )
 
     def decode(self, queue: str, body: bytes) -> Any:
         """Shape: what the worker's annotation says.
@@ -141,7 +143,9 @@ def _plain_other(value: Any, path: str, depth: int, typed: bool) -> Any:
             return _plain(value.value, path, depth + 1, typed)
         if isinstance(value, _RICH):
             return _finite_decimal(value, path)
-        if isinstance(value, msgspec.Struct) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        if isinstance(value, msgspec.Struct) or (
+            dataclasses.is_dataclass(value) and not isinstance(value, type)
+        ):
             return _plain(_fields(value, path), path, depth + 1, typed)
     if isinstance(value, Promise):
         return _encodable(str(value), path)
@@ -231,5 +235,3 @@ def encode_headers(headers: Mapping[str, str]) -> str:
 
 def decode_headers(text: str) -> dict[str, str]:
     return msgspec.json.decode(text, type=dict[str, str])
-
-

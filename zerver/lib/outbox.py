@@ -8,6 +8,7 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from django.db import close_old_connections, connections, transaction
@@ -56,11 +57,11 @@ def store(events: Sequence[Event], alias: str) -> None:
 
 
 def store_in_doubt(events: Sequence[Event], late: "Future[bool] | None") -> None:
-    """A row for events that the broker may yet confirm; the confirm, if it comes, deletes it. Raises: TransportError."""
+    """A row for events that the broker may yet confirm; a late confirm deletes it. Raises: TransportError."""
     current.table().store(events, lease_seconds=_lease_seconds())
     if late is not None:
         # Called at once if the answer came while the row was being written.
-        late.add_done_callback(lambda answer: _after_late_answer(events, answer))
+        late.add_done_callback(partial(_after_late_answer, events))
 
 
 def _lease_seconds() -> float:
@@ -93,7 +94,11 @@ def _send(events: list[Event], alias: str) -> None:
         return
     answers = fast.publish(committed, get_settings().publish_timeout_seconds)
     _forget([event for event, answer in zip(committed, answers, strict=True) if answer.fate is Fate.STORED])
-    missed = [(event, answer) for event, answer in zip(committed, answers, strict=True) if answer.fate is not Fate.STORED]
+    missed = [
+        (event, answer)
+        for event, answer in zip(committed, answers, strict=True)
+        if answer.fate is not Fate.STORED
+    ]
     if missed:
         _leave_to_workers(missed)
 
@@ -104,7 +109,7 @@ def _leave_to_workers(missed: Sequence[tuple[Event, Published]]) -> None:
     current.table().free([(event.message_id, event.attempt) for event in refused])
     for event, answer in missed:
         if answer.late is not None:
-            answer.late.add_done_callback(lambda late, event=event: _after_late_answer([event], late))
+            answer.late.add_done_callback(partial(_after_late_answer, [event]))
     _tell_missed([event for event, _ in missed], "; ".join(sorted({answer.problem for _, answer in missed})))
 
 
@@ -115,7 +120,10 @@ def _after_late_answer(events: Sequence[Event], answer: "Future[bool]") -> None:
 
 
 def _janitor() -> ThreadPoolExecutor:
-    return _janitors.setdefault(os.getpid(), ThreadPoolExecutor(1, thread_name_prefix="zerver-outbox"))
+    janitor = _janitors.get(os.getpid())
+    if janitor is None:
+        janitor = _janitors[os.getpid()] = ThreadPoolExecutor(1, thread_name_prefix="zerver-outbox")
+    return janitor
 
 
 def _forget(events: Sequence[Event]) -> None:
@@ -134,5 +142,8 @@ def _forget_quietly(events: Sequence[Event]) -> None:
 
 def _tell_missed(events: Sequence[Event], problem: str) -> None:
     signals.fast_lane_missed.send(
-        sender=None, queue=events[0].queue, message_ids=[event.message_id for event in events], problem=problem
+        sender=None,
+        queue=events[0].queue,
+        message_ids=[event.message_id for event in events],
+        problem=problem,
     )

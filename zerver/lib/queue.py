@@ -117,7 +117,11 @@ class _Due:
 
 
 def _publish(
-    queue_name: str, events: Sequence[Any], processor: Callable[[Any], object] | None, due: _Due, using: str | None
+    queue_name: str,
+    events: Sequence[Any],
+    processor: Callable[[Any], object] | None,
+    due: _Due,
+    using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
     encoded = [_encode(queue_name, event) for event in events]
@@ -200,9 +204,7 @@ def _stored(events: Sequence[Event], store: Callable[[], object]) -> dict[str, Z
     try:
         store()
     except TransportError as error:
-        return {
-            event.message_id: PublishError(event.queue, event.message_id, str(error)) for event in events
-        }
+        return {event.message_id: PublishError(event.queue, event.message_id, str(error)) for event in events}
     return {}
 
 

@@ -26,6 +26,8 @@ class QueueDeclaration:
     event_type: EventType = field(default_factory=EventType, compare=False, repr=False)
     #: Module that declares it, for errors and listings.
     module: str = ""
+    #: Consumed in batches; said by the class, not by an option.
+    is_batch: bool = False
     #: False: events are accepted and wait, but no worker runs by default.
     enabled: bool = True
     #: Left out of ``--all`` and of listings unless asked for.
@@ -66,6 +68,11 @@ class QueueDeclaration:
     warn_seconds: float = 30.0
     crit_seconds: float = 60.0
 
+    @property
+    def in_hand(self) -> int:
+        """Events that one worker process may hold unsettled: a batch must be able to fill."""
+        return max(self.prefetch, self.batch_size) if self.is_batch else self.prefetch
+
     def __post_init__(self) -> None:
         for problem, mend in _problems(self):
             raise InvalidDeclaration(self.name, problem, mend)
@@ -73,7 +80,9 @@ class QueueDeclaration:
 
 #: What ``assign_queue`` and ``QUEUE_OVERRIDES`` may set.
 OPTIONS = tuple(
-    item.name for item in fields(QueueDeclaration) if item.name not in ("name", "event_type", "module")
+    item.name
+    for item in fields(QueueDeclaration)
+    if item.name not in ("name", "event_type", "module", "is_batch")
 )
 
 _AT_LEAST_ONE = ("workers", "threads", "prefetch", "batch_size", "ack_batch")
@@ -83,29 +92,30 @@ _FLAGS = ("enabled", "is_test_queue", "transactional")
 
 
 def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
-    """Shape: (what is wrong, what would be right) each."""
+    """Shape: (what is wrong, what would be right) each. Types are looked at: what comes in is not checked by mypy."""
     found = []
-    if not isinstance(queue.name, str) or not _NAME.fullmatch(queue.name):
+    given: dict[str, Any] = {item.name: getattr(queue, item.name) for item in fields(queue)}
+    if not isinstance(given["name"], str) or not _NAME.fullmatch(queue.name):
         found.append(("is no queue name", "use lower-case letters, digits and _, a letter first, at most 63"))
     for option in _AT_LEAST_ONE + _OPTIONAL_AT_LEAST_ONE:
-        value = getattr(queue, option)
+        value = given[option]
         if value is None and option in _OPTIONAL_AT_LEAST_ONE:
             continue
         if type(value) is not int or value < 1:
             found.append((f"{option}={value!r}", "give a whole number, 1 or more"))
     for option in _ABOVE_ZERO:
-        value = getattr(queue, option)
+        value = given[option]
         if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
             found.append((f"{option}={value!r}", "give a number of seconds above 0"))
     for option in _FLAGS:
-        if not isinstance(getattr(queue, option), bool):
-            found.append((f"{option}={getattr(queue, option)!r}", "give True or False"))
-    if type(queue.max_crashes) is not int or queue.max_crashes < 2:
+        if not isinstance(given[option], bool):
+            found.append((f"{option}={given[option]!r}", "give True or False"))
+    if type(given["max_crashes"]) is not int or queue.max_crashes < 2:
         # An event that a dying process had merely prefetched comes again too; it must get its run.
         found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
     if queue.queue_type not in ("quorum", "classic"):
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
-    if not isinstance(queue.retry, RetryPolicy):
+    if not isinstance(given["retry"], RetryPolicy):
         found.append((f"retry={queue.retry!r}", "give a RetryPolicy"))
     return found
 
@@ -187,7 +197,9 @@ def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDe
     """The declaration with some options changed. Raises: InvalidDeclaration naming an unknown one."""
     for option in options:
         if option not in OPTIONS:
-            raise InvalidDeclaration(queue.name, f"has no option {option!r}", f"choose from {', '.join(OPTIONS)}")
+            raise InvalidDeclaration(
+                queue.name, f"has no option {option!r}", f"choose from {', '.join(OPTIONS)}"
+            )
     values = dict(options)
     if isinstance(values.get("retry"), Mapping):
         values["retry"] = RetryPolicy(**values["retry"])

@@ -1,8 +1,8 @@
 """What a worker's author uses: a class, a decorator, and the choices that a handler may make.
 
-    @assign_queue("user_activity")
-    class UserActivityWorker(QueueProcessingWorker):
-        def consume(self, event: UserActivityEvent) -> None: ...
+@assign_queue("user_activity")
+class UserActivityWorker(QueueProcessingWorker):
+    def consume(self, event: UserActivityEvent) -> None: ...
 """
 
 import inspect
@@ -99,7 +99,7 @@ class LoopQueueProcessingWorker(QueueProcessingWorker):
                     typing.assert_never(outcome)
 
 
-class DeadEvent(Exception):  # noqa: N818 (carries an outcome, like RetryLater)
+class DeadEvent(Exception):
     """A batch of one said ``Dead``; taken apart again where exceptions become outcomes."""
 
     def __init__(self, outcome: Dead) -> None:
@@ -124,7 +124,8 @@ def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], Wor
         for option in _NOT_YET:
             if option in options:
                 raise InvalidDeclaration(queue_name, f"{option} is not supported", "leave it out")
-        if not (isinstance(worker_class, type) and issubclass(worker_class, QueueProcessingWorker)):
+        given: Any = worker_class
+        if not (isinstance(given, type) and issubclass(given, QueueProcessingWorker)):
             raise InvalidDeclaration(
                 queue_name, f"{worker_class!r} is no worker class", "inherit from QueueProcessingWorker"
             )
@@ -132,6 +133,7 @@ def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], Wor
             name=queue_name,
             event_type=EventType(_declared_event(queue_name, worker_class)),
             module=worker_class.__module__,
+            is_batch=issubclass(worker_class, LoopQueueProcessingWorker),
         )
         registry.queues.declare(registry.with_options(declaration, options), worker_class)
         worker_class.queue_name = queue_name
@@ -155,13 +157,16 @@ def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) 
     parameters = list(inspect.signature(handler).parameters)[1:]
     if len(parameters) != 1:
         raise InvalidDeclaration(
-            queue_name, f"{worker_class.__name__}.{name} takes {len(parameters)} arguments", "take the event alone"
+            queue_name,
+            f"{worker_class.__name__}.{name} takes {len(parameters)} arguments",
+            "take the event alone",
         )
     try:
         annotation = typing.get_type_hints(handler, include_extras=True).get(parameters[0])
     except NameError as error:
         raise InvalidDeclaration(
-            queue_name, f"the annotation of {worker_class.__name__}.{name} cannot be read: {error}",
+            queue_name,
+            f"the annotation of {worker_class.__name__}.{name} cannot be read: {error}",
             "import the event's type in the module itself, not under TYPE_CHECKING",
         ) from error
     if is_batch and annotation is not None:
@@ -175,7 +180,9 @@ def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) not in (list, Sequence) or len(arguments) != 1:
         raise InvalidDeclaration(
-            queue_name, f"{worker_class.__name__}.consume_batch takes {annotation}", "annotate it list[YourEvent]"
+            queue_name,
+            f"{worker_class.__name__}.consume_batch takes {annotation}",
+            "annotate it list[YourEvent]",
         )
     return arguments[0]
 
@@ -183,7 +190,10 @@ def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:
 def _takes_any(annotation: Any) -> bool:
     if annotation in (None, Any, dict, Mapping):
         return True
-    return typing.get_origin(annotation) in (dict, Mapping) and typing.get_args(annotation) in ((str, Any), (str, object))
+    return typing.get_origin(annotation) in (dict, Mapping) and typing.get_args(annotation) in (
+        (str, Any),
+        (str, object),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

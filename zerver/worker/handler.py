@@ -19,7 +19,17 @@ from zerver.worker.base import (
     QueueProcessingWorker,
     handled_events,
 )
-from zerver.worker.outcomes import DONE, Dead, Discard, DiscardEvent, Done, Failure, Outcome, Retry, RetryLater
+from zerver.worker.outcomes import (
+    DONE,
+    Dead,
+    Discard,
+    DiscardEvent,
+    Done,
+    Failure,
+    Outcome,
+    Retry,
+    RetryLater,
+)
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
 Result = Outcome | Failure
@@ -90,7 +100,9 @@ class Handler:
             todo = list(first.values())
             outcomes = self._call(todo, deadline) if todo else []
             by_id = {pair[0].event.message_id: outcome for pair, outcome in zip(todo, outcomes, strict=True)}
-            inbox.leave(name, [key for key, value in by_id.items() if not isinstance(value, Done)], self._alias)
+            inbox.leave(
+                name, [key for key, value in by_id.items() if not isinstance(value, Done)], self._alias
+            )
         return [by_id.get(delivery.event.message_id, DONE) for delivery, _ in pairs]
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
@@ -101,7 +113,9 @@ class Handler:
         try:
             if isinstance(worker, LoopQueueProcessingWorker) and len(pairs) > 1:
                 events = [event for _, event in pairs]
-                answer = deadline.run(self._queue.timeout_seconds, deliveries, lambda: worker.consume_batch(events))
+                answer = deadline.run(
+                    self._queue.timeout_seconds, deliveries, lambda: worker.consume_batch(events)
+                )
                 return self._read_answer(answer, len(events))
             event = pairs[0][1]
             deadline.run(self._queue.timeout_seconds, deliveries, lambda: worker.consume(event))
@@ -147,7 +161,9 @@ class Handler:
             case HandlerTimeout():
                 text = f"ran over timeout_seconds={self._queue.timeout_seconds:g}"
             case _:
-                text = f"{type(error).__module__}.{type(error).__qualname__}: {error}".removeprefix("builtins.")
+                text = f"{type(error).__module__}.{type(error).__qualname__}: {error}".removeprefix(
+                    "builtins."
+                )
         return Failure(text, "".join(tracebacks.format_exception(error)))
 
 

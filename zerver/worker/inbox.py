@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from django.db import connections
 
-from zerver.lib.event_table import now_sql
+from zerver.lib.event_table import EventTable
 from zerver.models import InboxEntry
 
 _CHUNK = 200
@@ -16,11 +16,12 @@ def enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
     Two deliveries of one event at once meet here: the second waits for the first one's commit and is told no.
     """
     connection = connections[alias]
+    now = EventTable(alias).now_sql()
     entered: set[str] = set()
     ids = sorted(set(message_ids))  # in one order, so that two batches never wait for each other
     for start in range(0, len(ids), _CHUNK):
         chunk = ids[start : start + _CHUNK]
-        rows = ", ".join([f"(%s, %s, {now_sql(connection.vendor)})"] * len(chunk))
+        rows = ", ".join([f"(%s, %s, {now})"] * len(chunk))
         with connection.cursor() as cursor:
             cursor.execute(
                 f"INSERT INTO {InboxEntry._meta.db_table} (queue, message_id, done_at_ms) VALUES {rows} "  # noqa: S608

@@ -58,7 +58,7 @@ DONE = Done()
 RELEASE = Release()
 
 
-class RetryLater(Exception):  # noqa: N818 (a choice that a handler makes, not an error)
+class RetryLater(Exception):
     """Raise it to have this event tried again after ``after_seconds``; it counts as an attempt."""
 
     def __init__(self, after_seconds: float, reason: str = "") -> None:
@@ -70,7 +70,7 @@ class RetryLater(Exception):  # noqa: N818 (a choice that a handler makes, not a
         return self.reason or f"asked to be retried in {self.after_seconds:g} s"
 
 
-class DiscardEvent(Exception):  # noqa: N818 (a choice that a handler makes, not an error)
+class DiscardEvent(Exception):
     """Raise it to drop this event for good: it is settled as discarded, with the reason in the log."""
 
     def __init__(self, reason: str) -> None:

@@ -10,14 +10,14 @@ from contextlib import contextmanager
 
 from django.db import connections
 
-from zerver.lib.event_table import now_sql
+from zerver.lib.event_table import EventTable
 from zerver.models import Suspect
 
 
 def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
     """Remember that a suspect is about to run. Returns how many processes may have died of it by now, 1 or more."""
     connection = connections[alias]
-    now = now_sql(connection.vendor)
+    now = EventTable(alias).now_sql()
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO {Suspect._meta.db_table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608

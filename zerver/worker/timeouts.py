@@ -1,4 +1,4 @@
-"""How long a handler may run: softly, by an exception raised in it, and if that does not help, hard, by its process's end.
+"""How long a handler may run: softly, by an exception raised in it; and hard, by its process's end.
 
 The soft limit is exact in the main thread (an interval timer), and best effort in other threads (the watchdog raises
 an asynchronous exception). The hard limit belongs to the watchdog: one thread a process that sees everything that
@@ -32,7 +32,7 @@ _LAST_RESORT_SECONDS = 5.0
 
 
 class HandlerTimeout(BaseException):
-    """Raised inside a handler that runs over its time. A BaseException, so that ``except Exception`` lets it through."""
+    """Raised inside a handler that runs over its time; a BaseException, so ``except Exception`` lets it through."""
 
 
 @dataclass(slots=True, eq=False)
@@ -64,9 +64,7 @@ class SoftDeadline(ABC):
         """Raises: HandlerTimeout, and whatever the call raises."""
 
     def _entry(self, seconds: float, deliveries: Sequence[Delivery], needs_soft: bool) -> Running:
-        return Running(
-            self._queue, deliveries, clock.monotonic(), seconds, needs_soft, give_up=self._give_up
-        )
+        return Running(self._queue, deliveries, clock.monotonic(), seconds, needs_soft, give_up=self._give_up)
 
 
 class MainThreadDeadline(SoftDeadline):
@@ -164,7 +162,9 @@ class Watchdog:
             if self.running.get(thread_id) is not entry:
                 return
             entry.soft_fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), ctypes.py_object(HandlerTimeout))
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(thread_id), ctypes.py_object(HandlerTimeout)
+            )
 
 
 def tell_timeout(entry: Running, *, is_hard: bool) -> None:

@@ -138,11 +138,20 @@ class Transport(ABC):
         return False
 
     @abstractmethod
-    def publish(self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0) -> list[Published]:
+    def publish(
+        self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0
+    ) -> list[Published]:
         """Store all, waiting once, and say per event what became of it. Never raises for a lane that is away.
 
         Units: delay_seconds must be 0 unless ``supports_delay``.
         """
+
+    def check_queue(self, queue: QueueDeclaration) -> None:
+        """Make sure that the queue is there, as declared. Bounded in time.
+
+        Raises: QueueMismatch, AuthenticationRefused, TransportUnavailable.
+        """
+        return
 
     @abstractmethod
     def open_lane(self, queue: QueueDeclaration, owner: str) -> Lane:

@@ -15,7 +15,8 @@ from zerver.lib.event import Event, decode_json
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
 
-#: Consumes one event now. Shape: seconds until its next attempt, or None when it needs none. Raises what the handler raises.
+#: Consumes one event now. Shape: seconds until its next attempt, or None when it needs none. Raises what the
+#: handler raises.
 Consume = Callable[[Event], float | None]
 Processor = Callable[[Any], object]
 
@@ -53,7 +54,12 @@ class ImmediateTransport(Transport):
     # What the publishing API and the pytest plugin use.
 
     def accept(
-        self, events: Sequence[Event], processor: Processor | None, *, delay_seconds: float, due_at_ms: int | None
+        self,
+        events: Sequence[Event],
+        processor: Processor | None,
+        *,
+        delay_seconds: float,
+        due_at_ms: int | None,
     ) -> None:
         """Consume now what is due now; keep what is due later. Raises: what the handler raises."""
         if self.captured is not None:
@@ -120,7 +126,9 @@ class ImmediateTransport(Transport):
 
     # The transport contract, on the same memory.
 
-    def publish(self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0) -> list[Published]:
+    def publish(
+        self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0
+    ) -> list[Published]:
         due_at_ms = clock.now_ms() + int(delay_seconds * 1000)
         with self._lock:
             self._waiting.extend(Waiting(event, due_at_ms) for event in events)
@@ -136,7 +144,9 @@ class ImmediateTransport(Transport):
         """Rows of this queue that are due and in nobody's hand, now in this lane's."""
         with self._lock:
             now_ms = clock.now_ms()
-            due = [row for row in self._sorted() if row.event.queue == queue and row.due_at_ms <= now_ms][:limit]
+            due = [row for row in self._sorted() if row.event.queue == queue and row.due_at_ms <= now_ms][
+                :limit
+            ]
             for row in due:
                 row.holder = holder
             return due

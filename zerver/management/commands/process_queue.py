@@ -1,0 +1,64 @@
+"""``process_queue``: one worker process."""
+
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import ZerverError
+from zerver.lib.registry import QueueDeclaration, queues
+from zerver.worker.fleet import WorkerFleet
+from zerver.worker.queue_processors import get_active_worker_queues
+
+
+class Command(BaseCommand):
+    """Exit codes: 0 drained, 1 a failure told in one line, 2 usage, 70 a handler that nothing could stop."""
+
+    help = "Run one worker process until SIGTERM: of one queue, of all, or of some, a thread each."
+    # Another team's broken worker module must not stop this queue; what concerns it is checked below.
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        which = parser.add_mutually_exclusive_group(required=True)
+        which.add_argument("--queue", "--queue_name", metavar="NAME", help="the queue whose worker to run")
+        which.add_argument("--all", action="store_true", help="every enabled queue, in this one process")
+        which.add_argument(
+            "--multi_threaded", nargs="+", metavar="NAME", help="these queues, in this one process"
+        )
+        parser.add_argument(
+            "--worker_num", type=int, metavar="N", help="number of this process among the queue's"
+        )
+        parser.add_argument(
+            "--health-file", type=Path, metavar="PATH", help="kept fresh while the process is well"
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        for module, why in queues.broken_modules.items():
+            self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
+        try:
+            fleet = WorkerFleet(
+                self._queues(options),
+                get_settings(),
+                worker_num=options["worker_num"],
+                health_file=options["health_file"],
+            )
+            code = fleet.run()
+        except ZerverError as error:
+            raise CommandError(str(error)) from error
+        if code:
+            raise SystemExit(code)
+
+    def _queues(self, options: dict[str, Any]) -> list[QueueDeclaration]:
+        settings = get_settings()
+        if settings.scheme == "immediate":
+            raise CommandError("QUEUE_URL=immediate:// consumes where it publishes; there is nothing to run")
+        queues.apply_overrides(settings.overrides)
+        names = (
+            get_active_worker_queues() if options["all"] else options["multi_threaded"] or [options["queue"]]
+        )
+        found = [queues.lookup(name) for name in dict.fromkeys(names)]
+        if not found:
+            raise CommandError("no worker declares a queue; declare one with @assign_queue")
+        return found

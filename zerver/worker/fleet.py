@@ -1,0 +1,189 @@
+"""One worker process: its runners, its signals, and the threads that watch over them."""
+
+import faulthandler
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+
+from zerver.lib import clock, signals
+from zerver.lib.conf import QueueSettings
+from zerver.lib.errors import QueueMismatch, TransportUnavailable, ZerverError
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport import current
+from zerver.worker.database_guard import STORE_ERRORS
+from zerver.worker.housekeeper import Housekeeper
+from zerver.worker.process import ProcessRow, host_name
+from zerver.worker.queue_processors import get_worker
+from zerver.worker.runner import Host, QueueRunner
+from zerver.worker.suspects import Solitude
+from zerver.worker.timeouts import Running, Watchdog, tell_timeout
+
+#: Exit code after a handler that nothing could stop (EX_SOFTWARE of sysexits.h); supervisors start the process anew.
+EXIT_STUCK = 70
+#: How long other handlers of a process that must end may still take.
+_NEIGHBOURS_SECONDS = 5.0
+
+
+class WorkerFleet:
+    """Runs the workers of some queues in this process until SIGTERM or SIGINT; one queue runs in the main thread.
+
+    ``worker_num`` is the number that a supervisor gave this process among the queue's workers.
+    """
+
+    def __init__(
+        self,
+        queues: Sequence[QueueDeclaration],
+        settings: QueueSettings,
+        *,
+        worker_num: int | None = None,
+        health_file: Path | None = None,
+    ) -> None:
+        self._queues = list(queues)
+        self._settings = settings
+        self._watchdog = Watchdog(self._end_stuck_process)
+        self._failures: list[tuple[str, BaseException]] = []
+        self._health_file = health_file
+        self._worker_num = worker_num
+        self._runners: list[QueueRunner] = []
+        self._solitude = Solitude()
+
+    def run(self) -> int:
+        """Shape: the process's exit code.
+
+        Raises: QueueMismatch, or what the worker's own code raises, when a queue cannot start.
+        """
+        self._check_lanes()
+        rows = [self._open(queue) for queue in self._queues]
+        self._runners = [row.runner for row in rows]
+        housekeeper = Housekeeper(rows, self._settings, self._health_file)
+        self._install_signals()
+        self._watchdog.start(max(queue.timeout_seconds for queue in self._queues))
+        housekeeper.start()
+        try:
+            if len(self._runners) == 1:
+                self._run_one(self._runners[0])
+            else:
+                self._run_all()
+        finally:
+            housekeeper.stop()
+            self._watchdog.stop()
+            current.close_all()
+        return self._report()
+
+    def stop(self) -> None:
+        """Drain. Safe in a signal handler."""
+        for runner in self._runners:
+            runner.stop()
+
+    def _check_lanes(self) -> None:
+        """What can be said before the first event: told, and refused only where waiting would not mend it."""
+        fast = current.fast_lane()
+        for queue in self._queues if fast is not None else ():
+            assert fast is not None  # noqa: S101 (narrows the type)
+            try:
+                fast.check_queue(queue)
+            except TransportUnavailable as error:
+                # Work goes on over the event table; the lane comes by itself once the broker is back.
+                signals.connection_changed.send(
+                    sender=None,
+                    role="worker",
+                    state="away, working on from the event table",
+                    problem=str(error),
+                )
+                return
+            except QueueMismatch:
+                if len(self._queues) == 1:
+                    raise
+                # The others run; this one takes from its table lane, and its fast lane keeps saying what is wrong.
+                continue
+
+    def _open(self, queue: QueueDeclaration) -> ProcessRow:
+        row_id = clock.new_message_id()
+        alone = len(self._queues) == 1 and queue.threads == 1
+        host = Host(
+            alias=self._settings.database,
+            name=f"{host_name()}:{os.getpid()}",
+            watchdog=self._watchdog,
+            solitude=None if alone else self._solitude,
+        )
+        lanes = [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
+        runner = QueueRunner(queue, get_worker(queue), lanes, host)
+        return ProcessRow(
+            id=row_id, alias=self._settings.database, worker_num=self._worker_num, runner=runner
+        )
+
+    def _install_signals(self) -> None:
+        faulthandler.enable()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.stop()
+
+    def _run_one(self, runner: QueueRunner) -> None:
+        try:
+            runner.run()
+        except Exception as error:
+            self._failures.append((runner.queue.name, error))
+
+    def _run_all(self) -> None:
+        """A thread per queue. A queue that cannot start leaves the others alone; one that recycles ends the process."""
+        threads = [
+            threading.Thread(target=self._run_in_thread, args=[runner], name=runner.queue.name)
+            for runner in self._runners
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            # Joined in slices: signal handlers run between them in every version of Python.
+            while thread.is_alive():
+                thread.join(1.0)
+
+    def _run_in_thread(self, runner: QueueRunner) -> None:
+        try:
+            runner.run()
+        except Exception as error:
+            self._failures.append((runner.queue.name, error))
+            signals.worker_changed.send(
+                sender=None, queue=runner.queue.name, state="failed", problem=_line(error)
+            )
+        if runner.has_started:
+            self.stop()
+
+    def _report(self) -> int:
+        for name, error in self._failures:
+            sys.stderr.write(f"queue {name!r}: {_line(error)}\n")
+        if len(self._failures) == 1 and not isinstance(self._failures[0][1], ZerverError):
+            raise self._failures[0][1]
+        return 1 if self._failures else 0
+
+    def _end_stuck_process(self, entry: Running) -> None:
+        """On the watchdog's thread: settle the guilty events, give the neighbours a moment, and end the process."""
+        tell_timeout(entry, is_hard=True)
+        faulthandler.dump_traceback(all_threads=True)
+        try:
+            if entry.give_up is not None:
+                entry.give_up(entry)
+        except STORE_ERRORS as error:
+            sys.stderr.write(
+                f"queue {entry.queue!r}: its stuck events could not be settled and will come again: {error}\n"
+            )
+        self.stop()
+        until = clock.monotonic() + _NEIGHBOURS_SECONDS
+        pause = threading.Event()
+        while clock.monotonic() < until and any(
+            other is not entry for other in list(self._watchdog.running.values())
+        ):
+            pause.wait(0.05)
+        for runner in self._runners:
+            runner.close_lanes(2.0)
+        sys.stderr.flush()
+        os._exit(EXIT_STUCK)
+
+
+def _line(error: BaseException) -> str:
+    return str(error) if isinstance(error, ZerverError) else f"{type(error).__name__}: {error}"

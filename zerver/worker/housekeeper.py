@@ -1,0 +1,120 @@
+"""What a worker process does beside its events: say how it is, look after the dead, forget what is old."""
+
+import json
+import random
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from django.db import connections
+
+from zerver.lib import clock, signals
+from zerver.lib.conf import QueueSettings
+from zerver.lib.event_table import EventTable
+from zerver.lib.failed_events import prune as prune_failed
+from zerver.models import WorkerProcess
+from zerver.worker import inbox
+from zerver.worker.database_guard import STORE_ERRORS
+from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
+
+#: How often a worker process says how it is.
+BEAT_SECONDS = 5.0
+_SWEEP_SECONDS = 15.0
+_PRUNE_SECONDS = 3600.0
+_DAY_MS = 86_400_000
+
+
+class Housekeeper:
+    """One thread a process, with a database connection of its own; a database that is away makes it miss a beat."""
+
+    def __init__(self, rows: Sequence[ProcessRow], settings: QueueSettings, health_file: Path | None) -> None:
+        self._rows = list(rows)
+        self._settings = settings
+        self._health_file = health_file
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
+        self._sweep_at = 0.0
+        # Not at once in every process after a deploy.
+        self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Say the last word: stopped, with the final counts."""
+        self._stop.set()
+        self._thread.join(10.0)
+        if self._health_file is not None:
+            self._health_file.unlink(missing_ok=True)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._round()
+                if self._stop.wait(BEAT_SECONDS):
+                    break
+            self._quietly(lambda: self._write(WorkerProcess.State.STOPPED))
+        finally:
+            connections.close_all()
+
+    def _round(self) -> None:
+        self._recycle_if_large()
+        self._write_health()
+        self._quietly(lambda: self._write(None))
+        now = clock.monotonic()
+        if now >= self._sweep_at:
+            self._sweep_at = now + _SWEEP_SECONDS
+            self._quietly(lambda: sweep_dead(self._settings.database))
+        if now >= self._prune_at:
+            self._prune_at = now + _PRUNE_SECONDS
+            self._quietly(self._prune)
+
+    def _write(self, state: WorkerProcess.State | None) -> None:
+        for row in self._rows:
+            draining = row.runner.stopping.is_set()
+            row.write(state or (WorkerProcess.State.DRAINING if draining else WorkerProcess.State.RUNNING))
+
+    def _prune(self) -> None:
+        alias, days = self._settings.database, self._settings.retention_days
+        prune_failed(older_than_days=days, alias=alias)
+        inbox.prune(EventTable(alias).now_ms() - int(days * _DAY_MS), alias)
+
+    def _quietly(self, work: Callable[[], object]) -> None:
+        """The database may be away; the runners tell about that, and the next round tries again."""
+        try:
+            work()
+        except STORE_ERRORS:
+            connections.close_all()
+
+    def _recycle_if_large(self) -> None:
+        size_mb = rss_bytes() / (1 << 20)
+        for row in self._rows:
+            limit = row.runner.queue.max_rss_mb
+            if limit is not None and size_mb > limit and not row.runner.stopping.is_set():
+                signals.worker_changed.send(
+                    sender=None,
+                    queue=row.runner.queue.name,
+                    state="recycling",
+                    problem=f"{size_mb:.0f} MB in use, over max_rss_mb={limit}",
+                )
+                row.runner.stop()
+
+    def _write_health(self) -> None:
+        """For probes: a file that is fresh as long as this process is well. Written whole, by renaming."""
+        if self._health_file is None:
+            return
+        health = {
+            "at_ms": clock.now_ms(),
+            "queues": {
+                row.runner.queue.name: {
+                    "state": "draining" if row.runner.stopping.is_set() else "running",
+                    "consumed": row.runner.counters.read().consumed,
+                    "breaker": row.runner.breaker.reason,
+                    "problems": row.runner.lane_problems,
+                }
+                for row in self._rows
+            },
+        }
+        fresh = self._health_file.with_name(self._health_file.name + ".new")
+        fresh.write_text(json.dumps(health) + "\n")
+        fresh.replace(self._health_file)
