@@ -63,8 +63,9 @@ install_lock() {
   fi
   # A proxy, a mirror or a certificate that pip knows how to use and uv does not.
   say "uv could not install; trying with pip"
-  "${pip[@]}" install --require-hashes -r $LOCK && "${pip[@]}" install --no-deps --no-build-isolation -e . ||
+  if ! { "${pip[@]}" install --require-hashes -r $LOCK && "${pip[@]}" install --no-deps --no-build-isolation -e .; }; then
     die "the packages of $LOCK could not be installed: see above, mend the network or pip's settings, and start again"
+  fi
 }
 
 # uv as the lock pins it, with its hashes: what pip needs to begin with.
