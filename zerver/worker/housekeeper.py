@@ -75,9 +75,10 @@ class Housekeeper:
             row.write(state or (WorkerProcess.State.DRAINING if draining else WorkerProcess.State.RUNNING))
 
     def _prune(self) -> None:
-        alias, days = self._settings.database, self._settings.retention_days
-        prune_failed(older_than_days=days, alias=alias)
-        inbox.prune(EventTable(alias).now_ms() - int(days * _DAY_MS), alias)
+        alias = self._settings.database
+        older_than_ms = EventTable(alias).now_ms() - int(self._settings.retention_days * _DAY_MS)
+        prune_failed(older_than_ms=older_than_ms, alias=alias)
+        inbox.prune(older_than_ms, alias)
 
     def _quietly(self, work: Callable[[], object]) -> None:
         """The database may be away; the runners tell about that, and the next round tries again."""
