@@ -7,7 +7,7 @@ import secrets
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -53,10 +53,9 @@ class RabbitServer(ManagementApi):
         if self._epmd is None or self._epmd.poll() is not None:
             # In the foreground and before the node, which else starts a daemon that outlives everything.
             command = ["epmd", "-port", str(self._epmd_port), "-address", HOST]
-            self._epmd = spawn.spawn(command, env=self._env, log_path=self.directory / "epmd.log")
+            self._epmd = self._spawn(command, self.directory / "epmd.log")
             wait_for(lambda: is_listening(self._epmd_port), 30, "epmd to listen")
-        server = self._programs / "rabbitmq-server"
-        self._process = spawn.spawn([server], env=self._env, log_path=self.log_path)
+        self._process = self._spawn([self._programs / "rabbitmq-server"], self.log_path)
         try:
             wait_for(self._is_up_or_ended, START_TIMEOUT_SECONDS, "RabbitMQ to answer")
         except WaitTimeoutError:
@@ -150,6 +149,10 @@ class RabbitServer(ManagementApi):
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
         return done.stdout
+
+    def _spawn(self, command: Sequence[str | Path], log_path: Path) -> subprocess.Popen[bytes]:
+        # In its own directory: a node that does not start leaves a crash dump where it stands.
+        return spawn.spawn(command, env=self._env, log_path=log_path, cwd=self.directory)
 
     def _is_up_or_ended(self) -> bool:
         if not self.is_running():
