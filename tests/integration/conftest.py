@@ -1,0 +1,170 @@
+"""The whole spine on real servers: this process publishes, real worker processes consume, a file keeps the effects."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pytest_django import DjangoDbBlocker
+from pytest_django.fixtures import SettingsWrapper
+
+from tests.ledger.models import Effect
+from tests.servers.databases import use_database
+from tests.servers.processes import ProjectProcess
+from tests.wait import wait_for
+from zerver.lib.queue import queue_json_publish, queue_json_publish_many
+from zerver.lib.transport import current
+from zerver.models import FailedEvent, Suspect, WaitingEvent, WorkerProcess
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spine:
+    """A lane or two under test, and what becomes of what is published to them."""
+
+    #: ``sqlite``, ``postgres``: the table alone; ``rabbitmq``: both lanes, the table on SQLite.
+    name: str
+    env: dict[str, str]
+    ledger: Path
+    start: Callable[..., ProjectProcess]
+    #: For files that events may name.
+    directory: Path
+    processes: list[ProjectProcess] = field(default_factory=list)
+
+    @property
+    def has_broker(self) -> bool:
+        return "QUEUE_URL" in self.env
+
+    def publish(self, queue: str, *steps: list[Any], n: int = 0, **fields: Any) -> str:
+        return queue_json_publish(queue, {"n": n, "do": list(steps), **fields})
+
+    def publish_many(self, queue: str, numbers: range, *steps: list[Any]) -> list[str]:
+        reports = queue_json_publish_many(queue, [{"n": n, "do": list(steps)} for n in numbers])
+        assert [report.error for report in reports] == [None] * len(reports)
+        return [report.message_id for report in reports]
+
+    def work(self, *arguments: str, **options: dict[str, Any]) -> ProjectProcess:
+        """A worker process; keyword arguments are ``QUEUE_OVERRIDES`` by queue."""
+        env = {**self.env, "QUEUE_OVERRIDES": json.dumps(options)}
+        self.processes.append(self.start("process_queue", *arguments, env=env))
+        return self.processes[-1]
+
+    def command(self, *arguments: str) -> str:
+        """Run another command to its end; what it said."""
+        process = self.start(*arguments, env=self.env)
+        assert process.wait() == 0, process.output
+        return process.output
+
+    def notes(self, kind: str = "effect") -> list[dict[str, Any]]:
+        """The ledger's lines of one kind."""
+        if not self.ledger.exists():
+            return []
+        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
+        return [line for line in lines if line["kind"] == kind]
+
+    def numbers(self, kind: str = "effect") -> list[int]:
+        return sorted(line["n"] for line in self.notes(kind))
+
+    def wait_for_numbers(self, wanted: range | list[int], timeout_seconds: float = 30) -> None:
+        """Until every wanted event has had its effect, and no other."""
+        wait_for(
+            lambda: set(self.numbers()) == set(wanted),
+            timeout_seconds,
+            lambda: f"effects of {wanted}; missing {sorted(set(wanted) - set(self.numbers()))[:20]}",
+        )
+
+    def wait_for_note(self, kind: str, timeout_seconds: float = 30, **facts: Any) -> dict[str, Any]:
+        def find() -> dict[str, Any] | None:
+            return next((line for line in self.notes(kind) if facts.items() <= line.items()), None)
+
+        return wait_for(find, timeout_seconds, lambda: f"{kind} {facts} in {self.notes(kind)[-5:]}")
+
+    def effects(self) -> list[int]:
+        """Effects in the database."""
+        return sorted(Effect.objects.values_list("n", flat=True))
+
+    def failed(self, count: int = 1) -> list[FailedEvent]:
+        """Once there are that many failed events: all of them."""
+        wait_for(lambda: FailedEvent.objects.count() >= count, 30, f"{count} failed events")
+        return list(FailedEvent.objects.order_by("id"))
+
+    def waiting(self) -> int:
+        return WaitingEvent.objects.count()
+
+    def suspects(self) -> int:
+        return Suspect.objects.count()
+
+    def process_rows(self) -> list[WorkerProcess]:
+        return list(WorkerProcess.objects.order_by("started_at_ms"))
+
+    def wait_until_settled(self, *queues: str) -> None:
+        """Nothing waits in either lane, nor is in anybody's hand."""
+        from zerver.lib.registry import queues as declared
+
+        def nothing_left() -> bool:
+            if WaitingEvent.objects.filter(queue__in=queues).exists():
+                return False
+            fast = current.fast_lane()
+            return fast is None or all(fast.depth(declared.lookup(name)).ready == 0 for name in queues)
+
+        wait_for(nothing_left, 30, f"{queues} to be empty")
+
+
+@contextmanager
+def open_spine(
+    name: str,
+    database_url: str,
+    queue_url: str | None,
+    tmp_path: Path,
+    settings: SettingsWrapper,
+    start: Callable[..., ProjectProcess],
+    blocker: DjangoDbBlocker,
+    **environment: str,
+) -> Iterator[Spine]:
+    ledger = tmp_path / "ledger.jsonl"
+    env = {
+        "DATABASE_URL": database_url,
+        "DJANGO_SETTINGS_MODULE": "tests.settings",
+        "LEDGER_FILE": str(ledger),
+        "QUEUE_STATE_DIR": str(tmp_path / "state"),
+        **environment,
+    }
+    settings.QUEUE_URL = queue_url or "db://"
+    if queue_url is not None:
+        env["QUEUE_URL"] = queue_url
+    with blocker.unblock(), use_database(database_url):
+        spine = Spine(name=name, env=env, ledger=ledger, start=start, directory=tmp_path)
+        try:
+            yield spine
+        finally:
+            for process in spine.processes:
+                process.kill()
+            current.close_all()
+
+
+@pytest.fixture(params=["sqlite", "postgres", "rabbitmq"])
+def spine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    settings: SettingsWrapper,
+    project_process: Callable[..., ProjectProcess],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Spine]:
+    """Each lane in turn; ``rabbitmq`` has the event table beside it, on SQLite."""
+    name = request.param
+    queue_url = request.getfixturevalue("rabbit_vhost") if name == "rabbitmq" else None
+    database_url = request.getfixturevalue("postgres_database" if name == "postgres" else "sqlite_database")
+    with open_spine(
+        name, database_url, queue_url, tmp_path, settings, project_process, django_db_blocker
+    ) as opened:
+        yield opened
+
+
+#: For tests of what no lane can change: one is enough.
+on_sqlite = pytest.mark.parametrize("spine", ["sqlite"], indirect=True)
+on_rabbitmq = pytest.mark.parametrize("spine", ["rabbitmq"], indirect=True)
+on_postgres = pytest.mark.parametrize("spine", ["postgres"], indirect=True)

@@ -1,0 +1,225 @@
+"""Workers that do what their events say, and write every effect into a file outside the system under test.
+
+An event is ``{"n": 7, "do": [["sleep", 0.1], ["raise", "why"]]}``: the steps run in order, then the effect is written.
+"""
+
+import ctypes
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from django.db import connection
+
+from tests.ledger.models import Effect
+from zerver.lib.queue import queue_json_publish
+from zerver.worker.base import (
+    Dead,
+    Discard,
+    DiscardEvent,
+    Done,
+    LoopQueueProcessingWorker,
+    Outcome,
+    QueueProcessingWorker,
+    Retry,
+    RetryLater,
+    RetryPolicy,
+    assign_queue,
+    current_deliveries,
+    current_delivery,
+)
+
+
+class Step(TypedDict):
+    """The declared type of ``ledger_typed``."""
+
+    n: int
+    text: NotRequired[str]
+
+
+def note(kind: str, **facts: Any) -> None:
+    """Append one line to the ledger, at once and whole."""
+    line = json.dumps({"kind": kind, "pid": os.getpid(), "thread": threading.current_thread().name, **facts})
+    with Path(os.environ["LEDGER_FILE"]).open("ab", buffering=0) as ledger:
+        ledger.write(line.encode() + b"\n")
+
+
+def note_event(kind: str, event: dict[str, Any]) -> None:
+    delivery = current_delivery()
+    note(kind, n=event["n"], message_id=delivery.message_id, attempt=delivery.attempt, at=time.time())
+
+
+def perform(event: dict[str, Any]) -> None:
+    """Run the event's steps."""
+    for name, *arguments in event.get("do", []):
+        _STEPS[name](*arguments)
+
+
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
+def _raise_below(attempt: int, text: str) -> None:
+    if current_delivery().attempt < attempt:
+        raise ValueError(text)
+
+
+def _raise_while_exists(path: str) -> None:
+    if Path(path).exists():
+        raise ValueError(f"{path} is there")
+
+
+def _wait_while_exists(path: str) -> None:
+    while Path(path).exists():
+        time.sleep(0.005)
+
+
+def _retry_once(seconds: float) -> None:
+    if current_delivery().attempt == 1:
+        raise RetryLater(seconds, "not yet")
+
+
+def _discard(reason: str) -> None:
+    raise DiscardEvent(reason)
+
+
+def _segfault() -> None:
+    ctypes.string_at(0)
+
+
+def _hang_deaf(seconds: float) -> None:
+    """Swallow whatever is raised, and go on."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.05)
+        except BaseException:
+            note("swallowed")
+
+
+def _hold_gil(seconds: float) -> None:
+    """Sleep in C without letting any other thread run."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))
+
+
+def _allocate(mebibytes: int) -> None:
+    _HOARD.append(b"x" * (mebibytes << 20))
+
+
+def _query() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+
+def _exit(code: int) -> None:
+    raise SystemExit(code)
+
+
+def _interrupt() -> None:
+    raise KeyboardInterrupt
+
+
+_HOARD: list[bytes] = []
+_STEPS: dict[str, Any] = {
+    "sleep": time.sleep,
+    "raise": _raise,
+    "raise_below": _raise_below,
+    "raise_while_exists": _raise_while_exists,
+    "wait_while_exists": _wait_while_exists,
+    "retry_once": _retry_once,
+    "discard": _discard,
+    "die": lambda: os.kill(os.getpid(), signal.SIGKILL),
+    "leave": lambda: os._exit(3),
+    "segfault": _segfault,
+    "hang_deaf": _hang_deaf,
+    "hold_gil": _hold_gil,
+    "allocate": _allocate,
+    "query": _query,
+    "exit": _exit,
+    "interrupt": _interrupt,
+    "publish": lambda queue, event: queue_json_publish(queue, event),
+    "effect": lambda n: Effect.objects.create(message_id=current_delivery().message_id, n=n),
+}
+
+#: Retries in tests come quickly, and all of them.
+QUICK = RetryPolicy(max_attempts=3, base_seconds=0.05, factor=1, jitter=0)
+
+
+@assign_queue("ledger", retry=QUICK)
+class LedgerWorker(QueueProcessingWorker):
+    def setup(self) -> None:
+        note("setup")
+
+    def consume(self, event: dict[str, Any]) -> None:
+        note_event("started", event)
+        perform(event)
+        note_event("effect", event)
+
+    def stop(self) -> None:
+        note("stop")
+
+
+@assign_queue("ledger_other", retry=QUICK)
+class OtherLedgerWorker(LedgerWorker):
+    """A second queue, for processes that run several."""
+
+
+@assign_queue("ledger_transactional", retry=QUICK, transactional=True)
+class TransactionalLedgerWorker(QueueProcessingWorker):
+    def consume(self, event: dict[str, Any]) -> None:
+        note_event("started", event)
+        Effect.objects.create(message_id=current_delivery().message_id, n=event["n"])
+        perform(event)
+
+
+@assign_queue("ledger_batch", retry=QUICK, batch_seconds=0.2)
+class LedgerBatchWorker(LoopQueueProcessingWorker):
+    def consume_batch(self, events: list[dict[str, Any]]) -> list[Outcome] | None:
+        note("batch", size=len(events), n=[event["n"] for event in events])
+        for event in events:
+            perform(event)
+        outcomes = [_OUTCOMES[event.get("outcome", "done")] for event in events]
+        for event, delivery, outcome in zip(events, current_deliveries(), outcomes, strict=True):
+            if isinstance(outcome, Done):
+                note("effect", n=event["n"], message_id=delivery.message_id, attempt=delivery.attempt)
+        return outcomes if any("outcome" in event for event in events) else None
+
+
+_OUTCOMES: dict[str, Outcome] = {
+    "done": Done(),
+    "retry": Retry(0.05, "asked by the batch"),
+    "discard": Discard("not wanted"),
+    "dead": Dead("given up by the batch"),
+}
+
+
+@assign_queue("ledger_batch_transactional", retry=QUICK, batch_seconds=0.2, transactional=True)
+class TransactionalLedgerBatchWorker(LoopQueueProcessingWorker):
+    def consume_batch(self, events: list[dict[str, Any]]) -> None:
+        note("batch", size=len(events), n=[event["n"] for event in events])
+        for event, delivery in zip(events, current_deliveries(), strict=True):
+            Effect.objects.create(message_id=delivery.message_id, n=event["n"])
+            perform(event)
+
+
+@assign_queue("ledger_typed", retry=QUICK)
+class TypedLedgerWorker(QueueProcessingWorker):
+    def upgrade(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Version 1 said ``number`` where today's type says ``n``."""
+        return {**event, "n": event["number"]} if "number" in event else event
+
+    def consume(self, event: Step) -> None:
+        note("effect", n=event["n"], message_id=current_delivery().message_id, attempt=current_delivery().attempt)
+
+
+@assign_queue("ledger_disabled", enabled=False)
+class DisabledLedgerWorker(LedgerWorker):
+    """Accepted and kept, but run by nobody unless named."""
+
+
+@assign_queue("ledger_hidden", is_test_queue=True)
+class HiddenLedgerWorker(LedgerWorker):
+    """A test queue of the tests."""
