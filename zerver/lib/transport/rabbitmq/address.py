@@ -1,0 +1,185 @@
+"""Where the broker is and how to log in: ``QUEUE_URL`` taken apart, and turned into what pika wants.
+
+An own parser, since neither ``urllib.parse`` nor pika reads several hosts in one URL.
+"""
+
+import functools
+import os
+import re
+import socket
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import pika
+
+from zerver import __version__
+from zerver.lib.errors import AuthenticationRefused, InvalidSetting
+
+MEND = "write amqp://user:password@host:5672/vhost, hosts comma-separated, amqps:// for TLS"
+
+_PORTS = {"amqp": 5672, "amqps": 5671}
+_BRACKETED = re.compile(r"\[(?P<host>[0-9a-fA-F:.%]+)\](?::(?P<port>.*))?")
+_PLAIN = re.compile(r"(?P<host>[^:\[\]]+)(?::(?P<port>.*))?")
+_BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """One broker: a node, or a cluster whose nodes are tried in turn."""
+
+    #: (host name or address, port) each.
+    hosts: tuple[tuple[str, int], ...]
+    user: str = "guest"
+    password: str = field(default="guest", repr=False)
+    #: Read at every connection attempt and used instead of ``password``, so a mended one needs no restart.
+    password_file: Path | None = None
+    virtual_host: str = "/"
+    uses_tls: bool = False
+    #: Both sides give a silent peer up after about twice this.
+    heartbeat_seconds: int = 30
+    #: Longest time for one attempt on one host, from the first packet until AMQP is open.
+    connection_timeout_seconds: float = 10.0
+    #: TLS: an authority other than the system's, and a client certificate.
+    cafile: Path | None = None
+    certfile: Path | None = None
+    keyfile: Path | None = None
+
+    def __str__(self) -> str:
+        return ",".join(f"[{host}]:{port}" if ":" in host else f"{host}:{port}" for host, port in self.hosts)
+
+    def parameters(
+        self, attempt: int, connection_name: str, *, heartbeat_seconds: int | None = None
+    ) -> pika.ConnectionParameters:
+        """For one attempt; attempts walk over the hosts in turn.
+
+        Raises: AuthenticationRefused when the password file cannot be read; OSError, ssl.SSLError when a certificate
+        cannot.
+        """
+        host, port = self.hosts[attempt % len(self.hosts)]
+        context = self._tls_context() if self.uses_tls else None
+        return pika.ConnectionParameters(
+            host=host,
+            port=port,
+            virtual_host=self.virtual_host,
+            credentials=pika.PlainCredentials(self.user, self._current_password(), erase_on_connect=True),
+            heartbeat=self.heartbeat_seconds if heartbeat_seconds is None else heartbeat_seconds,
+            # A blocked connection is a state of ours, not an error.
+            blocked_connection_timeout=None,
+            socket_timeout=self.connection_timeout_seconds,
+            stack_timeout=self.connection_timeout_seconds,
+            ssl_options=pika.SSLOptions(context, host) if context else None,  # type: ignore[arg-type]  # stubs: None missing
+            client_properties={
+                "product": "zerver",
+                "version": __version__,
+                "connection_name": f"zerver {connection_name} {socket.gethostname()}:{os.getpid()}",
+            },
+        )
+
+    def _current_password(self) -> str:
+        if self.password_file is None:
+            return self.password
+        try:
+            return self.password_file.read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise AuthenticationRefused(
+                f"RabbitMQ at {self}", f"the password file cannot be read ({error})"
+            ) from error
+
+    def _tls_context(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=self.cafile)
+        if self.certfile is not None:
+            context.load_cert_chain(self.certfile, self.keyfile)
+        return context
+
+
+def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
+    """Shape: hosts in the order written. Raises: InvalidSetting, which never shows the password."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in _PORTS:
+        raise _invalid("does not begin with amqp:// or amqps://")
+    if _BAD_ESCAPE.search(rest):
+        raise _invalid("has a % that is not followed by two hexadecimal digits", "write a bare % as %25")
+    rest, _, query = rest.partition("?")
+    authority, _, path = rest.partition("/")
+    # The last @: one in a password should have been written as %40, but there is only one way to read it.
+    login, _, hosts = authority.rpartition("@")
+    user, has_password, password = login.partition(":")
+    if "/" in path:
+        raise _invalid("has more than one / after the hosts", "write a / in the vhost's name as %2F")
+    if scheme == "amqp" and any(option in query for option in ("cafile", "certfile", "keyfile")):
+        raise _invalid("has TLS options on amqp://", "write amqps:// for TLS")
+    given: dict[str, Any] = {"user": unquote(user)} if user else {}
+    if has_password:
+        given["password"] = unquote(password)
+    return BrokerAddress(
+        hosts=tuple(_host(host, _PORTS[scheme]) for host in hosts.split(",")),
+        virtual_host=unquote(path) or "/",
+        uses_tls=scheme == "amqps",
+        password_file=password_file,
+        **given,
+        **_options(query),
+    )
+
+
+def _host(text: str, default_port: int) -> tuple[str, int]:
+    matched = _BRACKETED.fullmatch(text) or _PLAIN.fullmatch(text)
+    if matched is None:
+        problem = (
+            f"has {text!r} where a host should stand"
+            if text
+            else "has no host, or an empty one between commas"
+        )
+        raise _invalid(problem, "write host, host:5672 or [::1]:5672, comma-separated")
+    port = matched["port"]
+    if port is None:
+        return unquote(matched["host"]), default_port
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise _invalid(f"has port {port!r}", "write a port between 1 and 65535")
+    return unquote(matched["host"]), int(port)
+
+
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 < number < 86400:
+        raise ValueError
+    return number
+
+
+def _heartbeat(text: str) -> int:
+    number = int(text)
+    if not 1 <= number <= 3600:
+        raise ValueError
+    return number
+
+
+#: Option in the URL to (field, converter, what is accepted).
+_OPTIONS: dict[str, tuple[str, Callable[[str], object], str]] = {
+    "heartbeat": ("heartbeat_seconds", _heartbeat, "whole seconds from 1 to 3600"),
+    "connection_timeout": ("connection_timeout_seconds", _seconds, "seconds above 0"),
+    "cafile": ("cafile", Path, "a path"),
+    "certfile": ("certfile", Path, "a path"),
+    "keyfile": ("keyfile", Path, "a path"),
+}
+
+
+def _options(query: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in filter(None, query.split("&")):
+        name, _, value = part.partition("=")
+        if name not in _OPTIONS:
+            raise _invalid(f"has the unknown option {name!r}", f"options are {', '.join(_OPTIONS)}")
+        target, convert, accepted = _OPTIONS[name]
+        try:
+            found[target] = convert(unquote(value))
+        except ValueError as error:
+            raise _invalid(f"has {name}={unquote(value)!r}", f"write {accepted}") from error
+    return found
+
+
+_invalid: Callable[..., InvalidSetting] = functools.partial(
+    lambda problem, mend=MEND: InvalidSetting("QUEUE_URL", problem, mend)
+)

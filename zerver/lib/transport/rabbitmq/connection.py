@@ -1,0 +1,351 @@
+"""One AMQP connection that comes back by itself, on an I/O thread of its own.
+
+The thread alone touches pika's objects; other threads hand it callables. Where threads stand still between requests
+(uWSGI without ``enable-threads``), the caller may turn the loop itself: see ``turn``.
+"""
+
+import enum
+import logging
+import os
+import random
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pika
+from pika.adapters.select_connection import IOLoop
+
+from zerver.lib import signals
+from zerver.lib.clock import monotonic
+from zerver.lib.errors import AuthenticationRefused, TransportUnavailable
+from zerver.lib.transport.rabbitmq.address import BrokerAddress
+from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
+from zerver.lib.transport.rabbitmq.salvage import SalvagingConnection
+
+FIRST_RETRY_SECONDS = 0.2
+LONGEST_RETRY_SECONDS = 10.0
+#: A wrong password is mended by people; asking every few seconds only fills the broker's log.
+REFUSED_RETRY_SECONDS = 30.0
+#: A connection that lasted so long was a good one: the next failure is the first again.
+STEADY_SECONDS = 10.0
+TICK_SECONDS = 0.5
+#: A loop that has not ticked for so long stands still.
+FROZEN_SECONDS = 1.2
+
+if logging.getLogger("pika").level == logging.NOTSET:
+    # pika logs every failed attempt as several errors with tracebacks; ``connection_changed`` tells it once.
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
+
+
+class State(enum.Enum):
+    """What the connection is doing."""
+
+    NEW = "new"
+    CONNECTING = "connecting"
+    OPEN = "open"
+    #: Open, but the broker is in an alarm and reads nothing from publishers.
+    BLOCKED = "blocked"
+    #: Lost, or never had; the next attempt comes after a while.
+    AWAY = "away"
+    CLOSED = "closed"
+
+
+class ConnectionListener:
+    """Who wants to know; everything is called on the I/O thread."""
+
+    def on_open(self, connection: pika.SelectConnection) -> None:
+        """A fresh connection; whatever was known of the one before is void."""
+
+    def on_away(self, problem: TransportUnavailable) -> None:
+        """The connection was lost, or could not be had."""
+
+    def on_blocked(self) -> None:
+        """An alarm: the broker reads nothing until ``on_unblocked``."""
+
+    def on_unblocked(self) -> None:
+        """The alarm is over."""
+
+
+class BrokerConnection:
+    """See the module. ``role`` is "publisher" or "worker"; ``name`` is what the broker's listings show."""
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        role: str,
+        name: str,
+        *,
+        heartbeat_seconds: int | None = None,
+        is_quiet: bool = False,
+    ) -> None:
+        self.address = address
+        self.role = role
+        self.state = State.NEW
+        #: Why it is away or blocked; None while there is hope or a connection.
+        self.problem: TransportUnavailable | None = None
+        #: As the broker told at the last connection; "" before.
+        self.server_version = ""
+        self.last_tick = 0.0
+        self._name = name
+        self._heartbeat_seconds = heartbeat_seconds
+        #: Short-lived connections send no signals; their user gets exceptions.
+        self._is_quiet = is_quiet
+        self._listeners: list[ConnectionListener] = []
+        self._ioloop: IOLoop = IOLoop()
+        self._thread: threading.Thread | None = None
+        self._connection: pika.SelectConnection | None = None
+        self._attempt = 0
+        self._failed_hosts = 0
+        self._failures = 0
+        self._opened_at = 0.0
+        self._told: tuple[State, str] | None = None
+        self._closing = False
+        self._closed = threading.Event()
+        _live.add(self)
+
+    # -- from any thread
+
+    def start(self) -> None:
+        """Run the loop on a thread of its own; returns at once."""
+        self.last_tick = monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"zerver-{self.role}-io", daemon=True)
+        self._thread.start()
+
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Have the I/O thread call it. A loop that stands still, or has ended, does so never."""
+        self._ioloop.add_callback_threadsafe(lambda: self._guarded(callback))
+
+    def is_frozen(self) -> bool:
+        """Whether the thread has stood still: then nothing that is handed to it goes anywhere."""
+        return self._thread is not None and monotonic() - self.last_tick > FROZEN_SECONDS
+
+    def close(self, timeout_seconds: float) -> None:
+        """Say goodbye to the broker, or stop without when that takes too long."""
+        self.call_soon(self._begin_close)
+        if self._thread is None:
+            self.turn(self._closed.is_set, monotonic() + timeout_seconds)
+            if not self._closed.is_set():
+                self._abort("closed without an answer")
+                self.turn(self._closed.is_set, monotonic() + 1)
+            self._ioloop.close()
+        elif self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+            if self._thread.is_alive():
+                self.call_soon(lambda: self._abort("closed without an answer"))
+                self._thread.join(1)
+        self.state = State.CLOSED
+        _live.discard(self)
+
+    # -- from whoever turns the loop: the I/O thread, or the caller in place of one
+
+    def turn(self, is_done: Callable[[], bool], deadline: float) -> None:
+        """Turn the loop in the caller's thread until ``is_done`` or the deadline (monotonic seconds).
+
+        For a connection that was never started; connects it if need be, and always looks at what has come meanwhile.
+        """
+        if self.state is State.NEW and not self._closing:
+            self._connect()
+        # Ends a wait that nothing else would end.
+        seconds = 0.0 if is_done() else max(0.0, deadline - monotonic())
+        timer = self._ioloop.call_later(seconds, lambda: None)
+        self._ioloop.activate_poller()
+        try:
+            while True:
+                self._turn_once()
+                if is_done() or monotonic() >= deadline:
+                    return
+        finally:
+            self._ioloop.deactivate_poller()
+            self._ioloop.remove_timeout(timer)
+
+    def _turn_once(self) -> None:
+        try:
+            self._ioloop.poll()
+            self._ioloop.process_timeouts()
+        except Exception as error:  # whatever pika or a callback raised ends the connection, not us
+            self._abort(f"unexpected {describe(error)}")
+
+    def call_later(self, seconds: float, callback: Callable[[], None]) -> Any:
+        """Shape: a handle for ``cancel``."""
+        return self._ioloop.call_later(seconds, lambda: self._guarded(callback))
+
+    def cancel(self, handle: Any) -> None:
+        self._ioloop.remove_timeout(handle)
+
+    def add_listener(self, listener: ConnectionListener) -> None:
+        """Told at once of a connection that is open, or of a problem that is known."""
+        self._listeners.append(listener)
+        if self.state in (State.OPEN, State.BLOCKED) and self._connection is not None:
+            listener.on_open(self._connection)
+        elif self.problem is not None:
+            listener.on_away(self.problem)
+
+    def remove_listener(self, listener: ConnectionListener) -> None:
+        with suppress(ValueError):
+            self._listeners.remove(listener)
+
+    # -- the thread
+
+    def _run(self) -> None:
+        self._tick()
+        self._connect()
+        while not self._closed.is_set():
+            try:
+                self._ioloop.start()
+            except (
+                Exception
+            ) as error:  # whatever pika or a callback raised ends the connection, not the thread
+                self._abort(f"unexpected {describe(error)}")
+        self._ioloop.close()
+
+    def _tick(self) -> None:
+        self.last_tick = monotonic()
+        self._ioloop.call_later(TICK_SECONDS, self._tick)
+
+    def _guarded(self, callback: Callable[[], None]) -> None:
+        try:
+            callback()
+        except Exception as error:  # a fresh connection puts everything right again
+            self._abort(f"unexpected {describe(error)}")
+
+    # -- coming and going
+
+    def _connect(self) -> None:
+        if self._closing:
+            return
+        self.state = State.CONNECTING
+        try:
+            parameters = self.address.parameters(
+                self._attempt, self._name, heartbeat_seconds=self._heartbeat_seconds
+            )
+            self._connection = SalvagingConnection(
+                parameters,
+                on_open_callback=self._on_open,
+                on_open_error_callback=self._on_failed,
+                on_close_callback=self._on_failed,
+                custom_ioloop=self._ioloop,
+            )
+        except Exception as error:  # a certificate or password file, or anything that pika raises
+            self._on_failed(None, error)
+
+    def _on_open(self, connection: Any) -> None:
+        self._opened_at = monotonic()
+        self._failed_hosts = 0
+        self.problem = None
+        self.state = State.OPEN
+        self.server_version = str((connection.server_properties or {}).get("version", ""))
+        connection.add_on_connection_blocked_callback(self._on_blocked)
+        connection.add_on_connection_unblocked_callback(self._on_unblocked)
+        self._tell("")
+        for listener in tuple(self._listeners):
+            listener.on_open(connection)
+
+    def _on_failed(self, _: Any, error: BaseException) -> None:
+        """An attempt failed, or the connection was lost. pika calls this once for each connection."""
+        self._connection = None
+        if self._closing:
+            self._finish_close()
+            return
+        had_connection = self.state in (State.OPEN, State.BLOCKED)
+        if had_connection and monotonic() - self._opened_at > STEADY_SECONDS:
+            self._failures = 0
+        self._attempt += 1
+        self._failed_hosts += 1
+        if not had_connection and self._failed_hosts < len(self.address.hosts):
+            # Another node may be there; nobody needs to hear of this one.
+            self.call_later(0, self._connect)
+            return
+        self._failed_hosts = 0
+        self._go_away(error)
+
+    def _go_away(self, error: BaseException) -> None:
+        refused = is_refusal(error)
+        what = f"RabbitMQ at {self.address}"
+        kind = AuthenticationRefused if refused else TransportUnavailable
+        problem = self.problem = kind(what, describe(error))
+        self.state = State.AWAY
+        self._tell(problem.problem)
+        for listener in tuple(self._listeners):
+            listener.on_away(problem)
+        self.call_later(REFUSED_RETRY_SECONDS if refused else self._backoff_seconds(), self._connect)
+
+    def _backoff_seconds(self) -> float:
+        ceiling = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        # Half of it at random: a broker that comes back is not met by everybody at once.
+        return ceiling * (0.5 + 0.5 * random.random())  # noqa: S311 (spreads load, guards nothing)
+
+    def _on_blocked(self, _: Any, frame: Any) -> None:
+        self.problem = TransportUnavailable(
+            f"RabbitMQ at {self.address}", f"it is in an alarm and takes no events ({frame.method.reason})"
+        )
+        self.state = State.BLOCKED
+        self._tell(self.problem.problem)
+        for listener in tuple(self._listeners):
+            listener.on_blocked()
+
+    def _on_unblocked(self, *_: Any) -> None:
+        self.problem = None
+        self.state = State.OPEN
+        self._tell("")
+        for listener in tuple(self._listeners):
+            listener.on_unblocked()
+
+    def _begin_close(self) -> None:
+        self._closing = True
+        if self._connection is None or self._connection.is_closed:
+            self._finish_close()
+        elif not self._connection.is_closing:
+            self._connection.close()
+
+    def _abort(self, problem: str) -> None:
+        """Drop the connection without a word; the loop then goes on to ``_on_failed``."""
+        connection: Any = self._connection
+        if connection is None or connection.is_closed:
+            if self._closing:
+                self._finish_close()
+            return
+        # pika has no public word for this.
+        connection._terminate_stream(pika.exceptions.AMQPConnectionError(problem))
+
+    def _finish_close(self) -> None:
+        self._closed.set()
+        self._ioloop.stop()
+
+    def _tell(self, problem: str) -> None:
+        """Once per change: an hour without a broker is one sentence, not hundreds."""
+        if self._is_quiet or (self.state, problem) == self._told:
+            return
+        self._told = (self.state, problem)
+        signals.connection_changed.send_robust(
+            sender=BrokerConnection, role=self.role, state=self.state.value, problem=problem
+        )
+
+    # -- forks
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's socket, without a word to the broker."""
+        self.state = State.CLOSED
+        _abandoned.append(self)
+        transport = getattr(self._connection, "_transport", None)
+        inherited = getattr(transport, "_sock", None)
+        if inherited is not None and inherited.fileno() >= 0:
+            # Kept open here, the broker would not see the parent die. detach() keeps TLS from saying goodbye.
+            os.close(inherited.detach())
+
+
+#: Connections that a forked child would inherit.
+_live: "weakref.WeakSet[BrokerConnection]" = weakref.WeakSet()
+#: What was inherited is kept and never finalised: its loop and its locks are the parent's.
+_abandoned: list[BrokerConnection] = []
+
+
+def _abandon_inherited() -> None:
+    for connection in tuple(_live):
+        connection.abandon()
+    _live.clear()
+
+
+os.register_at_fork(after_in_child=_abandon_inherited)

@@ -1,0 +1,284 @@
+"""The publisher's half on the I/O thread: a confirming channel, its window, and the search for a guilty message."""
+
+import re
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pika
+
+from zerver.lib.clock import monotonic
+from zerver.lib.errors import TransportError, TransportUnavailable, UnknownQueue
+from zerver.lib.event import Event
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Published
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
+from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.flight import STORED, Batch, Flight, InFlight, halves, in_doubt, refused
+from zerver.lib.transport.rabbitmq.properties import to_properties
+from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS, Declarer
+
+#: What may be sent and unconfirmed at once; the rest waits here.
+WINDOW_EVENTS = 5_000
+WINDOW_BYTES = 32 << 20
+#: A queue whose confirms stay away is tried again so often; in between its events are refused at once.
+STALL_SECONDS = 10.0
+
+_TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
+
+
+class PublishEngine(ConnectionListener):
+    """Sends batches over one connection. Below "from any thread" is for callers, the rest for the I/O thread."""
+
+    def __init__(
+        self, connection: BrokerConnection, declaration_of: Callable[[str], QueueDeclaration]
+    ) -> None:
+        self.connection = connection
+        self._declaration_of = declaration_of
+        self._inbox: deque[Batch] = deque()
+        self._is_drain_posted = False
+        self._waiting: deque[Flight] = deque()
+        self._undeclared: dict[str, list[Flight]] = {}
+        #: Groups to be sent again one at a time, since one of them may hold the message that closes channels.
+        self._suspects: deque[list[Flight]] = deque()
+        self._in_flight = InFlight()
+        self._channel: Any = None
+        self._is_ready = False
+        self._declarer: Declarer | None = None
+        #: Learnt when the broker refused a body; AMQP does not tell it before.
+        self._max_body_bytes: int | None = None
+        self._stalled: dict[str, float] = {}
+        #: Queue, or "" for all, to (problem, until).
+        self._refusals: dict[str, tuple[str, float]] = {}
+        connection.add_listener(self)
+
+    # -- from any thread
+
+    def hand_over(self, batch: Batch) -> None:
+        self._inbox.append(batch)
+        # One wake serves all that were handed over before it runs. Set back before the inbox is emptied, so that a
+        # batch appended in between is either seen by that run or posts another.
+        if not self._is_drain_posted:
+            self._is_drain_posted = True
+            self.connection.call_soon(self._drain)
+
+    def refusal(self, event: Event, timeout_seconds: float) -> Published | None:
+        """What can be said without asking the broker; None when it must be asked."""
+        if self.connection.problem is not None:
+            return refused(str(self.connection.problem))
+        limit = self._max_body_bytes
+        if limit is not None and len(event.body) > limit:
+            return _too_large(len(event.body), limit)
+        now = monotonic()
+        for key in (event.queue, ""):
+            problem, until = self._refusals.get(key, ("", 0.0))
+            if now < until:
+                return refused(problem)
+        until = self._stalled.get(event.queue, 0.0)
+        if now < until:
+            return refused("the broker has stopped confirming events of this queue")
+        if until:
+            # This one goes to see; the others do not wait along with it.
+            self._stalled[event.queue] = now + timeout_seconds
+        return None
+
+    def note_stall(self, queues: Iterable[str]) -> None:
+        """Events of these queues were sent and not confirmed in time."""
+        until = monotonic() + STALL_SECONDS
+        for queue in queues:
+            self._stalled[queue] = until
+
+    # -- the connection
+
+    def on_open(self, connection: pika.SelectConnection) -> None:
+        self._declarer = Declarer(self.connection, connection)
+        self._stalled.clear()
+        self._refusals.clear()
+        self._open_channel(connection)
+        flights = [*self._waiting, *(flight for group in self._undeclared.values() for flight in group)]
+        self._waiting.clear()
+        self._undeclared.clear()
+        self._accept(flights)
+
+    def on_away(self, problem: TransportUnavailable) -> None:
+        self._is_ready = False
+        self._channel = self._declarer = None
+        sent, self._in_flight = self._in_flight, InFlight()
+        doubtful = [*sent, *(flight for group in self._suspects for flight in group)]
+        self._suspects.clear()
+        for flight in doubtful:
+            flight.answer(in_doubt(str(problem)))
+        self._refuse_unsent(str(problem))
+
+    def on_blocked(self) -> None:
+        problem = str(self.connection.problem)
+        self._refuse_unsent(problem)
+        for flight in [*self._in_flight, *(flight for group in self._suspects for flight in group)]:
+            flight.batch.hurry(problem)
+
+    def on_unblocked(self) -> None:
+        self._pump()
+
+    def _refuse_unsent(self, problem: str) -> None:
+        flights = [*self._waiting, *(flight for group in self._undeclared.values() for flight in group)]
+        self._waiting.clear()
+        self._undeclared.clear()
+        for flight in flights:
+            flight.answer(refused(problem))
+
+    # -- batches
+
+    def _drain(self) -> None:
+        self._is_drain_posted = False
+        while self._inbox:
+            batch = self._inbox.popleft()
+            self._accept(Flight(batch, index) for index in range(len(batch.events)))
+
+    def _accept(self, flights: Iterable[Flight]) -> None:
+        problem = self.connection.problem
+        if problem is not None:
+            for flight in flights:
+                flight.answer(refused(str(problem)))
+            return
+        declarer = self._declarer
+        for flight in flights:
+            queue = flight.event.queue
+            if declarer is None or declarer.is_declared(queue):
+                self._waiting.append(flight)
+            elif queue in self._undeclared:
+                self._undeclared[queue].append(flight)
+            else:
+                self._undeclared[queue] = [flight]
+                self._declare(declarer, queue)
+        self._pump()
+
+    def _declare(self, declarer: Declarer, queue: str) -> None:
+        try:
+            declaration = self._declaration_of(queue)
+        except UnknownQueue as error:
+            self._not_declared(queue, error)
+            return
+        declarer.declare(declaration, lambda error: self._declared(queue, error))
+
+    def _declared(self, queue: str, error: TransportError | None) -> None:
+        if error is not None:
+            self._not_declared(queue, error)
+            return
+        self._waiting.extend(self._undeclared.pop(queue, ()))
+        self._pump()
+
+    def _not_declared(self, queue: str, error: Exception) -> None:
+        self._refusals[queue] = (str(error), monotonic() + MEMORY_SECONDS)
+        for flight in self._undeclared.pop(queue, ()):
+            flight.answer(refused(str(error)))
+
+    # -- sending
+
+    def _pump(self) -> None:
+        """Send what may be sent now."""
+        if not self._is_ready or self.connection.state is not State.OPEN:
+            return
+        while self._suspects and not self._in_flight:
+            self._send_all(deque(self._suspects.popleft()))
+        if not self._suspects:
+            self._send_all(self._waiting)
+
+    def _send_all(self, flights: deque[Flight]) -> None:
+        while flights and len(self._in_flight) < WINDOW_EVENTS and self._in_flight.size_bytes < WINDOW_BYTES:
+            flight = flights.popleft()
+            if flight.begin():
+                self._send(flight)
+            else:
+                flight.answer(refused("sent no more"))
+
+    def _send(self, flight: Flight) -> None:
+        event = flight.event
+        try:
+            # Encoded as a whole before the first byte goes out: an error here has sent nothing and taken no tag.
+            self._channel.basic_publish("", event.queue, event.body, to_properties(event), mandatory=True)
+        except (pika.exceptions.ConnectionWrongStateError, pika.exceptions.ChannelWrongStateError) as error:
+            flight.answer(refused(describe(error)))
+        except Exception as error:  # whatever the encoder makes of an id or a header
+            flight.answer(refused(f"cannot be encoded for AMQP: {describe(error)}", event_at_fault=True))
+        else:
+            self._in_flight.add(flight)
+
+    # -- what the broker says
+
+    def _open_channel(self, connection: pika.SelectConnection) -> None:
+        self._is_ready = False
+        self._in_flight = InFlight()
+        self._channel = connection.channel(on_open_callback=self._on_channel_open)
+        self._channel.add_on_close_callback(self._on_channel_closed)
+
+    def _on_channel_open(self, channel: Any) -> None:
+        channel.add_on_return_callback(self._on_return)
+        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_ready())
+
+    def _on_ready(self) -> None:
+        self._is_ready = True
+        self._pump()
+
+    def _on_confirm(self, frame: Any) -> None:
+        method = frame.method
+        is_ack = isinstance(method, pika.spec.Basic.Ack)
+        for flight in self._in_flight.pop(method.delivery_tag, method.multiple):
+            if self._stalled:
+                self._stalled.pop(flight.event.queue, None)
+            if flight.returned:
+                flight.answer(refused(flight.returned))
+            elif is_ack:
+                flight.answer(STORED)
+            else:
+                # A quorum queue without a majority, or one that is full.
+                flight.answer(refused("the broker could not store it (nack)"))
+        if self._waiting or self._suspects:
+            self._pump()
+
+    def _on_return(self, _: Any, method: Any, properties: Any, __: bytes) -> None:
+        """The queue was deleted after it was declared; it is declared anew for the next event."""
+        problem = f"no queue {method.routing_key!r} on the broker ({method.reply_code} {method.reply_text})"
+        self._in_flight.mark_returned(properties.message_id, problem)
+        if self._declarer is not None:
+            self._declarer.forget(method.routing_key)
+
+    def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
+        if channel is not self._channel or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            return  # the connection is lost, and ``on_away`` comes
+        self._is_ready = False
+        unanswered = list(self._in_flight)
+        if reason.reply_code == 406:
+            self._seek_guilty(unanswered, reason.reply_text)
+        else:
+            # Nobody's fault and everybody's trouble, such as a permission that was taken away.
+            problem = describe(reason)
+            self._refusals[""] = (problem, monotonic() + MEMORY_SECONDS)
+            for flight in unanswered:
+                flight.answer(in_doubt(problem))
+        if channel.connection.is_open:
+            self._open_channel(channel.connection)
+
+    def _seek_guilty(self, unanswered: list[Flight], reply_text: str) -> None:
+        """The broker closes the channel over one message and forgets to confirm the others: those are sent again."""
+        limit = _TOO_LARGE.search(reply_text)
+        if limit is not None:
+            self._max_body_bytes = int(limit[2])
+            large = [flight for flight in unanswered if len(flight.event.body) > self._max_body_bytes]
+            for flight in large:
+                flight.answer(_too_large(len(flight.event.body), self._max_body_bytes))
+            if large:
+                guiltless = [
+                    flight for flight in unanswered if len(flight.event.body) <= self._max_body_bytes
+                ]
+                self._suspects.appendleft(guiltless)
+                return
+        if len(unanswered) == 1:
+            unanswered[0].answer(refused(f"the broker refuses it: {reply_text}", event_at_fault=True))
+        elif unanswered:
+            self._suspects.extendleft(reversed(halves(unanswered)))
+
+
+def _too_large(size_bytes: int, limit_bytes: int) -> Published:
+    return refused(
+        f"{size_bytes} bytes are over the broker's max_message_size ({limit_bytes})", event_at_fault=True
+    )

@@ -1,0 +1,322 @@
+"""One queue of the broker, as one worker process takes from it.
+
+The I/O thread fills a buffer and sends what handler threads settled. A delivery belongs to the channel it came on: when
+that is gone its tag is void, and the event comes again.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pika
+
+from zerver.lib import signals
+from zerver.lib.clock import monotonic
+from zerver.lib.errors import TransportError, TransportUnavailable
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.rabbitmq.connection import ConnectionListener
+from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.ledger import TagLedger
+from zerver.lib.transport.rabbitmq.properties import to_event
+from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
+from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
+
+#: The longest that an acknowledgement is held back for others to join it.
+ACK_HOLD_SECONDS = 0.005
+#: After the broker closed the channel or cancelled the consumer.
+RESUBSCRIBE_SECONDS = 0.5
+#: A quarter of the broker's default consumer_timeout (30 min): after it the broker would close the channel over events
+#: that were only buffered.
+BUFFER_SECONDS = 450.0
+
+
+class RabbitLane(Lane, ConnectionListener):
+    """Methods of ``Lane`` may be called from any thread; all others run on the I/O thread."""
+
+    def __init__(
+        self,
+        shared: SharedConnection,
+        queue: QueueDeclaration,
+        owner: str,
+        *,
+        buffer_seconds: float = BUFFER_SECONDS,
+    ) -> None:
+        self._shared = shared
+        self._queue = queue
+        self._owner = owner
+        self._buffer_seconds = buffer_seconds
+        #: Why it gets no events just now, for people; "" when it should.
+        self.problem = ""
+        self._lock = threading.Lock()
+        self._buffer: deque[Delivery] = deque()
+        #: Done, not yet told the broker: (channel generation, tag).
+        self._acks: list[tuple[int, int]] = []
+        self._wake: Callable[[], None] = lambda: None
+        self._worker: WorkerConnection | None = None
+        self._connection: pika.SelectConnection | None = None
+        self._channel: Any = None
+        self._consumer_tag: str | None = None
+        self._ledger = TagLedger()
+        #: Counts channels; what came on an earlier one is void.
+        self._generation = 0
+        #: The generation that can still be settled; 0 while there is no channel.
+        self._live = 0
+        self._is_paused = False
+        self._is_closing = False
+        self._closed = threading.Event()
+
+    # -- Lane
+
+    def start(self, wake: Callable[[], None]) -> None:
+        self._wake = wake
+        worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")
+        worker.connection.call_soon(lambda: worker.connection.add_listener(self))
+        self._post(self._hand_back_stale)
+
+    def take(self, limit: int) -> list[Delivery]:
+        with self._lock:
+            taken = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+            runs_dry = bool(self._acks) and not self._buffer and len(taken) < limit
+        if runs_dry:
+            self._post(self._send_acks)
+        return taken
+
+    def renew(self, delivery: Delivery, seconds: float) -> bool:
+        """The broker's claim does not run out while the channel lives, or not before ``consumer_timeout``."""
+        return bool(delivery.token[0] == self._live)
+
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        with self._lock:
+            had_some = bool(self._acks)
+            self._acks.extend(delivery.token for delivery in deliveries if delivery.token[0] == self._live)
+            is_full = len(self._acks) >= self._queue.ack_batch
+            is_first = bool(self._acks) and not had_some
+        if is_full:
+            self._post(self._send_acks)
+        elif is_first:
+            self._post(self._send_acks_soon)
+
+    def release(self, deliveries: Sequence[Delivery]) -> None:
+        tokens = [delivery.token for delivery in deliveries]
+        self._post(lambda: self._nack(tokens))
+
+    def flush(self) -> None:
+        if self._acks:
+            self._post(self._send_acks)
+
+    def pause(self) -> None:
+        self._post(self._pause)
+
+    def resume(self) -> None:
+        self._post(self._resume)
+
+    def close(self, timeout_seconds: float) -> None:
+        worker = self._worker
+        if worker is None:
+            return
+        self._worker = None
+        deadline = monotonic() + timeout_seconds
+        worker.connection.call_soon(lambda: self._begin_close(worker))
+        self._closed.wait(timeout_seconds)
+        self._shared.release(max(0.1, deadline - monotonic()))
+
+    def _post(self, callback: Callable[[], None]) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.connection.call_soon(callback)
+
+    # -- subscribing
+
+    def on_open(self, connection: pika.SelectConnection) -> None:
+        self._connection = connection
+        self._subscribe(connection)
+
+    def on_away(self, problem: TransportUnavailable) -> None:
+        self.problem = str(problem)
+        self._connection = None
+        self._void()
+        if self._is_closing:
+            self._closed.set()
+
+    def _subscribe(self, connection: pika.SelectConnection) -> None:
+        """Declare, open a channel, consume. Does nothing for a connection that is no longer ours."""
+        if connection is not self._connection or self._channel is not None or self._is_closing:
+            return
+        declarer = self._worker.declarer if self._worker is not None else None
+        if declarer is not None:
+            declarer.declare(self._queue, lambda error: self._declared(connection, error))
+
+    def _declared(self, connection: pika.SelectConnection, error: TransportError | None) -> None:
+        if connection is not self._connection or self._channel is not None or self._is_closing:
+            return
+        if error is not None:
+            self._tell(str(error))
+            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            return
+        try:
+            self._channel = connection.channel(on_open_callback=self._on_channel_open)
+        except pika.exceptions.AMQPError as failure:
+            self._tell(describe(failure))
+            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            return
+        self._channel.add_on_close_callback(self._on_channel_closed)
+
+    def _on_channel_open(self, channel: Any) -> None:
+        if channel is not self._channel:
+            return
+        self._ledger = TagLedger()
+        self._generation += 1
+        self._live = self._generation
+        channel.add_on_cancel_callback(self._on_cancelled)
+        channel.basic_qos(
+            prefetch_count=min(self._queue.prefetch, 65_535), callback=lambda _: self._consume(channel)
+        )
+
+    def _consume(self, channel: Any) -> None:
+        if (
+            channel is not self._channel
+            or self._is_paused
+            or self._is_closing
+            or self._consumer_tag is not None
+        ):
+            return
+        # A tag of its own each time: pika refuses one that is still being cancelled.
+        self._consumer_tag = channel.basic_consume(self._queue.name, self._on_message)
+        self._tell("")
+
+    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is not self._channel:
+            return
+        delivery = Delivery(
+            event=to_event(self._queue.name, properties, body),
+            lane=self,
+            token=(self._live, method.delivery_tag),
+            redelivered=method.redelivered,
+            received_at=monotonic(),
+        )
+        self._ledger.delivered(method.delivery_tag)
+        with self._lock:
+            self._buffer.append(delivery)
+        self._wake()
+
+    # -- losing it
+
+    def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self._void()
+        if self._is_closing:
+            self._closed.set()
+        elif isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            self._tell(f"the broker closed the channel: {describe(reason)}")
+            self._subscribe_again()
+
+    def _on_cancelled(self, frame: Any) -> None:
+        """The queue was deleted, its leader is lost, or (4.3) an event was held over the consumer timeout.
+
+        What is in hand may have gone back to the queue, which cannot be told from here: a fresh channel settles it.
+        """
+        if frame.method.consumer_tag != self._consumer_tag or self._is_closing:
+            return
+        self._send_acks()
+        channel = self._channel
+        self._void()
+        if channel is not None and channel.is_open:
+            channel.close()
+        self._tell("the broker cancelled the consumer")
+        if self._worker is not None and self._worker.declarer is not None:
+            self._worker.declarer.forget(self._queue.name)
+        self._subscribe_again()
+
+    def _subscribe_again(self) -> None:
+        connection = self._connection
+        if connection is not None:
+            self._later(RESUBSCRIBE_SECONDS, lambda: self._subscribe(connection))
+
+    def _void(self) -> None:
+        """All that came on the present channel is no longer ours; it comes again."""
+        self._channel = self._consumer_tag = None
+        self._live = 0
+        with self._lock:
+            self._buffer.clear()
+            self._acks.clear()
+
+    # -- settling
+
+    def _send_acks_soon(self) -> None:
+        self._later(ACK_HOLD_SECONDS, self._send_acks)
+
+    def _send_acks(self) -> None:
+        with self._lock:
+            acks, self._acks = self._acks, []
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            return
+        for tag, multiple in self._ledger.settle(tag for generation, tag in acks if generation == self._live):
+            channel.basic_ack(tag, multiple)
+
+    def _nack(self, tokens: Sequence[tuple[int, int]]) -> None:
+        self._send_acks()
+        channel = self._channel
+        if channel is None or not channel.is_open:
+            return
+        # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
+        for generation, tag in tokens:
+            if generation == self._live and self._ledger.settle([tag]):
+                channel.basic_nack(tag, multiple=False, requeue=True)
+
+    def _hand_back_stale(self) -> None:
+        """Events that nobody started go to somebody who has time, before the broker's patience ends."""
+        cutoff = monotonic() - self._buffer_seconds
+        stale: list[tuple[int, int]] = []
+        with self._lock:
+            while self._buffer and self._buffer[0].received_at < cutoff:
+                stale.append(self._buffer.popleft().token)
+        if stale:
+            self._nack(stale)
+        self._later(self._buffer_seconds / 8, self._hand_back_stale)
+
+    # -- pausing and closing
+
+    def _pause(self) -> None:
+        self._is_paused = True
+        tag, self._consumer_tag = self._consumer_tag, None
+        if tag is not None and self._channel is not None and self._channel.is_open:
+            self._channel.basic_cancel(tag, callback=lambda _: None)
+
+    def _resume(self) -> None:
+        self._is_paused = False
+        if self._channel is not None and self._channel.is_open and self._live:
+            self._consume(self._channel)
+
+    def _begin_close(self, worker: WorkerConnection) -> None:
+        """Acknowledgements first: once the broker has confirmed the closing, it has them all."""
+        self._is_closing = True
+        self._send_acks()
+        with self._lock:
+            self._buffer.clear()
+        worker.connection.remove_listener(self)
+        channel = self._channel
+        if channel is None or channel.is_closing or channel.is_closed:
+            self._closed.set()
+        else:
+            channel.close()
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        worker = self._worker
+        if worker is not None:
+            worker.connection.call_later(seconds, callback)
+
+    def _tell(self, problem: str) -> None:
+        if problem == self.problem:
+            return
+        self.problem = problem
+        if problem:
+            signals.connection_changed.send_robust(
+                sender=RabbitLane,
+                role="worker",
+                state="waiting",
+                problem=f"queue {self._queue.name!r}: {problem}",
+            )

@@ -1,0 +1,70 @@
+"""RabbitMQ as a transport: publishing, lanes, and what operators do to queues."""
+
+import os
+from collections.abc import Callable, Sequence
+
+from zerver.lib.event import Event
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Depth, Published, Transport
+from zerver.lib.transport.rabbitmq.address import BrokerAddress
+from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection
+from zerver.lib.transport.rabbitmq.lane import RabbitLane
+from zerver.lib.transport.rabbitmq.publisher import Publisher
+from zerver.lib.transport.rabbitmq.shared import SharedConnection
+
+
+class RabbitTransport(Transport):
+    """Opens no connection before it is used."""
+
+    name = "rabbitmq"
+
+    def __init__(
+        self,
+        address: BrokerAddress,
+        declaration_of: Callable[[str], QueueDeclaration],
+        *,
+        management_url: str = "",
+    ) -> None:
+        self._address = address
+        self._publisher = Publisher(address, declaration_of)
+        self._shared_by_pid: dict[int, SharedConnection] = {}
+        self.admin = BrokerAdmin(address, management_url)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last that this process knows of the broker is that it takes no events."""
+        return self._publisher.is_away
+
+    def publish(
+        self, events: Sequence[Event], timeout_seconds: float, delay_seconds: float = 0
+    ) -> list[Published]:
+        if delay_seconds:
+            raise ValueError("the fast lane carries what is due now; delays belong in the event table")
+        return self._publisher.publish(events, timeout_seconds)
+
+    def open_lane(self, queue: QueueDeclaration, owner: str) -> RabbitLane:
+        shared = self._shared_by_pid.get(os.getpid())
+        if shared is None:
+            # Connections do not survive a fork; see Publisher for why there is no lock.
+            shared = self._shared_by_pid.setdefault(os.getpid(), SharedConnection(self._connect))
+        return RabbitLane(shared, queue, owner)
+
+    def check_queue(self, queue: QueueDeclaration) -> None:
+        """Declare it, and wait for the answer.
+
+        Raises: QueueMismatch, AuthenticationRefused, TransportUnavailable.
+        """
+        self.admin.declare(queue)
+
+    def purge(self, queue: QueueDeclaration) -> int:
+        return self.admin.purge(queue.name)
+
+    def depth(self, queue: QueueDeclaration) -> Depth:
+        return self.admin.depth(queue.name)
+
+    def close(self) -> None:
+        self._publisher.close()
+
+    def _connect(self, name: str) -> BrokerConnection:
+        return BrokerConnection(self._address, "worker", name)
