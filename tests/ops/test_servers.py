@@ -201,6 +201,30 @@ class TestQueueDatabase:
                 assert cursor.execute("PRAGMA journal_mode").fetchone() == ("wal",)
                 assert cursor.execute("PRAGMA synchronous").fetchone() == (2,)
 
+    def test_a_thread_that_was_connected_elsewhere_before_is_here_now(
+        self, queue_database: TestDatabase, tmp_path: Path
+    ) -> None:
+        seen: list[str] = []
+        elsewhere, back = threading.Event(), threading.Event()
+
+        def look() -> None:
+            for told in (None, elsewhere, back):
+                if told is not None:
+                    assert told.wait(10)
+                connection.ensure_connection()
+                seen.append(connection.settings_dict["NAME"])
+
+        here = connection.settings_dict["NAME"]
+        thread = threading.Thread(target=look)
+        thread.start()
+        wait_for(lambda: seen == [here])
+        with use_database(sqlite_url(tmp_path / "other.sqlite3")):
+            elsewhere.set()
+            wait_for(lambda: seen == [here, str(tmp_path / "other.sqlite3")])
+        back.set()
+        thread.join()
+        assert seen[2] == here
+
     def test_the_connection_from_before_is_there_again_afterwards(
         self, queue_database: TestDatabase, tmp_path: Path
     ) -> None:

@@ -50,8 +50,15 @@ class Session:
     def __init__(self, directory: Path, source: str, **env: str) -> None:
         (directory / "test_it.py").write_text(source)
         self.log_path = directory / "session.log"
-        configuration = ["-c", REPOSITORY / "setup.cfg", "-p", "tests.conftest", "-p", "no:cacheprovider"]
-        command = [sys.executable, "-m", "pytest", *configuration, directory / "test_it.py"]
+        configuration = [
+            "-c",
+            str(REPOSITORY / "setup.cfg"),
+            "-p",
+            "tests.conftest",
+            "-p",
+            "no:cacheprovider",
+        ]
+        command = [sys.executable, "-m", "pytest", *configuration, str(directory / "test_it.py")]
         kept = {name: value for name, value in os.environ.items() if name != "CI"}
         environment = {**kept, "PYTHONPATH": str(REPOSITORY), **env}
         self.process = spawn.spawn(command, env=environment, log_path=self.log_path, cwd=directory)

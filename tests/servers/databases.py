@@ -39,25 +39,26 @@ def use_database(url: str) -> Iterator[None]:
     No transaction is open inside: commits are real, and ``on_commit`` fires. Every connection made inside is closed at
     the end, of whichever thread; those that were open before are left alone, and are there again afterwards.
     """
-    outer_connections, outer_settings = connections._connections, connections.settings[DEFAULT_DB_ALIAS]
-    make_connection = connections.create_connection
+    handler: Any = connections  # its thread-local is private; nothing public swaps it for all threads
+    outer_connections, outer_settings = handler._connections, handler.settings[DEFAULT_DB_ALIAS]
+    make_connection = handler.create_connection
     made: list[BaseDatabaseWrapper] = []
 
     def create_connection(alias: str) -> BaseDatabaseWrapper:
         made.append(make_connection(alias))
         return made[-1]
 
-    connections.settings[DEFAULT_DB_ALIAS] = _configuration(url)
+    handler.settings[DEFAULT_DB_ALIAS] = _configuration(url)
     # Connections live in a thread-local each: with another thread-local, every thread starts afresh.
-    connections._connections = Local(connections.thread_critical)
-    connections.create_connection = create_connection
+    handler._connections = Local(handler.thread_critical)
+    handler.create_connection = create_connection
     _forget_content_types()
     try:
         yield
     finally:
-        connections.create_connection = make_connection
-        connections._connections = outer_connections
-        connections.settings[DEFAULT_DB_ALIAS] = outer_settings
+        handler.create_connection = make_connection
+        handler._connections = outer_connections
+        handler.settings[DEFAULT_DB_ALIAS] = outer_settings
         _forget_content_types()
         for connection in made:
             connection.inc_thread_sharing()  # or only the thread that opened it may close it

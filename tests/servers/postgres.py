@@ -56,7 +56,7 @@ class PostgresServer:
         data = self.directory / "data"
         if not data.exists():
             self._create_cluster(data)
-        command = [self._programs / "postgres", "-D", data]
+        command: list[str | Path] = [self._programs / "postgres", "-D", data]
         # Told to quit, it takes its shared memory along; killed, it would leave some behind for good.
         self._process = spawn.spawn(
             command,
@@ -159,8 +159,17 @@ class PostgresServer:
     def _create_cluster(self, data: Path) -> None:
         if self._user:
             os.chown(self.directory, *_ids_of(self._user))
-        command = [self._programs / "initdb", "--pgdata", data, "--username", SUPERUSER, "--auth", "trust"]
-        command += ["--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-instructions"]
+        command: list[str | Path] = [self._programs / "initdb", "--pgdata", data, "--username", SUPERUSER]
+        command += [
+            "--auth",
+            "trust",
+            "--no-sync",
+            "--encoding",
+            "UTF8",
+            "--locale",
+            "C.UTF-8",
+            "--no-instructions",
+        ]
         initdb = spawn.spawn(
             command, env=_environment(), log_path=self.log_path, cwd=self.directory, user=self._user
         )

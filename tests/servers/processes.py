@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from signal import Signals
 
 from tests.servers import spawn
 from tests.wait import WaitTimeoutError, wait_for
@@ -41,11 +41,11 @@ class ProjectProcess:
     def is_running(self) -> bool:
         return self.returncode is None
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Signal this process alone, as supervisord does; for its children too, use ``signal_group``."""
         self._process.send_signal(number)
 
-    def signal_group(self, number: signal.Signals) -> None:
+    def signal_group(self, number: Signals) -> None:
         """Signal the process and all that it started, as Ctrl-C at a terminal does."""
         spawn.signal_group(self._process, number)
 

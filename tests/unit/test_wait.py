@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import count
 
 import pytest
@@ -14,7 +15,7 @@ def test_returns_what_the_condition_returned() -> None:
 
 
 def test_asks_until_the_condition_is_truthy() -> None:
-    answers = iter([None, 0, "", [], "at last"])
+    answers: Iterator[object] = iter([None, 0, "", [], "at last"])
     assert wait_for(lambda: next(answers), timeout_seconds=5) == "at last"
 
 
