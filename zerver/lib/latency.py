@@ -31,6 +31,10 @@ class Histogram:
         """Add another's counts to this one's."""
         self._counts.update(other._counts)
 
+    def since(self, earlier: "Histogram") -> "Histogram":
+        """What has been added since an earlier reading of the same histogram."""
+        return Histogram(self._counts - earlier._counts)
+
     @property
     def count(self) -> int:
         return self._counts.total()

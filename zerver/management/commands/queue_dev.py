@@ -1,0 +1,180 @@
+"""``queue_dev``: the whole project in the foreground, for development and for a demonstration."""
+
+import os
+import signal
+import threading
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from django.apps import apps
+from django.conf import settings
+from django.core.management.base import CommandError
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from zerver.lib.conf import get_settings
+from zerver.lib.transport import current
+from zerver.management.base import QueueCommand
+from zerver.management.dev import report, services
+from zerver.management.dev.address import Address, free_local_address, require_free
+from zerver.management.dev.console import Console
+from zerver.management.dev.demo import Demo, DemoResult
+from zerver.management.dev.errors import DevError
+from zerver.management.dev.supervisor import Changed, Stop, Supervisor
+from zerver.management.dev.tally import Ledger, database_name
+from zerver.management.dev.watcher import Watcher, project_directories
+from zerver.management.dev.webhooks import Sender, read_webhooks
+from zerver.worker.queue_processors import get_active_worker_queues
+
+_WEBHOOKS = Path("tests/data/github-webhooks.jsonl")
+_DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8000)
+#: What each child must be told again; the settings module travels in the environment.
+_PASSED_ON = ("pythonpath",)
+
+
+class Command(QueueCommand):
+    """``--demo --json`` prints what ``zerver.management.dev.report.as_json`` describes."""
+
+    help = (
+        "Runs every queue's worker and a web server until Ctrl-C; both start anew when code changes. "
+        "A second Ctrl-C kills what still runs. With --demo: posts a file of webhooks to the web server, waits until "
+        "every queue is empty, prints what became of them, and ends."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        web = parser.add_mutually_exclusive_group()
+        web.add_argument("--no-web", action="store_true", help="workers only")
+        web.add_argument(
+            "--web",
+            metavar="HOST:PORT",
+            type=_address,
+            help=f"where the web server listens; default: {_DEFAULT_ADDRESS}, a free port with --demo",
+        )
+        parser.add_argument("--no-reload", action="store_true", help="do not start anew when code changes")
+        parser.add_argument(
+            "--demo",
+            metavar="FILE",
+            nargs="?",
+            const=_WEBHOOKS,
+            type=Path,
+            help=f'a JSON object a line, {{"source", "event", "payload"}}; default: {_WEBHOOKS}',
+        )
+        parser.add_argument("--json", action="store_true", help="with --demo: the result as JSON on stdout")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["demo"] is None and options["json"]:
+            self.usage("--json shows the result of --demo: give both")
+        if options["demo"] is not None and options["no_web"]:
+            self.usage("--demo posts to the web server: leave --no-web out")
+        _check_project()
+        self.warn_of_broken_modules()
+        if options["demo"] is None:
+            self._develop(options)
+        else:
+            self._demonstrate(options)
+
+    def _develop(self, options: dict[str, Any]) -> None:
+        passed_on = _passed_on(options)
+        running = [services.workers(passed_on)]
+        if not options["no_web"]:
+            address = options["web"] or _DEFAULT_ADDRESS
+            require_free(address)
+            running.append(services.web(address, passed_on, {}))
+        console = Console(lambda: supervisor.post(Stop()))
+        supervisor = Supervisor(running, console)
+        console.note(f"queues: {', '.join(get_active_worker_queues())}, over {_carried_by()}")
+        with ExitStack() as stack:
+            stack.enter_context(_stopping_on_signals(supervisor))
+            if not options["no_reload"]:
+                directories = project_directories()
+                stack.enter_context(
+                    Watcher(directories, lambda what: supervisor.post(Changed(what)), console.note)
+                )
+                console.note(f"watching {', '.join(map(str, directories))} for changes")
+            console.note("Ctrl-C stops everything")
+            supervisor.run()
+        console.note("stopped")
+
+    def _demonstrate(self, options: dict[str, Any]) -> None:
+        if not apps.is_installed("zerver.contrib.webhooks"):
+            raise DevError("--demo posts webhooks: add zerver.contrib.webhooks to INSTALLED_APPS")
+        alias = get_settings().database
+        sender = Sender(read_webhooks(_found(options["demo"])))
+        address = options["web"] or free_local_address()
+        require_free(address)
+        passed_on = _passed_on(options)
+        console = Console(lambda: supervisor.post(Stop()), quiet=True)
+        running = [services.workers(passed_on), services.web(address, passed_on, sender.environment)]
+        supervisor = Supervisor(running, console, restart=False)
+        demo = Demo(sender, Ledger(alias, sender.delivery_prefix), console)
+        thread = threading.Thread(
+            target=demo.run, args=(address, supervisor.stopping, lambda: supervisor.post(Stop())), name="demo"
+        )
+        console.note(f"posting {sender.count} webhooks to {address}, over {_carried_by()}")
+        with _stopping_on_signals(supervisor):
+            thread.start()
+            supervisor.run()
+            thread.join()
+            result = demo.result()
+        if result.problem:
+            console.show_tail()
+        self._show(result, database_name(alias), as_json=options["json"])
+        if supervisor.failure or result.problem:
+            raise CommandError(supervisor.failure or result.problem)
+
+    def _show(self, result: DemoResult, database: str, *, as_json: bool) -> None:
+        if as_json:
+            self.write_json(report.as_json(result, _carried_by(), database))
+            return
+        self.write_table(report.COLUMNS, report.table_rows(result), empty="nothing happened")
+        for line in report.summary_lines(result, _carried_by(), database):
+            self.stdout.write(line)
+
+
+@contextmanager
+def _stopping_on_signals(supervisor: Supervisor) -> Iterator[None]:
+    """Ctrl-C, ``kill`` and a closed terminal end everything in good order."""
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # under nohup, it stays ignored
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, lambda *_: supervisor.post(Stop())) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _check_project() -> None:
+    """What would make every process fail, or wait for ever, told once and at once. Raises: DevError."""
+    chosen = get_settings()
+    if chosen.scheme == "immediate":
+        raise DevError("QUEUE_URL=immediate:// consumes where it publishes; use db:// or amqp://…")
+    executor = MigrationExecutor(connections[chosen.database])
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if missing:
+        raise DevError(f"{len(missing)} migrations have not been applied; run ./manage.py migrate")
+
+
+def _carried_by() -> str:
+    return " and ".join(transport.name for transport in current.worker_lanes())
+
+
+def _passed_on(options: dict[str, Any]) -> list[str]:
+    return [f"--{name}={options[name]}" for name in _PASSED_ON if options.get(name)]
+
+
+def _found(path: Path) -> Path:
+    """A relative path is taken from where the command was typed, or else from the project's top."""
+    top = Path(getattr(settings, "BASE_DIR", os.curdir))
+    return top / path if not path.exists() and (top / path).exists() else path
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
