@@ -146,6 +146,17 @@ class QueueMismatch(TransportError):
 
 
 @dataclass(eq=False)
+class QueueNotEmpty(TransportError):
+    """A queue that holds events was about to be deleted."""
+
+    queue: str
+    count: int
+
+    def __str__(self) -> str:
+        return f"queue {self.queue!r} holds {self.count} events; purge it, move them, or wait until it is empty"
+
+
+@dataclass(eq=False)
 class PublishError(TransportError):
     """The event could be stored nowhere: neither on the broker nor in the event table. It is not accepted."""
 
