@@ -1,0 +1,215 @@
+"""Django system checks: nonsense is refused before anything starts, each finding with its mend.
+
+Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
+module · E007 override · E008 timeout · E009 database not asked; W001 transaction mode · W002 override of an undeclared
+queue · W003 immediate mode in production.
+"""
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from django.core import checks
+from django.core.checks import CheckMessage, Error
+from django.db import DatabaseError, connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from zerver.lib.conf import QueueSettings, get_settings
+from zerver.lib.errors import ConfigurationError, InvalidSetting, UnknownQueue
+from zerver.lib.registry import queues
+
+#: RabbitMQ takes an event away from a consumer that has held it for its consumer_timeout, 1,800 s by default. A handler
+#: may take half of it: the other half is for the event's wait in the buffer, and for clocks.
+MAX_TIMEOUT_SECONDS = 900.0
+
+_MIN_SQLITE = (3, 35, 0)
+_MIN_POSTGRESQL = 13
+_FULL = 2
+
+_SQLITE_OPTIONS = (
+    'in DATABASES[{alias!r}] write "OPTIONS": {{"transaction_mode": "IMMEDIATE", '
+    '"init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;"}}'
+)
+
+
+def register() -> None:
+    """Called once, by the composition root."""
+    checks.register(check_settings, "queues")
+    checks.register(check_declarations, "queues")
+    checks.register(check_database, "queues", checks.Tags.database)
+    checks.register(check_deployment, "queues", deploy=True)
+
+
+def check_settings(**_: Any) -> list[CheckMessage]:
+    """The ``QUEUE_…`` settings can be read, and the broker's address understood."""
+    try:
+        settings = get_settings()
+        if settings.has_broker:
+            _read_address(settings)
+    except InvalidSetting as error:
+        return [Error(f"{error.name}: {error.problem}", hint=error.mend, id="zerver.E001")]
+    return []
+
+
+def check_declarations(**_: Any) -> list[CheckMessage]:
+    """Worker modules import, and overrides and timeouts make sense."""
+    return [*_broken_modules(), *_overrides(), *_timeouts()]
+
+
+def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> list[CheckMessage]:
+    """The database can hold the event table, and loses nothing that it said it has.
+
+    What needs a connection is looked at only when the alias is among ``databases``, as with Django's own checks:
+    ``migrate`` and ``check --database`` name it.
+    """
+    settings = _settings()
+    if settings is None:
+        return []
+    connection = connections[settings.database]
+    found = list(_product(connection))
+    if found or settings.database not in (databases or ()):
+        return found
+    try:
+        return list(_version(connection)) + list(_sqlite_pragmas(connection))
+    except DatabaseError as error:
+        problem = " ".join(str(error).split())
+        return [
+            Error(
+                f"the database {connection.alias!r} cannot be asked: {problem}",
+                hint="see that it runs and lets this project in",
+                id="zerver.E009",
+            )
+        ]
+
+
+def check_deployment(**_: Any) -> list[CheckMessage]:
+    """What is fine in tests and wrong in production."""
+    settings = _settings()
+    if settings is None or settings.scheme != "immediate":
+        return []
+    return [
+        checks.Warning(
+            "QUEUE_URL is immediate://: events are consumed where they are published, and nothing is stored",
+            hint="set db:// or amqp://…; immediate:// is for tests",
+            id="zerver.W003",
+        )
+    ]
+
+
+def _settings() -> QueueSettings | None:
+    """None when they cannot be read, which ``check_settings`` tells."""
+    try:
+        return get_settings()
+    except InvalidSetting:
+        return None
+
+
+def _read_address(settings: QueueSettings) -> None:
+    """Raises: InvalidSetting."""
+    # Loads the driver, which only those need who have a broker.
+    from zerver.lib.transport.rabbitmq.address import parse_address
+
+    parse_address(settings.url, settings.password_file)
+
+
+def _broken_modules() -> Iterator[CheckMessage]:
+    for module, why in sorted(queues.broken_modules.items()):
+        yield Error(
+            f"{module} failed to import: {why}",
+            hint="mend the module; until then its queues are unknown, and the others work on",
+            id="zerver.E006",
+        )
+
+
+def _overrides() -> Iterator[CheckMessage]:
+    """Looks at each, as it is laid over its declaration."""
+    for name in queues.overrides:
+        try:
+            queues.lookup(name)
+        except UnknownQueue:
+            yield checks.Warning(
+                f"QUEUE_OVERRIDES names {name!r}, and no worker declares that queue",
+                hint="correct the name, or take the entry out",
+                id="zerver.W002",
+            )
+        except ConfigurationError as error:
+            yield Error(f"QUEUE_OVERRIDES: {error}", hint=f"mend QUEUE_OVERRIDES[{name!r}]", id="zerver.E007")
+
+
+def _timeouts() -> Iterator[CheckMessage]:
+    settings = _settings()
+    if settings is None or not settings.has_broker:
+        return
+    try:
+        declared = queues.all(test_queues=True)
+    except ConfigurationError:
+        return  # an override is nonsense, which _overrides tells
+    for queue in declared:
+        if queue.timeout_seconds > MAX_TIMEOUT_SECONDS:
+            yield Error(
+                f"queue {queue.name!r}: timeout_seconds={queue.timeout_seconds:g} is over {MAX_TIMEOUT_SECONDS:g}, "
+                "half of RabbitMQ's default consumer_timeout: the broker would hand its events to somebody else",
+                hint="give at most 900, and do long work in parts, each of which publishes the next",
+                id="zerver.E008",
+            )
+
+
+def _product(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
+    """What the settings alone tell."""
+    if connection.vendor not in ("postgresql", "sqlite"):
+        yield Error(
+            f"QUEUE_DATABASE is {connection.alias!r}, a {connection.display_name} database",
+            hint="name an alias that is PostgreSQL (production) or SQLite (to start with)",
+            id="zerver.E002",
+        )
+    if connection.vendor != "sqlite":
+        return
+    if sqlite3.sqlite_version_info < _MIN_SQLITE:
+        yield _too_old("SQLite", sqlite3.sqlite_version, "3.35")
+    if connection.settings_dict["OPTIONS"].get("transaction_mode", "").upper() != "IMMEDIATE":
+        yield checks.Warning(
+            f"SQLite database {connection.alias!r}: a transaction that reads and then writes fails at once with "
+            "'database is locked' when somebody else has written in between",
+            hint=_SQLITE_OPTIONS.format(alias=connection.alias),
+            id="zerver.W001",
+        )
+
+
+def _version(connection: Any) -> Iterator[CheckMessage]:
+    if connection.vendor == "postgresql":
+        connection.ensure_connection()
+        version = connection.pg_version // 10_000
+        if version < _MIN_POSTGRESQL:
+            yield _too_old("PostgreSQL", str(version), str(_MIN_POSTGRESQL))
+
+
+def _too_old(product: str, version: str, wanted: str) -> CheckMessage:
+    return Error(
+        f"{product} {version} is too old to hold the event table",
+        hint=f"use {product} {wanted} or newer",
+        id="zerver.E003",
+    )
+
+
+def _sqlite_pragmas(connection: Any) -> Iterator[CheckMessage]:
+    """As the connection really has them: the journal's mode is kept in the file, ``synchronous`` by each connection."""
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():
+        return
+    with connection.cursor() as cursor:
+        journal = cursor.execute("PRAGMA journal_mode").fetchone()[0]
+        synchronous = cursor.execute("PRAGMA synchronous").fetchone()[0]
+    hint = _SQLITE_OPTIONS.format(alias=connection.alias)
+    if journal != "wal":
+        yield Error(
+            f"SQLite database {connection.alias!r}: journal_mode is {journal!r}, so that readers and writers lock each "
+            "other out",
+            hint=hint,
+            id="zerver.E004",
+        )
+    if synchronous < _FULL:
+        yield Error(
+            f"SQLite database {connection.alias!r}: synchronous is below FULL, so that a power cut takes back "
+            "what was committed, accepted events among it",
+            hint=hint,
+            id="zerver.E005",
+        )

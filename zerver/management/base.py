@@ -1,0 +1,97 @@
+"""What every operator's command shares: exit codes, errors in one line, `--json`.
+
+Exit codes: 0 done; 1 a failure, told in one line on stderr; 2 usage. ``--traceback``, which Django gives every command,
+shows where a failure came from.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser
+from typing import Any, NoReturn
+
+from django.core.management.base import BaseCommand, CommandError
+from django.db import DatabaseError
+
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import ZerverError
+from zerver.lib.registry import queues
+from zerver.lib.transport import current
+from zerver.management import output
+
+
+class QueueCommand(BaseCommand):
+    """A command that people type at a terminal and programs run with ``--json``."""
+
+    #: An operator must be able to look, and to mend, while something else of the project is broken.
+    requires_system_checks: list[str] = []
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """As from a shell: what this process opened is given back, whatever happened."""
+        try:
+            super().run_from_argv(argv)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The reader (head, a pager) has gone. Python would complain once more when it flushes at exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
+        finally:
+            current.close_all()
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        """Run, and turn what this package raises on purpose into a failure told in one line.
+
+        Raises: CommandError; Django prints it on stderr and exits with its ``returncode``.
+        """
+        try:
+            return super().execute(*args, **options)
+        except ZerverError as error:
+            raise CommandError(one_line(error)) from error
+        except DatabaseError as error:
+            raise CommandError(
+                f"the database {get_settings().database!r} cannot be asked: {one_line(error)}; "
+                "if its tables are missing, run: ./manage.py migrate"
+            ) from error
+        except KeyboardInterrupt as error:
+            raise CommandError("stopped") from error
+
+    def usage(self, problem: str) -> NoReturn:
+        """The command was typed wrongly in a way that argparse alone cannot see."""
+        raise CommandError(problem, returncode=2)
+
+    def add_json(self, parser: ArgumentParser) -> None:
+        parser.add_argument("--json", action="store_true", help="for programs: one JSON document on stdout")
+
+    def write_json(self, value: Any) -> None:
+        self.stdout.write(output.json_text(value))
+
+    def write_table(self, columns: list[output.Column], rows: list[list[str]], *, empty: str) -> None:
+        """A table at a terminal, aligned plain text elsewhere; ``empty`` is said when there are no rows."""
+        if rows:
+            self.stdout.write(output.table_text(columns, rows, is_terminal=self.stdout.isatty()))
+        else:
+            self.stdout.write(empty)
+
+    def confirm(self, question: str, *, flag: str) -> None:
+        """Ask before something that cannot be undone; where nobody can answer, ``flag`` must have been given.
+
+        Raises: CommandError when the answer is anything but yes.
+        """
+        if not sys.stdin.isatty():
+            self.usage(f"this is no terminal to ask at: give {flag} to go ahead")
+        self.stderr.write(f"{question} [y/N] ", ending="")
+        self.stderr.flush()
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+            raise CommandError("not confirmed; nothing was done")
+
+    def warn(self, text: str) -> None:
+        """What people should know and is no failure of this command. On stderr: stdout is for data."""
+        self.stderr.write(text, self.style.WARNING)
+
+    def warn_of_broken_modules(self) -> None:
+        for module, why in sorted(queues.broken_modules.items()):
+            self.warn(f"{module} failed to import ({why}): its queues are not known")
+
+
+def one_line(error: BaseException) -> str:
+    """An error as it may stand in one line: its text, or its class where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,104 @@
+"""Deletes what waits."""
+
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.core.management.base import CommandError
+
+from zerver.lib.errors import TransportError
+from zerver.lib.registry import QueueDeclaration, queues
+from zerver.lib.transport import current
+from zerver.lib.transport.base import Transport
+from zerver.management.base import QueueCommand, one_line
+from zerver.management.output import UNKNOWN, Column, figure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Purged:
+    """What became of one queue on one lane."""
+
+    queue: str
+    lane: str
+    #: Deleted, or with --dry-run, what would be; None when the lane cannot tell, or could not be reached.
+    count: int | None
+    #: In workers' hands, and so out of reach; None when the lane cannot tell.
+    unreachable: int | None
+    problem: str = ""
+
+
+class Command(QueueCommand):
+    """``--json``: ``{"dry_run": bool, "purged": [{"queue", "lane", "count", "unreachable", "problem"}]}``; null where
+    nothing can know. Exit code 1 when a lane could not be purged.
+    """
+
+    help = (
+        "Deletes the events that wait in a queue, in both lanes, those due later too. Events in workers' hands are "
+        "out of reach. Failed events stay: see queue_failed discard."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("queue", metavar="NAME", nargs="?")
+        parser.add_argument("--all", action="store_true", help="every declared queue, test queues too")
+        parser.add_argument("--noinput", "--no-input", action="store_true", help="with --all: do not ask")
+        parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
+        self.add_json(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if (options["queue"] is None) == (not options["all"]):
+            self.usage("give a queue's name, or --all")
+        wanted = queues.all(test_queues=True) if options["all"] else [queues.lookup(options["queue"])]
+        if options["all"] and not options["noinput"] and not options["dry_run"]:
+            self.confirm(f"Delete everything that waits in {len(wanted)} queues?", flag="--noinput")
+        lanes = current.worker_lanes()
+        found = [_purge(lane, queue, dry_run=options["dry_run"]) for queue in wanted for lane in lanes]
+        self._tell(found, options)
+        problems = sorted({item.problem for item in found if item.problem})
+        if problems:
+            raise CommandError("; ".join(problems))
+
+    def _tell(self, found: Sequence[Purged], options: dict[str, Any]) -> None:
+        if options["json"]:
+            purged = [
+                {
+                    "queue": item.queue,
+                    "lane": item.lane,
+                    "count": item.count,
+                    "unreachable": item.unreachable,
+                    "problem": item.problem,
+                }
+                for item in found
+            ]
+            self.write_json({"dry_run": options["dry_run"], "purged": purged})
+            return
+        columns = [
+            Column("queue"),
+            Column("lane"),
+            Column("would delete" if options["dry_run"] else "deleted", is_number=True),
+            Column("out of reach", is_number=True),
+        ]
+        rows = [
+            [
+                item.queue,
+                item.lane,
+                figure(item.count),
+                UNKNOWN if item.unreachable is None else figure(item.unreachable),
+            ]
+            for item in found
+        ]
+        self.write_table(columns, rows, empty="no queue is declared")
+
+
+def _purge(lane: Transport, queue: QueueDeclaration, *, dry_run: bool) -> Purged:
+    """One lane that cannot be reached does not keep the other from being purged."""
+    try:
+        if dry_run:
+            depth = lane.depth(queue)
+            waiting = None if depth.ready is None else depth.ready + (depth.later or 0)
+            return Purged(queue=queue.name, lane=lane.name, count=waiting, unreachable=depth.unacked)
+        count = lane.purge(queue)
+        # Asked after the purge: what is in hand now may come back, and was not deleted.
+        return Purged(queue=queue.name, lane=lane.name, count=count, unreachable=lane.depth(queue).unacked)
+    except TransportError as error:
+        return Purged(queue=queue.name, lane=lane.name, count=None, unreachable=None, problem=one_line(error))

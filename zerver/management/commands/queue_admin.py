@@ -1,0 +1,165 @@
+"""What the code does not do by itself to queues of the broker."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from django.core.management.base import CommandError
+
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import UnknownQueue
+from zerver.lib.registry import queues
+from zerver.lib.transport import current
+from zerver.management.base import QueueCommand
+from zerver.management.output import progress
+
+if TYPE_CHECKING:
+    from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+
+
+class Command(QueueCommand):
+    help = "Deletes a queue that no worker declares any more; moves a queue to the arguments that the code declares."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+        deleting = verbs.add_parser(
+            "delete", help="removes an undeclared queue from the broker; its failed events stay"
+        )
+        deleting.add_argument("queue", metavar="NAME")
+        deleting.add_argument(
+            "--force",
+            action="store_true",
+            help="although it is declared, or holds events: they are deleted with it",
+        )
+
+        migrating = verbs.add_parser(
+            "migrate",
+            help="moves a queue to the declared arguments, losing nothing that waits; after a crash, run it again",
+            description=(
+                "Moves a queue to the arguments that the code declares, by way of a second queue, and loses nothing "
+                "that waits. After a crash, run it again: it goes on. Stop the queue's workers first, and deploy the "
+                "new declaration: publishers that have it use the event table meanwhile. RabbitMQ cannot delete a "
+                "quorum queue only if it is empty, so while a quorum queue is moved nobody may publish to it with the "
+                "old declaration."
+            ),
+        )
+        migrating.add_argument("queue", metavar="NAME")
+        migrating.add_argument(
+            "--force",
+            action="store_true",
+            help="although consumers are there; what they hold may be lost if they die",
+        )
+        migrating.add_argument("--dry-run", action="store_true", help="only say what would be done")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        verbs: dict[str, Callable[[dict[str, Any]], None]] = {
+            "delete": self._delete,
+            "migrate": self._migrate,
+        }
+        verbs[options["verb"]](options)
+
+    def _delete(self, options: dict[str, Any]) -> None:
+        name, force = options["queue"], options["force"]
+        if not force:
+            _refuse_declared(name)
+        admin = _broker_admin()
+        on_broker = None if admin is None else admin.depth(name)
+        in_table = current.table().depth(name)
+        rows = in_table.ready + in_table.held + in_table.later
+        if not force:
+            held = (
+                [f"{on_broker.ready} events on the broker"]
+                if on_broker is not None and on_broker.ready
+                else []
+            )
+            held += [f"{rows} in the event table"] if rows else []
+            held += (
+                [f"{on_broker.consumers} consumers"] if on_broker is not None and on_broker.consumers else []
+            )
+            if held:
+                raise CommandError(
+                    f"queue {name!r} has {' and '.join(held)}; give --force to delete it with them"
+                )
+        was_there = admin is not None and admin.delete_queue(name, if_empty=not force)
+        purged = current.table().purge(name) if rows else 0
+        if not was_there and not rows:
+            raise CommandError(f"there is no queue {name!r}, neither on the broker nor in the event table")
+        self.stdout.write(f"deleted {name}" + (f", with {purged} rows of the event table" if purged else ""))
+        if purged < rows:
+            self.warn(f"{rows - purged} rows are in somebody's hand and stay")
+
+    def _migrate(self, options: dict[str, Any]) -> None:
+        queue = queues.lookup(options["queue"])
+        admin = _broker_admin()
+        if admin is None:
+            raise CommandError(
+                f"there is no broker to migrate on: QUEUE_URL is {get_settings().scheme}://; "
+                "set it to amqp://user@host:5672/vhost"
+            )
+        # Loads the driver, which only those need who have a broker.
+        from zerver.management import queue_migration
+
+        found = queue_migration.look(admin, queue)
+        if found.is_settled:
+            if not options["dry_run"]:
+                # A broken-off migration may have left its second queue, empty.
+                queue_migration.migrate(admin, queue, lambda *_: _ignore)
+            self.stdout.write(f"{queue.name} is as declared; nothing to do")
+            return
+        self._say_findings(queue.name, found.difference, found.ready, found.consumers, found.left_over)
+        if options["dry_run"]:
+            return
+        with ExitStack() as bars:
+            count = queue_migration.migrate(admin, queue, self._teller(bars), force=options["force"])
+        self.stdout.write(f"{queue.name} is as declared and holds {count} events")
+
+    def _say_findings(self, name: str, difference: str, ready: int, consumers: int, left_over: int) -> None:
+        if difference:
+            self.stdout.write(f"{name}: {difference}; {ready} events wait in it, {consumers} consumers")
+        if left_over:
+            self.stdout.write(
+                f"{name}: {left_over} events of a migration that was broken off wait to be brought back"
+            )
+
+    def _teller(self, bars: ExitStack) -> Callable[[str, int], Callable[[int], object]]:
+        """Each step is a line, and a bar of its own while it moves."""
+
+        def tell(step: str, total: int) -> Callable[[int], object]:
+            bars.close()
+            if not total:
+                self.stdout.write(step)
+                return _ignore
+            self.stdout.write(f"{step}: {total} events")
+            bar = bars.enter_context(progress(step, total, self.warn))
+            return bar.reach
+
+        return tell
+
+
+def _ignore(_: int) -> None:
+    """Told of progress that nobody sees."""
+
+
+def _refuse_declared(name: str) -> None:
+    try:
+        module = queues.lookup(name).module
+    except UnknownQueue as error:
+        if error.broken_modules:
+            # One of them may declare it.
+            raise CommandError(f"{error}; mend that first, or give --force") from error
+        return
+    raise CommandError(f"queue {name!r} is declared by {module}; take that out first, or give --force")
+
+
+def _broker_admin() -> "BrokerAdmin | None":
+    """The broker's own verbs; None where there is the event table alone."""
+    fast = current.fast_lane()
+    if fast is None:
+        return None
+    # The driver, which has been loaded by now.
+    from zerver.lib.transport.rabbitmq import RabbitTransport
+
+    assert isinstance(fast, RabbitTransport)  # noqa: S101 (narrows the type)
+    return fast.admin

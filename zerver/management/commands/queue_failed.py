@@ -1,0 +1,310 @@
+"""Failed events: look, replay, discard."""
+
+import getpass
+import os
+import sys
+import time
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db.models import QuerySet
+
+from zerver.lib import clock
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import EventError, UnknownQueue
+from zerver.lib.event import decode_json, encode_event
+from zerver.lib.event_table import EventTable
+from zerver.lib.failed_events import discard, prune, replay, select
+from zerver.lib.registry import queues
+from zerver.management import failed_listing
+from zerver.management.base import QueueCommand, one_line
+from zerver.management.editor import edit
+from zerver.management.output import progress
+from zerver.models import FailedEvent
+
+#: Rows held in memory at once: bodies may be large.
+_CHUNK = 50
+_EVERY_STATE = tuple(FailedEvent.State.values)
+
+
+@dataclass(slots=True)
+class Report:
+    """What became of the failed events that an operator meant."""
+
+    #: What has been done with it: "replayed", "discarded".
+    verb: str
+    done: list[dict[str, Any]] = field(default_factory=list)
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"{self.verb} {len(self.done)}" + (
+            f", left {len(self.skipped)} as they are" if self.skipped else ""
+        )
+
+
+class Command(QueueCommand):
+    """``list --json``: ``{"failed": [{"id", "queue", "message_id", "attempt", "state", "error", "published_at_ms",
+    "failed_at_ms", "worker", "resolved_at_ms", "resolved_by", "replay_message_id"}]}``; ``show --json`` adds "headers",
+    "traceback", "body" (JSON) and "body_base64" (where it is none). ``replay`` and ``discard``: ``{"replayed" or
+    "discarded": [{"id", "message_id", "new_message_id"}], "skipped": [{"id", "message_id", "problem"}]}``, and exit
+    code 1 when anything was skipped. ``prune``: ``{"pruned": count}``.
+    """
+
+    help = "Shows the events that no worker could deal with, and replays or discards them."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+
+        listing = verbs.add_parser("list", help="those that nobody has replayed or discarded, newest first")
+        _add_filters(listing)
+        listing.add_argument("--all", action="store_true", help="replayed and discarded ones too")
+
+        showing = verbs.add_parser("show", help="everything about some: body, headers, traceback")
+        showing.add_argument("ids", metavar="ID", nargs="+", help="message id, or id in the list")
+
+        replaying = verbs.add_parser("replay", help="publishes each anew, with the same body, oldest first")
+        _add_choice(replaying)
+        replaying.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
+        replaying.add_argument(
+            "--edit", action="store_true", help="one event, its body changed in $EDITOR first"
+        )
+
+        discarding = verbs.add_parser(
+            "discard", help="notes that nobody wants them any more; they stay listed with --all"
+        )
+        _add_choice(discarding)
+
+        pruning = verbs.add_parser("prune", help="deletes old ones for good, whatever became of them")
+        pruning.add_argument(
+            "--older-than",
+            metavar="DAYS",
+            type=_days,
+            help="failed so long ago; default: QUEUE_RETENTION_DAYS",
+        )
+        pruning.add_argument("--queue", metavar="NAME")
+        for verb in (discarding, pruning):
+            verb.add_argument("--yes", action="store_true", help="do not ask")
+        for verb in (listing, showing, replaying, discarding, pruning):
+            self.add_json(verb)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        verbs: dict[str, Callable[[dict[str, Any]], None]] = {
+            "list": self._list,
+            "show": self._show,
+            "replay": self._replay,
+            "discard": self._discard,
+            "prune": self._prune,
+        }
+        verbs[options["verb"]](options)
+
+    def _list(self, options: dict[str, Any]) -> None:
+        states = _EVERY_STATE if options["all"] else (FailedEvent.State.FAILED,)
+        found = self._filtered(options, states).defer("body", "traceback", "headers")
+        if options["json"]:
+            self.write_json({"failed": [failed_listing.summary(failed) for failed in found.iterator()]})
+            return
+        rows = [failed_listing.row(failed) for failed in found.iterator()]
+        self.write_table(failed_listing.COLUMNS, rows, empty="no failed events")
+
+    def _show(self, options: dict[str, Any]) -> None:
+        found = failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
+        if options["json"]:
+            self.write_json({"failed": [failed_listing.details(failed) for failed in found]})
+        else:
+            self.stdout.write("\n\n".join(failed_listing.text(failed) for failed in found))
+
+    def _replay(self, options: dict[str, Any]) -> None:
+        chosen = self._chosen(options)
+        body = self._edited(chosen) if options["edit"] else None
+        by, alias = options["by"], _alias()
+
+        def act(failed: FailedEvent) -> str | None:
+            queues.lookup(failed.queue)
+            return replay(failed, by=by, alias=alias, body=body)
+
+        self._act(chosen, Report("replayed"), act, options)
+
+    def _discard(self, options: dict[str, Any]) -> None:
+        chosen = self._chosen(options)
+        count = chosen.count()
+        if count > 1 and not options["yes"]:
+            self.confirm(f"Discard {count} failed events?", flag="--yes")
+        by, alias = options["by"], _alias()
+        self._act(
+            chosen,
+            Report("discarded"),
+            lambda failed: "" if discard(failed, by=by, alias=alias) else None,
+            options,
+        )
+
+    def _prune(self, options: dict[str, Any]) -> None:
+        days = options["older_than"] or get_settings().retention_days
+        alias, queue = _alias(), options["queue"]
+        before_ms = EventTable(alias).now_ms() - int(days * 86_400_000)
+        if not options["yes"]:
+            count = (
+                select(alias=alias, queue=queue, states=_EVERY_STATE)
+                .filter(failed_at_ms__lt=before_ms)
+                .count()
+            )
+            self.confirm(f"Delete {count} events that failed over {days:g} days ago?", flag="--yes")
+        pruned = prune(older_than_ms=before_ms, alias=alias, queue=queue)
+        if options["json"]:
+            self.write_json({"pruned": pruned})
+        else:
+            self.stdout.write(f"pruned {pruned}")
+
+    def _act(
+        self,
+        chosen: QuerySet[FailedEvent],
+        report: Report,
+        act: Callable[[FailedEvent], str | None],
+        options: dict[str, Any],
+    ) -> None:
+        """One by one, oldest first; ``act`` returns None for one that somebody else was faster with."""
+        keys = list(chosen.order_by("failed_at_ms", "pk").values_list("pk", flat=True))
+        pace = _Pace(options.get("rate"))
+        try:
+            with progress(options["verb"], len(keys), self.warn) as bar:
+                for failed in _rows(keys):
+                    pace.wait()
+                    if problem := _act_on(failed, report, act):
+                        bar.say(f"{failed.pk} {failed.message_id}: {problem}")
+                    bar.advance()
+        except KeyboardInterrupt as error:
+            raise CommandError(f"stopped; {report}") from error
+        self._tell(report, options)
+
+    def _tell(self, report: Report, options: dict[str, Any]) -> None:
+        if options["json"]:
+            self.write_json({report.verb: report.done, "skipped": report.skipped})
+        if report.skipped:
+            raise CommandError(str(report))
+        if not options["json"]:
+            only = report.done[0]["new_message_id"] if len(report.done) == 1 else ""
+            self.stdout.write(only or str(report))
+
+    def _chosen(self, options: dict[str, Any]) -> QuerySet[FailedEvent]:
+        """Those that ids, filters or --all mean; open ones only, unless named by id."""
+        has_filter = any(options[name] is not None for name in ("queue", "error", "since"))
+        if options["ids"] and (has_filter or options["all"]):
+            self.usage("give ids, or say which by --queue, --error, --since or --all; not both")
+        if options["ids"]:
+            return failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
+        if not has_filter and not options["all"]:
+            self.usage("say which: by id, --queue, --error, --since, or --all")
+        return self._filtered(options, (FailedEvent.State.FAILED,))
+
+    def _filtered(self, options: dict[str, Any], states: tuple[str, ...]) -> QuerySet[FailedEvent]:
+        since_ms = None
+        if options["since"] is not None:
+            try:
+                since_ms = failed_listing.parse_since(options["since"], EventTable(_alias()).now_ms())
+            except (ValueError, OverflowError) as error:
+                self.usage(f"--since: {error}")
+        return select(
+            alias=_alias(), queue=options["queue"], error=options["error"], since_ms=since_ms, states=states
+        )
+
+    def _edited(self, chosen: QuerySet[FailedEvent]) -> bytes:
+        """The body as the operator changed it, once it is an event that its queue takes."""
+        found = list(chosen[:2])
+        if len(found) != 1:
+            self.usage("--edit is for one event; name it by its id")
+        failed = found[0]
+        if failed.state != FailedEvent.State.FAILED:
+            raise CommandError(f"{failed.message_id} is {failed.state} already")
+        queue = queues.lookup(failed.queue)
+        before = text = failed_listing.editable_body(failed)
+        while True:
+            text = edit(text, suffix=".json")
+            if not text.strip() or text.strip() == before.strip():
+                raise CommandError("the event was not changed; nothing was replayed")
+            try:
+                event = decode_json(text.encode())
+                return encode_event(queue.name, event, queue.event_type, get_settings().max_event_bytes)
+            except EventError as error:
+                if not sys.stdin.isatty():
+                    raise
+                self.confirm(f"{one_line(error)}. Edit again?", flag="a terminal")
+
+
+class _Pace:
+    """Keeps to a rate, without catching up on what was slow."""
+
+    def __init__(self, per_second: float | None) -> None:
+        self._gap_seconds = 0.0 if per_second is None else 1 / per_second
+        self._next = clock.monotonic()
+
+    def wait(self) -> None:
+        time.sleep(max(0.0, self._next - clock.monotonic()))
+        self._next = clock.monotonic() + self._gap_seconds
+
+
+def _act_on(failed: FailedEvent, report: Report, act: Callable[[FailedEvent], str | None]) -> str:
+    """Do it, and put it into the report; why not, if not."""
+    about = {"id": failed.pk, "message_id": failed.message_id}
+    try:
+        result = act(failed)
+    except UnknownQueue as error:
+        result, problem = None, one_line(error)
+    else:
+        problem = "" if result is not None else "was replayed or discarded before"
+    if problem:
+        report.skipped.append({**about, "problem": problem})
+    else:
+        report.done.append({**about, "new_message_id": result})
+    return problem
+
+
+def _rows(keys: list[int]) -> Iterator[FailedEvent]:
+    """In the order of the keys; one that was pruned meanwhile is passed over."""
+    for start in range(0, len(keys), _CHUNK):
+        chunk = keys[start : start + _CHUNK]
+        found = FailedEvent.objects.using(_alias()).in_bulk(chunk)
+        yield from (found[key] for key in chunk if key in found)
+
+
+def _add_filters(parser: ArgumentParser) -> None:
+    parser.add_argument("--queue", metavar="NAME")
+    parser.add_argument("--error", metavar="TEXT", help="part of the error, in any case of letters")
+    parser.add_argument("--since", metavar="TIME", help="failed since: 30m, 2h, 3d ago, or 2026-05-01T12:00")
+
+
+def _add_choice(parser: ArgumentParser) -> None:
+    parser.add_argument("ids", metavar="ID", nargs="*", help="message id, or id in the list")
+    _add_filters(parser)
+    parser.add_argument("--all", action="store_true", help="every one in the list")
+    parser.add_argument("--by", metavar="NAME", default=_os_user(), help="who does it; default: %(default)s")
+
+
+def _alias() -> str:
+    return get_settings().database
+
+
+def _os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # KeyError before Python 3.13: a user id without a name, as containers have
+        return f"uid {os.getuid()}"
+
+
+def _rate(text: str) -> float:
+    return _above_zero(text, "a number of events a second")
+
+
+def _days(text: str) -> float:
+    return _above_zero(text, "a number of days")
+
+
+def _above_zero(text: str, what: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not {what} above 0")
+    return number

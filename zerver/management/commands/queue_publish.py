@@ -1,0 +1,147 @@
+"""Events from the command line, a file or a pipe."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from django.core.management.base import CommandError
+
+from zerver.lib.errors import NotJson
+from zerver.lib.event import decode_json
+from zerver.lib.queue import queue_json_publish, queue_json_publish_many
+from zerver.lib.registry import queues
+from zerver.management.base import QueueCommand, one_line
+from zerver.management.event_lines import BadLine, LineEvent, read_events
+from zerver.management.output import Bar, progress
+
+#: Published with one wait for the broker; so many may come twice if this process dies before it has said what it did.
+CHUNK = 500
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has become of the events so far."""
+
+    published: int = 0
+    refused: list[BadLine] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        return f"published {self.published}, refused {len(self.refused)} (nothing of the refused was sent)"
+
+
+class Command(QueueCommand):
+    """``--json``, for one event: ``{"queue", "message_id"}``; for many: ``{"queue", "published", "refused": [{"place",
+    "problem"}]}``. Exit code 1 when anything was refused.
+    """
+
+    help = (
+        "Publishes one event, or one a line. A line is a JSON object, or a stamp, a tab and a JSON object, or as in "
+        "Zulip's .errors files an array of them. A line that is refused is named, and the others are published, "
+        f"{CHUNK} at a time."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument("queue", metavar="NAME")
+        parser.add_argument(
+            "event", metavar="JSON", nargs="?", help="one event; - reads lines from standard input"
+        )
+        parser.add_argument("--file", metavar="F", type=Path, help="read lines from this file")
+        parser.add_argument(
+            "--delay", metavar="SECONDS", type=_delay, default=0.0, help="due so many seconds from now"
+        )
+        self.add_json(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        queues.lookup(options["queue"])
+        if (options["event"] is None) == (options["file"] is None):
+            self.usage("give one event as JSON, or - for standard input, or --file F")
+        if options["event"] not in (None, "-"):
+            self._publish_one(options)
+            return
+        with _source(options["file"]) as (lines, name, total_bytes):
+            self._publish_lines(lines, name, total_bytes, options)
+
+    def _publish_one(self, options: dict[str, Any]) -> None:
+        try:
+            event = decode_json(options["event"].encode())
+        except NotJson as error:
+            raise CommandError(f"the event is not JSON: {error.problem}") from error
+        message_id = queue_json_publish(options["queue"], event, delay_seconds=options["delay"])
+        if options["json"]:
+            self.write_json({"queue": options["queue"], "message_id": message_id})
+        else:
+            self.stdout.write(message_id)
+
+    def _publish_lines(
+        self, lines: Iterable[bytes], name: str, total_bytes: int | None, options: dict[str, Any]
+    ) -> None:
+        tally = Tally()
+        with progress(f"publishing to {options['queue']}", total_bytes, self.warn) as bar:
+            found = read_events(_counted(lines, bar), name)
+            try:
+                while chunk := list(islice(found, CHUNK)):
+                    for bad in self._publish_chunk(chunk, tally, options):
+                        bar.say(f"{bad.place}: {bad.problem}")
+            except KeyboardInterrupt as error:
+                raise CommandError(f"stopped; {tally}") from error
+        if options["json"]:
+            refused = [{"place": bad.place, "problem": bad.problem} for bad in tally.refused]
+            self.write_json({"queue": options["queue"], "published": tally.published, "refused": refused})
+        if tally.refused:
+            raise CommandError(str(tally))
+        if not options["json"]:
+            self.stdout.write(f"published {tally.published}")
+
+    def _publish_chunk(
+        self, chunk: Sequence[LineEvent | BadLine], tally: Tally, options: dict[str, Any]
+    ) -> list[BadLine]:
+        """What was refused, in the order of the lines."""
+        good = [item for item in chunk if isinstance(item, LineEvent)]
+        reports = queue_json_publish_many(
+            options["queue"], [item.event for item in good], delay_seconds=options["delay"]
+        )
+        answers = iter(reports)
+        refused = []
+        for item in chunk:
+            if isinstance(item, BadLine):
+                refused.append(item)
+            elif (error := next(answers).error) is not None:
+                refused.append(BadLine(place=item.place, problem=one_line(error)))
+        tally.refused += refused
+        tally.published += len(chunk) - len(refused)
+        return refused
+
+
+@contextmanager
+def _source(path: Path | None) -> Iterator[tuple[BinaryIO, str, int | None]]:
+    """Yields (lines, their name, size in bytes where known)."""
+    if path is None:
+        yield sys.stdin.buffer, "<stdin>", None
+        return
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
+    with file:
+        yield file, str(path), path.stat().st_size
+
+
+def _counted(lines: Iterable[bytes], bar: Bar) -> Iterator[bytes]:
+    for line in lines:
+        yield line
+        bar.advance(len(line))
+
+
+def _delay(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+    return seconds

@@ -1,0 +1,180 @@
+"""What waits, what failed and who works, per queue."""
+
+import time
+from argparse import ArgumentParser, ArgumentTypeError
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db import close_old_connections
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from zerver.management.base import QueueCommand
+from zerver.management.output import (
+    UNKNOWN,
+    Column,
+    duration,
+    figure,
+    json_line,
+    moment,
+    rich_table,
+)
+from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
+
+_COLUMNS = [
+    Column("queue"),
+    Column("ready", is_number=True),
+    Column("unacked", is_number=True),
+    Column("later", is_number=True),
+    Column("failed", is_number=True),
+    Column("consumers", is_number=True),
+    Column("oldest", is_number=True),
+    Column("lag", is_number=True),
+    Column("per min", is_number=True),
+    Column("p50", is_number=True),
+    Column("p99", is_number=True),
+    Column("note"),
+]
+
+
+class Command(QueueCommand):
+    """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
+    "failed", "consumers", "workers", "oldest_ms", "lag_ms", "rate_per_minute", "p50_ms", "p99_ms", "breaker",
+    "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null where nothing can know.
+    With ``--watch``, such a document a line.
+    """
+
+    help = (
+        "Shows per queue what waits, what failed and who works. – stands where nothing can know; ≥ before what one "
+        "lane holds while the other cannot be asked. lag, p50 and p99 are times from publish to done."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "queues", metavar="QUEUE", nargs="*", help="only these; default: all but test queues"
+        )
+        parser.add_argument("--all", action="store_true", help="test queues too")
+        parser.add_argument(
+            "--watch",
+            metavar="SECONDS",
+            nargs="?",
+            const=2.0,
+            type=_seconds,
+            help="show again every so many seconds (2) until Ctrl-C",
+        )
+        self.add_json(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        first = _look(options, None)
+        if options["watch"] is None:
+            if first.problems and not any(_is_known(queue) for queue in first.queues):
+                raise CommandError("; ".join(first.problems))
+            self._show(first, as_json=options["json"])
+            return
+        try:
+            self._watch(first, options)
+        except KeyboardInterrupt:
+            return  # how a watch ends
+
+    def _show(self, snapshot: Snapshot, *, as_json: bool) -> None:
+        if as_json:
+            self.write_json(snapshot.as_json())
+            return
+        self.write_table(_COLUMNS, _rows(snapshot), empty="no queue is declared")
+        for problem in snapshot.problems:
+            self.warn(problem)
+        self.warn_of_broken_modules()
+
+    def _watch(self, snapshot: Snapshot, options: dict[str, Any]) -> None:
+        """In place at a terminal; elsewhere one after the other, as vmstat does."""
+        in_place = self.stdout.isatty() and not options["json"]
+        with Live(console=Console(), auto_refresh=False) if in_place else _Nothing() as live:
+            while True:
+                if isinstance(live, Live):
+                    live.update(_display(snapshot), refresh=True)
+                elif options["json"]:
+                    self.stdout.write(json_line(snapshot.as_json()))
+                else:
+                    self._show(snapshot, as_json=False)
+                self.stdout.flush()
+                time.sleep(options["watch"])
+                # A database that went away and came back is asked over a new connection.
+                close_old_connections()
+                snapshot = _look(options, snapshot)
+
+
+class _Nothing:
+    """Stands for the display where there is none."""
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def _look(options: dict[str, Any], previous: Snapshot | None) -> Snapshot:
+    return take_snapshot(options["queues"] or None, test_queues=options["all"], previous=previous)
+
+
+def _display(snapshot: Snapshot) -> Group:
+    return Group(
+        Text(moment(snapshot.taken_at_ms), style="dim"),
+        rich_table(_COLUMNS, _rows(snapshot)),
+        *(Text(problem, style="yellow") for problem in snapshot.problems),
+    )
+
+
+def _rows(snapshot: Snapshot) -> list[list[str]]:
+    return [
+        [
+            queue.name,
+            _total(queue, "ready"),
+            _total(queue, "unacked"),
+            _total(queue, "later"),
+            figure(queue.failed),
+            figure(queue.consumers),
+            duration(queue.oldest_ms),
+            duration(queue.lag_ms),
+            figure(queue.rate_per_minute),
+            duration(queue.p50_ms),
+            duration(queue.p99_ms),
+            _note(queue),
+        ]
+        for queue in snapshot.queues
+    ]
+
+
+def _total(queue: QueueSnapshot, name: LaneFigure) -> str:
+    total = getattr(queue, name)
+    if total is not None:
+        return figure(total)
+    return f"≥{queue.known(name)}" if queue.known(name) else UNKNOWN
+
+
+def _note(queue: QueueSnapshot) -> str:
+    notes = []
+    if queue.declaration is None:
+        notes.append("undeclared")
+    elif not queue.declaration.enabled:
+        notes.append("disabled")
+    if queue.breaker:
+        notes.append(f"breaker open: {queue.breaker}")
+    return "; ".join(notes)
+
+
+def _is_known(queue: QueueSnapshot) -> bool:
+    return any(depth.ready is not None for depth in queue.lanes.values())
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 86_400:
+        raise ArgumentTypeError(
+            f"{text!r} is no number of seconds above 0 (a queue's name goes before --watch)"
+        )
+    return seconds

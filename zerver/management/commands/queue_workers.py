@@ -1,0 +1,100 @@
+"""The worker processes of all hosts."""
+
+from argparse import ArgumentParser
+from typing import Any
+
+from zerver.lib.conf import get_settings
+from zerver.lib.event_table import EventTable
+from zerver.management.base import QueueCommand
+from zerver.management.output import Column, duration, figure, size
+from zerver.models import WorkerProcess
+from zerver.monitoring.snapshot import live_workers
+
+_COLUMNS = [
+    Column("queue"),
+    Column("process"),
+    Column("num", is_number=True),
+    Column("version"),
+    Column("state"),
+    Column("age", is_number=True),
+    Column("heard of", is_number=True),
+    Column("in flight", is_number=True),
+    Column("consumed", is_number=True),
+    Column("retried", is_number=True),
+    Column("failed", is_number=True),
+    Column("lag", is_number=True),
+    Column("memory", is_number=True),
+    Column("breaker"),
+]
+
+
+class Command(QueueCommand):
+    """``list --json``: ``{"workers": [{"queue", "host", "pid", "worker_num", "version", "state", "age_ms",
+    "heartbeat_age_ms", "in_flight", "consumed", "retried", "failed", "discarded", "lag_ms", "rss_bytes",
+    "breaker"}]}``. ``state`` is running, draining, stopped, or dead when it has not been heard of for a minute.
+    """
+
+    help = "Lists the worker processes of all hosts, as each last said of itself."
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+        listing = verbs.add_parser("list", help="every worker process that has a row")
+        listing.add_argument("--queue", metavar="NAME", help="only those of this queue")
+        self.add_json(listing)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        found = WorkerProcess.objects.using(get_settings().database).order_by(
+            "queue", "host", "worker_num", "pid"
+        )
+        if options["queue"]:
+            found = found.filter(queue=options["queue"])
+        now_ms = EventTable(get_settings().database).now_ms()
+        workers = [_as_json(worker, now_ms) for worker in found]
+        if options["json"]:
+            self.write_json({"workers": workers})
+        else:
+            self.write_table(
+                _COLUMNS, [_row(worker) for worker in workers], empty="no worker process has a row"
+            )
+
+
+def _as_json(worker: WorkerProcess, now_ms: int) -> dict[str, Any]:
+    is_stopped = worker.state == WorkerProcess.State.STOPPED
+    is_dead = not is_stopped and not live_workers([worker], now_ms)
+    return {
+        "queue": worker.queue,
+        "host": worker.host,
+        "pid": worker.pid,
+        "worker_num": worker.worker_num,
+        "version": worker.version,
+        "state": "dead" if is_dead else str(worker.state),
+        "age_ms": now_ms - worker.started_at_ms,
+        "heartbeat_age_ms": now_ms - worker.heartbeat_at_ms,
+        "in_flight": worker.in_flight,
+        "consumed": worker.consumed,
+        "retried": worker.retried,
+        "failed": worker.failed,
+        "discarded": worker.discarded,
+        "lag_ms": worker.lag_ms,
+        "rss_bytes": worker.rss_bytes,
+        "breaker": worker.breaker,
+    }
+
+
+def _row(worker: dict[str, Any]) -> list[str]:
+    return [
+        worker["queue"],
+        f"{worker['host']}:{worker['pid']}",
+        figure(worker["worker_num"]),
+        worker["version"],
+        worker["state"],
+        duration(worker["age_ms"]),
+        duration(worker["heartbeat_age_ms"]),
+        figure(worker["in_flight"]),
+        figure(worker["consumed"]),
+        figure(worker["retried"]),
+        figure(worker["failed"]),
+        duration(worker["lag_ms"]),
+        size(worker["rss_bytes"]),
+        worker["breaker"],
+    ]

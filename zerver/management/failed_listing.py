@@ -1,0 +1,142 @@
+"""How failed events are shown, and how an operator says which are meant."""
+
+import base64
+import re
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from django.core.management.base import CommandError
+from django.db.models import Q, QuerySet
+from django.utils import timezone
+
+from zerver.lib.errors import NotJson
+from zerver.lib.event import decode_headers, decode_json
+from zerver.management.output import Column, json_text, moment
+from zerver.models import FailedEvent
+
+COLUMNS = [
+    Column("id", is_number=True),
+    Column("queue"),
+    Column("failed at"),
+    Column("attempt", is_number=True),
+    Column("state"),
+    Column("message id"),
+    Column("error"),
+]
+
+_AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+def row(failed: FailedEvent) -> list[str]:
+    return [
+        str(failed.pk),
+        failed.queue,
+        moment(failed.failed_at_ms),
+        str(failed.attempt),
+        failed.state,
+        failed.message_id,
+        failed.error,
+    ]
+
+
+def summary(failed: FailedEvent) -> dict[str, Any]:
+    """Shape: all but body and traceback; times in milliseconds since the epoch."""
+    return {
+        "id": failed.pk,
+        "queue": failed.queue,
+        "message_id": failed.message_id,
+        "attempt": failed.attempt,
+        "state": str(failed.state),
+        "error": failed.error,
+        "published_at_ms": failed.published_at_ms,
+        "failed_at_ms": failed.failed_at_ms,
+        "worker": failed.worker,
+        "resolved_at_ms": failed.resolved_at_ms,
+        "resolved_by": failed.resolved_by,
+        "replay_message_id": failed.replay_message_id,
+    }
+
+
+def details(failed: FailedEvent) -> dict[str, Any]:
+    """Shape: ``summary`` and headers, traceback, and the body as JSON, or in base64 where it is none."""
+    body = bytes(failed.body)
+    found = {**summary(failed), "headers": decode_headers(failed.headers), "traceback": failed.traceback}
+    try:
+        return {**found, "body": decode_json(body), "body_base64": None}
+    except NotJson:
+        return {**found, "body": None, "body_base64": base64.b64encode(body).decode()}
+
+
+def text(failed: FailedEvent) -> str:
+    """All of it, for people."""
+    told = {
+        "id": failed.pk,
+        "queue": failed.queue,
+        "message id": failed.message_id,
+        "attempt": failed.attempt,
+        "published at": moment(failed.published_at_ms),
+        "failed at": moment(failed.failed_at_ms),
+        "worker": failed.worker,
+        "state": _state(failed),
+        "error": failed.error,
+    }
+    told |= {f"header {name}": value for name, value in decode_headers(failed.headers).items()}
+    width = max(map(len, told))
+    lines = [f"{name:<{width}}  {value}" for name, value in told.items()]
+    return "\n".join(
+        [*lines, "", editable_body(failed), *(["", failed.traceback.rstrip()] if failed.traceback else [])]
+    )
+
+
+def editable_body(failed: FailedEvent) -> str:
+    """The body, indented where it is JSON; bytes that are no text stand as ``\\x..``."""
+    body = bytes(failed.body)
+    try:
+        return json_text(decode_json(body))
+    except NotJson:
+        return body.decode(errors="backslashreplace")
+
+
+def _state(failed: FailedEvent) -> str:
+    if failed.state == FailedEvent.State.FAILED:
+        return str(failed.state)
+    as_what = f" as {failed.replay_message_id}" if failed.replay_message_id else ""
+    return f"{failed.state}{as_what} by {failed.resolved_by or 'nobody known'} at {moment(failed.resolved_at_ms)}"
+
+
+def by_ids(found: QuerySet[FailedEvent], ids: Sequence[str]) -> QuerySet[FailedEvent]:
+    """Those with these message ids or row ids, in whatever state.
+
+    Raises: CommandError naming what there is not.
+    """
+    wanted = Q(message_id__in=ids) | Q(pk__in=[int(text) for text in ids if _is_row_id(text)])
+    there = found.filter(wanted)
+    present = {
+        name for pk, message_id in there.values_list("pk", "message_id") for name in (str(pk), message_id)
+    }
+    if missing := [text for text in ids if text not in present]:
+        raise CommandError(f"there is no failed event {', '.join(missing)}")
+    return there
+
+
+def _is_row_id(text: str) -> bool:
+    """Row ids are 64-bit integers; more digits may be a message id that somebody else made up."""
+    return text.isascii() and text.isdecimal() and len(text) < 19
+
+
+def parse_since(text: str, now_ms: int) -> int:
+    """``90s``, ``15m``, ``2h``, ``3d``, ``1w`` ago, or an ISO time. Shape: milliseconds since the epoch.
+
+    Raises: ValueError saying what is accepted.
+    """
+    if matched := _AGO.fullmatch(text):
+        ago = timedelta(**{_UNITS[matched[2]]: float(matched[1])})
+        return now_ms - int(ago.total_seconds() * 1000)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ValueError(f"{text!r} is no time: write 30m, 2h, 3d or 2026-05-01T12:00") from error
+    aware = at if at.tzinfo is not None else timezone.make_aware(at)
+    return int(aware.timestamp() * 1000)

@@ -1,0 +1,172 @@
+"""Log lines, from the signals that the core sends: the only place that logs.
+
+Logger names are ``zerver.publish``, ``zerver.connection``, ``zerver.worker``, ``zerver.event`` and ``zerver.database``.
+Each record carries ``queue`` and ``event_id`` where it is about one; never an event's body, never a secret.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from zerver.lib import signals
+from zerver.lib.clock import monotonic
+
+_publish = logging.getLogger("zerver.publish")
+_connection = logging.getLogger("zerver.connection")
+_worker = logging.getLogger("zerver.worker")
+_event = logging.getLogger("zerver.event")
+_database = logging.getLogger("zerver.database")
+
+#: While the broker is away every publish takes the table; so often a line says so, with how many did.
+MISSED_EVERY_SECONDS = 30.0
+#: Different sentences on one outage.
+MAX_PROBLEMS = 10
+MAX_PROBLEM_LENGTH = 500
+
+
+def connect() -> None:
+    """Called once by the composition root; again is harmless."""
+    teller = _Teller()
+    for signal, receiver in teller.receivers():
+        # The signal would hold the teller's methods weakly, and nobody else holds them.
+        signal.connect(receiver, weak=False, dispatch_uid="zerver.monitoring.log")
+
+
+class _Teller:
+    """Turns signals into lines, and remembers what has been said already. Receivers may run on any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: Role to (state, what was said of it).
+        self._told: dict[str, tuple[str, set[str]]] = {}
+        #: Queue to (monotonic seconds of the last line, events missed since).
+        self._missed: dict[str, tuple[float, int]] = {}
+
+    def receivers(self) -> Sequence[tuple[Any, Callable[..., None]]]:
+        return (
+            (signals.fast_lane_missed, self._fast_lane_missed),
+            (signals.connection_changed, self._connection_changed),
+            (signals.attempt_failed, self._attempt_failed),
+            (signals.breaker_changed, self._breaker_changed),
+            (signals.worker_changed, self._worker_changed),
+            (signals.database_changed, self._database_changed),
+            (signals.suspect_started, self._suspect_started),
+            (signals.handler_timed_out, self._handler_timed_out),
+            (signals.waking_changed, self._waking_changed),
+        )
+
+    def _connection_changed(self, *, role: str, state: str, problem: str, **_: Any) -> None:
+        """One line a change: attempts that fail like the one before are told for those who debug."""
+        if state == "open":
+            level = logging.INFO
+        elif state in ("away", "blocked"):
+            level = logging.WARNING
+        else:
+            level = logging.DEBUG
+        if level > logging.DEBUG and not self._is_news(role, state, problem):
+            level = logging.DEBUG
+        text = "broker connection of the %s: %s: %s" if problem else "broker connection of the %s: %s%s"
+        _connection.log(level, text, role, state, problem)
+
+    def _is_news(self, role: str, state: str, problem: str) -> bool:
+        """A cluster's nodes fail with a sentence each, so every sentence counts once until the state changes."""
+        with self._lock:
+            told_state, told_problems = self._told.get(role, ("", set()))
+            if told_state != state:
+                self._told[role] = (state, {problem})
+                return True
+            is_new = problem not in told_problems and len(told_problems) < MAX_PROBLEMS
+            if is_new:
+                told_problems.add(problem)
+            return is_new
+
+    def _fast_lane_missed(self, *, queue: str, message_ids: Sequence[str], problem: str, **_: Any) -> None:
+        with self._lock:
+            last, since = self._missed.get(queue, (float("-inf"), 0))
+            count = since + len(message_ids)
+            is_due = monotonic() - last >= MISSED_EVERY_SECONDS
+            self._missed[queue] = (monotonic(), 0) if is_due else (last, count)
+        _publish.log(
+            logging.WARNING if is_due else logging.DEBUG,
+            "queue %s: %d events took the event table instead of the broker: %s",
+            queue,
+            count if is_due else len(message_ids),
+            _short(problem),
+            extra={"queue": queue, "event_id": message_ids[0] if message_ids else ""},
+        )
+
+    def _attempt_failed(
+        self, *, queue: str, message_id: str, attempt: int, outcome: str, problem: str, **_: Any
+    ) -> None:
+        level = _OUTCOME_LEVELS.get(outcome, logging.WARNING)
+        text = "queue %s: event %s, attempt %d: %s: %s"
+        about = {"queue": queue, "event_id": message_id}
+        _event.log(level, text, queue, message_id, attempt, outcome.lower(), _short(problem), extra=about)
+
+    def _suspect_started(self, *, queue: str, message_id: str, crashes: int, **_: Any) -> None:
+        _event.log(
+            logging.WARNING if crashes else logging.INFO,
+            "queue %s: event %s comes again and runs alone; processes that may have died of it: %d",
+            queue,
+            message_id,
+            crashes,
+            extra={"queue": queue, "event_id": message_id},
+        )
+
+    def _handler_timed_out(
+        self, *, queue: str, message_ids: Sequence[str], seconds: float, is_hard: bool, **_: Any
+    ) -> None:
+        _event.log(
+            logging.CRITICAL if is_hard else logging.ERROR,
+            "queue %s: a handler ran for %.1f s, over its time%s; events: %s",
+            queue,
+            seconds,
+            ", and could not be stopped: the process ends" if is_hard else "",
+            _listed(message_ids),
+            extra={"queue": queue, "event_id": message_ids[0] if message_ids else ""},
+        )
+
+    def _breaker_changed(self, *, queue: str, is_open: bool, problem: str, **_: Any) -> None:
+        if is_open:
+            _worker.error(
+                "queue %s: paused, for most of its events fail: %s",
+                queue,
+                _short(problem),
+                extra={"queue": queue},
+            )
+        else:
+            _worker.warning("queue %s: goes on after its pause", queue, extra={"queue": queue})
+
+    def _worker_changed(self, *, queue: str, state: str, problem: str, **_: Any) -> None:
+        # Recycling gives its reason too, and is what was asked for.
+        level = logging.WARNING if problem and state != "recycling" else logging.INFO
+        text = "queue %s: worker %s: %s" if problem else "queue %s: worker %s%s"
+        _worker.log(level, text, queue, state, _short(problem), extra={"queue": queue})
+
+    def _database_changed(self, *, queue: str, is_away: bool, problem: str, **_: Any) -> None:
+        if is_away:
+            text = "queue %s: the database is away, events are held in hand until it is back: %s"
+            _database.error(text, queue, _short(problem), extra={"queue": queue})
+        else:
+            _database.warning("queue %s: the database is back", queue, extra={"queue": queue})
+
+    def _waking_changed(self, *, database: str, is_listening: bool, problem: str, **_: Any) -> None:
+        if is_listening:
+            _database.info("database %s: new rows wake the workers", database)
+        else:
+            _database.warning("database %s: workers poll for new rows: %s", database, _short(problem))
+
+
+_OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": logging.ERROR}
+
+
+def _short(problem: str) -> str:
+    """One line of a bounded length: an exception's message may be anything."""
+    line = " ".join(problem.split())
+    return line if len(line) <= MAX_PROBLEM_LENGTH else f"{line[:MAX_PROBLEM_LENGTH]}…"
+
+
+def _listed(message_ids: Sequence[str]) -> str:
+    more = len(message_ids) - 5
+    return ", ".join(message_ids[:5]) + (f" and {more} more" if more > 0 else "")

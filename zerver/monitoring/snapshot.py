@@ -1,0 +1,312 @@
+"""The one read side: what waits, what failed, who works, for the command line, Nagios, Prometheus and pages alike.
+
+A figure that nothing can know is None, never 0. A lane that cannot be reached costs its own figures, not the others'.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+from django.db import DatabaseError
+from django.db.models import Count
+
+from zerver.lib import clock
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import InvalidDeclaration, TransportError, TransportUnavailable
+from zerver.lib.event_table import TableDepth
+from zerver.lib.latency import Histogram
+from zerver.lib.registry import QueueDeclaration, queues
+from zerver.lib.transport import current
+from zerver.lib.transport.base import Depth, Transport
+from zerver.lib.transport.database import DatabaseTransport
+from zerver.models import FailedEvent, WorkerProcess
+from zerver.worker.process import SILENT_MS
+
+LaneFigure = Literal["ready", "unacked", "later"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueSnapshot:
+    """One queue at one moment, over both lanes."""
+
+    name: str
+    #: None: no worker declares it, but it holds events.
+    declaration: QueueDeclaration | None
+    #: What each lane said, by the transport's name; a lane that could not be asked has None in all its figures.
+    lanes: Mapping[str, Depth]
+    #: Open failed events.
+    failed: int | None = None
+    #: Worker processes heard of within the last minute.
+    workers: int | None = None
+    #: Who takes from it: by the broker's own count where there is a broker, else ``workers``.
+    consumers: int | None = None
+    #: Publish-to-done of the newest event that a worker has dealt with. Units: milliseconds.
+    lag_ms: int | None = None
+    #: Consumed in a minute; see ``take_snapshot`` for over which time.
+    rate_per_minute: float | None = None
+    #: Publish-to-done of all that the known worker processes have dealt with. Units: milliseconds.
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    #: Why a worker's breaker is open; empty when all are closed; None when no worker is there to say so.
+    breaker: str | None = None
+
+    @property
+    def ready(self) -> int | None:
+        """Due and in nobody's hand."""
+        return self._total("ready")
+
+    @property
+    def unacked(self) -> int | None:
+        """In workers' hands."""
+        return self._total("unacked")
+
+    @property
+    def later(self) -> int | None:
+        """Waiting for their due time."""
+        return self._total("later")
+
+    @property
+    def oldest_ms(self) -> int | None:
+        """The longest that a due event is known to have waited; None when none is, or nobody can tell."""
+        return max(
+            (depth.oldest_ms for depth in self.lanes.values() if depth.oldest_ms is not None), default=None
+        )
+
+    def known(self, name: LaneFigure) -> int:
+        """What those lanes add up to that could tell: less than the truth while a total is None."""
+        return sum(getattr(depth, name) or 0 for depth in self.lanes.values())
+
+    def _total(self, name: LaneFigure) -> int | None:
+        figures = [getattr(depth, name) for depth in self.lanes.values()]
+        return None if not figures or None in figures else sum(figures)
+
+    def as_json(self) -> dict[str, Any]:
+        """Shape: the fields and totals by name, ``lanes`` as objects of figures; null where nothing can know."""
+        return {
+            "queue": self.name,
+            "declared": self.declaration is not None,
+            "ready": self.ready,
+            "unacked": self.unacked,
+            "later": self.later,
+            "failed": self.failed,
+            "consumers": self.consumers,
+            "workers": self.workers,
+            "oldest_ms": self.oldest_ms,
+            "lag_ms": self.lag_ms,
+            "rate_per_minute": self.rate_per_minute,
+            "p50_ms": self.p50_ms,
+            "p99_ms": self.p99_ms,
+            "breaker": self.breaker,
+            "lanes": {name: asdict(depth) for name, depth in self.lanes.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far a worker process had come when it was last heard of, and how fast it went."""
+
+    consumed: int
+    at_ms: int
+    per_minute: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Everything at one moment."""
+
+    #: Units: milliseconds since the epoch.
+    taken_at_ms: int
+    #: By name, those that no worker declares last.
+    queues: tuple[QueueSnapshot, ...]
+    #: What could not be asked, in sentences for people.
+    problems: tuple[str, ...] = ()
+    #: By worker process, for the rates of the snapshot after this one.
+    progress: Mapping[str, Progress] = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """Shape: ``{"taken_at_ms", "queues": […], "problems": […]}``; see ``QueueSnapshot.as_json``."""
+        return {
+            "taken_at_ms": self.taken_at_ms,
+            "queues": [queue.as_json() for queue in self.queues],
+            "problems": list(self.problems),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _DatabaseFacts:
+    """What the database tells beside the depth of its lane; None throughout when it could not be asked."""
+
+    failed: Mapping[str, int] | None = None
+    workers: Sequence[WorkerProcess] | None = None
+    #: By the database's clock, which heartbeats are by too.
+    now_ms: int
+    #: The event table's lane; only queues that have rows in it.
+    depths: Mapping[str, Depth] | None = None
+
+
+def take_snapshot(
+    names: Collection[str] | None = None, *, test_queues: bool = False, previous: Snapshot | None = None
+) -> Snapshot:
+    """Look at every declared queue and at undeclared ones that hold something; or at the queues named.
+
+    Rates are taken between the heartbeats of ``previous`` and of now; without it, over the lives of the workers.
+    Raises: UnknownQueue for a name that no worker declares and that holds nothing.
+    """
+    problems: list[str] = []
+    facts = _ask_database(problems)
+    wanted = _wanted(names, test_queues, facts)
+    depths = _ask_lanes(list(wanted.values()), facts, problems)
+    progress = _progress(facts.workers or (), previous)
+    return Snapshot(
+        taken_at_ms=facts.now_ms,
+        queues=tuple(_queue_snapshot(queue, depths, facts, progress) for queue in wanted.values()),
+        problems=tuple(problems),
+        progress=progress,
+    )
+
+
+def live_workers(workers: Sequence[WorkerProcess], now_ms: int) -> list[WorkerProcess]:
+    """Those that run, and were heard of lately."""
+    return [
+        worker
+        for worker in workers
+        if worker.state != WorkerProcess.State.STOPPED and now_ms - worker.heartbeat_at_ms <= SILENT_MS
+    ]
+
+
+def _ask_database(problems: list[str]) -> _DatabaseFacts:
+    """In four queries, however many queues there are."""
+    alias = get_settings().database
+    try:
+        table = current.table()
+        depths = table.depths()
+        counted = (
+            FailedEvent.objects.using(alias).open().order_by().values_list("queue").annotate(Count("id"))
+        )
+        return _DatabaseFacts(
+            now_ms=table.now_ms(),
+            failed=dict(counted),
+            workers=list(WorkerProcess.objects.using(alias)),
+            depths={name: _of_table(depth) for name, depth in depths.items()},
+        )
+    except TransportUnavailable as error:
+        problems.append(str(error))
+    except DatabaseError as error:
+        problems.append(f"database {alias!r} cannot be asked: {' '.join(str(error).split())}")
+    return _DatabaseFacts(now_ms=clock.now_ms())
+
+
+def _of_table(depth: TableDepth) -> Depth:
+    return Depth(ready=depth.ready, unacked=depth.held, later=depth.later, oldest_ms=depth.oldest_ms)
+
+
+def _wanted(
+    names: Collection[str] | None, test_queues: bool, facts: _DatabaseFacts
+) -> dict[str, QueueDeclaration]:
+    """Declarations by name, in the order of the snapshot; undeclared queues as if declared with nothing said."""
+    wanted = {queue.name: queue for queue in queues.all(test_queues=test_queues or names is not None)}
+    everything = {queue.name for queue in queues.all(test_queues=True)}
+    for name in sorted({*(facts.depths or ()), *(facts.failed or ())} - everything):
+        try:
+            wanted[name] = QueueDeclaration(name=name)
+        except InvalidDeclaration:
+            continue  # a foreign queue's dead letters: no queue of ours, and nothing of ours waits there
+    if names is None:
+        return wanted
+    for name in names:
+        if name not in wanted:
+            queues.lookup(name)
+    return {name: queue for name, queue in wanted.items() if name in names}
+
+
+def _ask_lanes(
+    wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, problems: list[str]
+) -> dict[str, dict[str, Depth]]:
+    """Shape: by lane, then by queue; a queue is missing where its lane could not tell of it."""
+    found: dict[str, dict[str, Depth]] = {}
+    fast = current.fast_lane()
+    if fast is not None:
+        found[fast.name] = _ask_lane(fast, wanted, problems)
+    empty = Depth(ready=0, unacked=0, later=0)
+    of_table = facts.depths
+    found[DatabaseTransport.name] = (
+        {} if of_table is None else {queue.name: of_table.get(queue.name, empty) for queue in wanted}
+    )
+    return found
+
+
+def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: list[str]) -> dict[str, Depth]:
+    found: dict[str, Depth] = {}
+    for queue in wanted:
+        try:
+            depth = lane.depth(queue)
+        except TransportUnavailable as error:
+            # Whatever else would be asked of it would wait just as long for the same answer.
+            problems.append(str(error))
+            break
+        except TransportError as error:
+            problems.append(str(error))
+            continue
+        found[queue.name] = depth if lane.supports_delay else replace(depth, later=0)
+    return found
+
+
+def _queue_snapshot(
+    queue: QueueDeclaration,
+    depths: Mapping[str, Mapping[str, Depth]],
+    facts: _DatabaseFacts,
+    progress: Mapping[str, Progress],
+) -> QueueSnapshot:
+    lanes = {lane: of_lane.get(queue.name, Depth()) for lane, of_lane in depths.items()}
+    known = (
+        None if facts.workers is None else [worker for worker in facts.workers if worker.queue == queue.name]
+    )
+    live = None if known is None else live_workers(known, facts.now_ms)
+    latencies = _latencies(known or ())
+    fast = current.fast_lane()
+    return QueueSnapshot(
+        name=queue.name,
+        declaration=queue if queue.module else None,
+        lanes=lanes,
+        failed=None if facts.failed is None else facts.failed.get(queue.name, 0),
+        workers=None if live is None else len(live),
+        consumers=lanes[fast.name].consumers if fast is not None else None if live is None else len(live),
+        lag_ms=max((worker.lag_ms for worker in live or () if worker.lag_ms is not None), default=None),
+        rate_per_minute=_rate(live or (), progress),
+        p50_ms=latencies.quantile(0.5),
+        p99_ms=latencies.quantile(0.99),
+        breaker="; ".join(sorted({worker.breaker for worker in live if worker.breaker})) if live else None,
+    )
+
+
+def _latencies(workers: Sequence[WorkerProcess]) -> Histogram:
+    merged = Histogram()
+    for worker in workers:
+        merged.merge(Histogram.from_json(worker.latencies))
+    return merged
+
+
+def _rate(live: Sequence[WorkerProcess], progress: Mapping[str, Progress]) -> float | None:
+    """None when no worker has been there for long enough to tell."""
+    rates = [progress[worker.pk].per_minute for worker in live]
+    told = [rate for rate in rates if rate is not None]
+    return sum(told) if told else None
+
+
+def _progress(workers: Sequence[WorkerProcess], previous: Snapshot | None) -> dict[str, Progress]:
+    """Counters move at heartbeats only, so the time between them counts, not the time between two snapshots."""
+    found = {}
+    for worker in workers:
+        before = previous.progress.get(worker.pk) if previous is not None else None
+        if before is not None and before.at_ms == worker.heartbeat_at_ms:
+            found[worker.pk] = before
+            continue
+        since_ms = before.at_ms if before is not None else worker.started_at_ms
+        consumed = worker.consumed - (before.consumed if before is not None else 0)
+        elapsed_ms = worker.heartbeat_at_ms - since_ms
+        found[worker.pk] = Progress(
+            consumed=worker.consumed,
+            at_ms=worker.heartbeat_at_ms,
+            per_minute=max(consumed, 0) * 60_000 / elapsed_ms if elapsed_ms > 0 else None,
+        )
+    return found
