@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from zerver.lib.errors import QueueMismatch, TransportError, TransportUnavailable
+from zerver.lib.errors import QueueMismatch, QueueNotEmpty, TransportError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 
@@ -30,6 +30,20 @@ class MigrationRefused(TransportError):
 
     def __str__(self) -> str:
         return f"queue {self.queue!r}: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
+class EventsDeleted(TransportError):
+    """Somebody published to a quorum queue in the moment of its deletion, with the old declaration."""
+
+    queue: str
+    count: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} events that were published to queue {self.queue!r} in the moment of its deletion were "
+            "deleted with it; publish them again, stop who publishes with the old declaration, and go on"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +149,14 @@ def _refuse_company(admin: BrokerAdmin, second: str) -> None:
 
 
 def _delete(admin: BrokerAdmin, name: str) -> bool:
-    """Delete it if it is empty, or gone already; False when something came in meanwhile."""
+    """Delete it if it is empty, or gone already; False when something came in meanwhile.
+
+    Raises: EventsDeleted when the queue is of a kind that the broker cannot delete only if it is empty.
+    """
     try:
-        admin.delete_queue(name, if_empty=True)
-    except TransportUnavailable:
-        if admin.depth(name).ready:
-            return False
-        raise
+        lost = admin.delete_queue(name, if_empty=True)
+    except QueueNotEmpty:
+        return False
+    if lost:
+        raise EventsDeleted(name, lost)
     return True

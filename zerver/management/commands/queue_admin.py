@@ -11,6 +11,7 @@ from zerver.lib.conf import get_settings
 from zerver.lib.errors import UnknownQueue
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
+from zerver.lib.transport.base import Depth
 from zerver.management.base import QueueCommand
 from zerver.management.output import progress
 
@@ -65,30 +66,24 @@ class Command(QueueCommand):
         if not force:
             _refuse_declared(name)
         admin = _broker_admin()
-        on_broker = None if admin is None else admin.depth(name)
+        on_broker = Depth() if admin is None else admin.depth(name)
         in_table = current.table().depth(name)
         rows = in_table.ready + in_table.held + in_table.later
-        if not force:
-            held = (
-                [f"{on_broker.ready} events on the broker"]
-                if on_broker is not None and on_broker.ready
-                else []
-            )
-            held += [f"{rows} in the event table"] if rows else []
-            held += (
-                [f"{on_broker.consumers} consumers"] if on_broker is not None and on_broker.consumers else []
-            )
-            if held:
-                raise CommandError(
-                    f"queue {name!r} has {' and '.join(held)}; give --force to delete it with them"
-                )
-        was_there = admin is not None and admin.delete_queue(name, if_empty=not force)
+        held = {
+            "events on the broker": on_broker.ready,
+            "consumers": on_broker.consumers,
+            "events in the event table": rows,
+        }
+        if any(held.values()) and not force:
+            told = " and ".join(f"{count} {what}" for what, count in held.items() if count)
+            raise CommandError(f"queue {name!r} has {told}; give --force to delete it all the same")
+        deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
         purged = current.table().purge(name) if rows else 0
-        if not was_there and not rows:
-            raise CommandError(f"there is no queue {name!r}, neither on the broker nor in the event table")
-        self.stdout.write(f"deleted {name}" + (f", with {purged} rows of the event table" if purged else ""))
+        self.stdout.write(
+            f"deleted {name}, with {deleted} events on the broker and {purged} in the event table"
+        )
         if purged < rows:
-            self.warn(f"{rows - purged} rows are in somebody's hand and stay")
+            self.warn(f"{rows - purged} rows of the event table are in somebody's hand and stay")
 
     def _migrate(self, options: dict[str, Any]) -> None:
         queue = queues.lookup(options["queue"])
