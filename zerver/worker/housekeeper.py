@@ -38,6 +38,10 @@ class Housekeeper:
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
 
     def start(self) -> None:
+        """The first round is made here, before the first event: of a process that dies at once, the row must be there,
+        or nobody would know whose leases to end.
+        """
+        self._round()
         self._thread.start()
 
     def stop(self) -> None:
@@ -49,10 +53,8 @@ class Housekeeper:
 
     def _run(self) -> None:
         try:
-            while True:
+            while not self._stop.wait(BEAT_SECONDS):
                 self._round()
-                if self._stop.wait(BEAT_SECONDS):
-                    break
             self._quietly(lambda: self._write(WorkerProcess.State.STOPPED))
         finally:
             connections.close_all()
