@@ -1,5 +1,6 @@
 """The retry policy: how often something is tried again, and how long it waits in between."""
 
+import math
 import random
 from dataclasses import dataclass
 
@@ -24,23 +25,33 @@ class RetryPolicy:
     jitter: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
+        if type(self.max_attempts) is not int or self.max_attempts < 1:
             raise ConfigurationError(
-                f"RetryPolicy: max_attempts is {self.max_attempts}; it must be at least 1"
+                f"RetryPolicy: max_attempts is {self.max_attempts!r}; it must be a whole number, 1 or more"
             )
-        if self.base_seconds < 0 or self.cap_seconds < 0 or self.factor < 1:
-            raise ConfigurationError("RetryPolicy: seconds must not be negative, and factor at least 1")
-        if not 0 <= self.jitter <= 1:
-            raise ConfigurationError(f"RetryPolicy: jitter is {self.jitter}; it must lie between 0 and 1")
+        for name, least, most in _BOUNDS:
+            value = getattr(self, name)
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not math.isfinite(value) or not least <= value <= most:
+                limits = f"{least} or more" if most == math.inf else f"between {least} and {most}"
+                raise ConfigurationError(f"RetryPolicy: {name} is {value!r}; it must be a number, {limits}")
 
     def delay_seconds(self, attempt: int, rng: random.Random | None = None) -> float:
         """How long to wait after the given attempt (1 is the first) has failed."""
         try:
             ceiling = min(self.cap_seconds, self.base_seconds * self.factor ** (attempt - 1))
         except OverflowError:
-            ceiling = self.cap_seconds
+            ceiling = self.cap_seconds if self.base_seconds else 0.0
         draw = (rng or _rng).random()
         return ceiling * (1 - self.jitter + self.jitter * draw)
 
+
+#: Shape: (field, least, most).
+_BOUNDS = (
+    ("base_seconds", 0, math.inf),
+    ("factor", 1, math.inf),
+    ("cap_seconds", 0, math.inf),
+    ("jitter", 0, 1),
+)
 
 _rng = random.Random()  # noqa: S311 (spreads load, guards nothing)

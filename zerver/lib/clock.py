@@ -17,6 +17,15 @@ _uuid7_lock = threading.Lock()
 _uuid7_last = 0
 
 
+def _after_fork() -> None:
+    """The lock may have been held by a thread that does not exist in the child, and would never be released there."""
+    global _uuid7_lock
+    _uuid7_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
 def now_ms() -> int:
     """Wall time. Units: milliseconds since the epoch."""
     return time.time_ns() // 1_000_000 + offset_ms

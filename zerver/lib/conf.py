@@ -5,6 +5,7 @@ values as arguments; only composition (publishing API, commands, runner) asks he
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from django.core.signals import setting_changed
 from zerver.lib.errors import InvalidSetting
 
 T = TypeVar("T")
+N = TypeVar("N", int, float)
 
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
 
@@ -79,11 +81,11 @@ def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
 
 
 def _shown(name: str, value: object) -> str:
-    """A value as it may stand in an error: URLs keep their passwords to themselves."""
-    if name.endswith("_URL") and "@" in str(value):
-        scheme, _, rest = str(value).partition("://")
-        return f"{scheme}://***@{rest.rpartition('@')[2]}"
-    return repr(value)
+    """A value as it may stand in an error: of a URL the scheme alone; a mistyped one hides passwords anywhere."""
+    if not name.endswith("_URL"):
+        return repr(value)
+    scheme, separator, _ = str(value).partition("://")
+    return f"{scheme}://…" if separator and scheme.isalnum() else "a value without a scheme"
 
 
 def _queue_url(value: Any) -> str:
@@ -104,18 +106,26 @@ def _database_alias(value: Any) -> str:
 
 
 def _overrides(value: Any) -> Mapping[str, Mapping[str, Any]]:
+    mend = 'write a mapping of mappings like {"user_activity": {"workers": 4}}'
     if isinstance(value, str):
-        value = json.loads(value)
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise ValueError(f"{mend} in JSON ({error})") from error
     if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
-        raise ValueError('write a mapping of mappings like {"user_activity": {"workers": 4}}')
+        raise ValueError(mend)
     return value
 
 
-def _positive(kind: Callable[[Any], T]) -> Callable[[Any], T]:
-    def convert(value: Any) -> T:
-        number = kind(value)
-        if not number > 0:  # type: ignore[operator]  # int or float, by the callers above
-            raise ValueError("write a number above 0")
+def _positive(kind: type[N]) -> Callable[[Any], N]:
+    def convert(value: Any) -> N:
+        mend = {int: "write a whole number above 0", float: "write a number above 0"}[kind]
+        try:
+            number = kind(value)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(mend) from error
+        if not 0 < number < math.inf or (number != value and not isinstance(value, str)):
+            raise ValueError(mend)
         return number
 
     return convert

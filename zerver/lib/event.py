@@ -1,33 +1,19 @@
 """The Event value, and the one way JSON goes in and comes out.
 
-msgspec is fast, but it changes values in silence (bytes to base64, NaN to null, sets to lists, int keys to strings),
-so every event is walked first: what JSON cannot carry unchanged is refused by its path.
+What JSON cannot carry unchanged is refused in the caller, by its path; from then on the encoded bytes travel.
 """
 
-import dataclasses
-import enum
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import date, datetime, time
-from decimal import Decimal
 from typing import Any
-from uuid import UUID
 
 import msgspec
-from django.utils.functional import Promise
 
 from zerver.lib.errors import EventTooLarge, NotJson, WrongEventType
+from zerver.lib.json_walk import Walk, is_plain, kind_of
 
 #: Version of what travels in properties and headers, told to the other side as ``x-version``.
 WIRE_VERSION = "1"
-
-#: Deeper than this, other languages' parsers and our own recursion would fail in places that name nothing.
-MAX_DEPTH = 100
-
-_INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
-#: Kept as they are by the walk, if the queue's declared type may ask for them.
-_RICH = (datetime, date, time, UUID, Decimal)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,8 +57,9 @@ class EventType:
         try:
             return self._decoder.decode(body)
         except msgspec.ValidationError as error:
-            if self.declared is None or not isinstance(decode_json(body), dict):
-                raise NotJson("$", f"a JSON object is wanted: {error}") from error
+            value = decode_json(body)
+            if not isinstance(value, dict):
+                raise NotJson("$", f"an event is a JSON object, not {kind_of(value)}") from error
             raise WrongEventType(queue, self.name, str(error)) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise NotJson("$", str(error) or type(error).__name__) from error
@@ -100,132 +87,32 @@ def encode_event(queue: str, event: Any, event_type: EventType, limit_bytes: int
 
     Raises: NotJson naming the path, WrongEventType, EventTooLarge. Nothing has been sent then.
     """
-    typed = event_type.declared is not None
-    plain = _plain(event, "$", 0, typed)
-    if not isinstance(plain, dict):
-        raise NotJson("$", f"an event is a JSON object (a dict), not {_kind(event)}")
-    if typed:
-        event_type.convert(queue, plain)
-    body = msgspec.json.encode(plain)
+    body = _encode_plain(event)
+    walk = None
+    if body is None:
+        walk = Walk(typed=event_type.declared is not None)
+        plain = walk.plain(event)
+        if not isinstance(plain, dict):
+            raise NotJson("$", f"an event is a JSON object (a dict), not {kind_of(event)}")
+        body = msgspec.json.encode(plain)
+    if event_type.declared is not None:
+        # As the worker will: what it could not decode must not be sent.
+        decoded = event_type.decode(queue, body)
+        if walk is not None:
+            walk.check_places(decoded)
     if len(body) > limit_bytes:
         raise EventTooLarge(queue, len(body), limit_bytes)
     return body
 
 
-def _plain(value: Any, path: str, depth: int, typed: bool) -> Any:
-    """The value in base types only: dict, list, str, int, float, bool, None; and, where a type may ask for them,
-    dates, UUIDs and decimals, which the type check then accepts or refuses at their place.
-    """
-    kind = type(value)
-    if kind is str:
-        return value if value.isascii() else _encodable(value, path)
-    if kind is bool or value is None:
-        return value
-    if kind is int:
-        return _bounded(value, path)
-    if kind is float:
-        return _finite(value, path)
-    if depth > MAX_DEPTH:
-        raise NotJson(path, f"nested deeper than {MAX_DEPTH} levels")
-    if kind is dict:
-        return {
-            _key(key, path): _plain(item, f"{path}.{key}", depth + 1, typed) for key, item in value.items()
-        }
-    if kind is list:
-        return [_plain(item, f"{path}[{index}]", depth + 1, typed) for index, item in enumerate(value)]
-    return _plain_other(value, path, depth, typed)
-
-
-def _plain_other(value: Any, path: str, depth: int, typed: bool) -> Any:
-    """Subclasses and lazy strings become their base; typed queues may also publish their own classes."""
-    if typed:
-        if isinstance(value, enum.Enum):
-            return _plain(value.value, path, depth + 1, typed)
-        if isinstance(value, _RICH):
-            return _finite_decimal(value, path)
-        if isinstance(value, msgspec.Struct) or (
-            dataclasses.is_dataclass(value) and not isinstance(value, type)
-        ):
-            return _plain(_fields(value, path), path, depth + 1, typed)
-    if isinstance(value, Promise):
-        return _encodable(str(value), path)
-    for base, convert in _BASES:
-        if isinstance(value, base) and not isinstance(value, enum.Enum):
-            return _plain(convert(value), path, depth, typed)
-    raise NotJson(path, f"{_kind(value)} cannot be carried unchanged{_advice(value)}")
-
-
-_BASES: tuple[tuple[type, Callable[[Any], Any]], ...] = (
-    (str, str.__str__),
-    (int, int.__int__),
-    (float, float.__float__),
-    (dict, dict),
-    (list, list),
-)
-
-
-def _fields(value: Any, path: str) -> dict[str, Any]:
-    """A dataclass or Struct as the object that it is on the wire, with its renames, tags and omitted defaults."""
-    if isinstance(value, msgspec.Struct):
-        names = dict(zip(value.__struct_fields__, value.__struct_encode_fields__, strict=True))
-        wire = {names[name]: getattr(value, name) for name in value.__struct_fields__}
-        config = value.__struct_config__
-        if config.tag is not None:
-            wire = {config.tag_field or "type": config.tag, **wire}
-        if config.array_like:
-            raise NotJson(path, f"{_kind(value)} is encoded as an array; an event's parts are objects")
-        return {key: item for key, item in wire.items() if item is not msgspec.UNSET}
-    return {item.name: getattr(value, item.name) for item in dataclasses.fields(value)}
-
-
-def _key(key: Any, path: str) -> str:
-    if type(key) is str and key.isascii():
-        return key
-    if isinstance(key, str):
-        return _encodable(str.__str__(key), path)
-    raise NotJson(path, f"key {key!r} is {_kind(key)}; JSON keys are strings")
-
-
-def _encodable(text: str, path: str) -> str:
+def _encode_plain(event: Any) -> bytes | None:
+    """The usual case, in one look; None where a slower one is needed, if only to name what is wrong."""
+    if type(event) is not dict or not is_plain(event):
+        return None
     try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise NotJson(path, f"text with a lone surrogate at position {error.start} is not Unicode") from error
-    return text
-
-
-def _bounded(number: int, path: str) -> int:
-    if _INT_MIN <= number <= _INT_MAX:
-        return number
-    raise NotJson(path, "an integer beyond 64 bits; publish it as a string")
-
-
-def _finite(number: float, path: str) -> float:
-    if math.isfinite(number):
-        return number
-    raise NotJson(path, f"{number} is no JSON number")
-
-
-def _finite_decimal(value: Any, path: str) -> Any:
-    if isinstance(value, Decimal) and not value.is_finite():
-        raise NotJson(path, f"{value} is no JSON number")
-    return value
-
-
-def _kind(value: Any) -> str:
-    return f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
-
-
-def _advice(value: Any) -> str:
-    if isinstance(value, enum.Enum):
-        return "; publish its value, or declare the event's type"
-    if isinstance(value, _RICH):
-        return "; publish a string, or declare the event's type with this field"
-    if isinstance(value, bytes | bytearray | memoryview):
-        return "; publish text, or base64 of your own"
-    if isinstance(value, tuple | set | frozenset):
-        return "; publish a list"
-    return ""
+        return msgspec.json.encode(event)
+    except UnicodeEncodeError:
+        return None
 
 
 def encode_headers(headers: Mapping[str, str]) -> str:

@@ -4,6 +4,7 @@ An accepted event is stored before the call returns: on the broker, confirmed, o
 a transaction it is a row of that transaction. Which way it takes is decided here and nowhere else.
 """
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -79,6 +80,7 @@ def queue_json_publish_many(
 
     Raises: UnknownQueue; nothing for an event that is refused or could not be stored: its report says so.
     """
+    queues.lookup(queue_name)
     return _publish(queue_name, list(events), None, _Due.of(delay_seconds, due_at), using)
 
 
@@ -103,8 +105,8 @@ class _Due:
     def of(cls, delay_seconds: float, due_at: datetime | None) -> "_Due":
         if delay_seconds and due_at is not None:
             raise TypeError("give delay_seconds or due_at, not both")
-        if delay_seconds < 0:
-            raise ValueError(f"delay_seconds={delay_seconds}: an event cannot be due in the past")
+        if not 0 <= delay_seconds < math.inf:
+            raise ValueError(f"delay_seconds={delay_seconds}: give a number of seconds, 0 or more")
         if due_at is None:
             return cls(delay_seconds)
         if due_at.tzinfo is None:

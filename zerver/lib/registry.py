@@ -4,13 +4,14 @@
 without being looked at, so that this room knows nothing of workers.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from zerver.lib.backoff import RetryPolicy
-from zerver.lib.errors import InvalidDeclaration, UnknownQueue
+from zerver.lib.errors import ConfigurationError, InvalidDeclaration, UnknownQueue
 from zerver.lib.event import EventType
 
 QueueType = Literal["quorum", "classic"]
@@ -78,6 +79,9 @@ class QueueDeclaration:
             raise InvalidDeclaration(self.name, problem, mend)
 
 
+#: Options that mean something only to workers that take batches.
+_OF_BATCHES = ("batch_size", "batch_seconds")
+
 #: What ``assign_queue`` and ``QUEUE_OVERRIDES`` may set.
 OPTIONS = tuple(
     item.name
@@ -105,7 +109,8 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
             found.append((f"{option}={value!r}", "give a whole number, 1 or more"))
     for option in _ABOVE_ZERO:
         value = given[option]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not is_number or value <= 0:
             found.append((f"{option}={value!r}", "give a number of seconds above 0"))
     for option in _FLAGS:
         if not isinstance(given[option], bool):
@@ -117,6 +122,9 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
     if not isinstance(given["retry"], RetryPolicy):
         found.append((f"retry={queue.retry!r}", "give a RetryPolicy"))
+    if not found and queue.warn_seconds > queue.crit_seconds:
+        problem = f"warn_seconds={queue.warn_seconds!r} is over crit_seconds={queue.crit_seconds!r}"
+        found.append((problem, "warn before it is critical: set both"))
     return found
 
 
@@ -200,10 +208,28 @@ def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDe
             raise InvalidDeclaration(
                 queue.name, f"has no option {option!r}", f"choose from {', '.join(OPTIONS)}"
             )
+        if option in _OF_BATCHES and not queue.is_batch:
+            raise InvalidDeclaration(
+                queue.name,
+                f"{option} is for workers that take batches",
+                "inherit from LoopQueueProcessingWorker, or leave it out",
+            )
     values = dict(options)
     if isinstance(values.get("retry"), Mapping):
-        values["retry"] = RetryPolicy(**values["retry"])
+        values["retry"] = _retry_policy(queue, values["retry"])
     return replace(queue, **values)
+
+
+def _retry_policy(queue: QueueDeclaration, changes: Mapping[str, Any]) -> RetryPolicy:
+    """The queue's own policy with some of it changed: how JSON in ``QUEUE_OVERRIDES`` says it."""
+    known = [item.name for item in fields(RetryPolicy)]
+    for name in changes:
+        if name not in known:
+            raise InvalidDeclaration(queue.name, f"retry has no {name!r}", f"choose from {', '.join(known)}")
+    try:
+        return replace(queue.retry, **changes)
+    except ConfigurationError as error:
+        raise InvalidDeclaration(queue.name, f"retry={dict(changes)!r}", str(error)) from error
 
 
 def _path(worker_class: type) -> str:

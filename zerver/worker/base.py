@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, ClassVar, TypeVar
 
+import msgspec
+
 from zerver.lib import registry
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import InvalidDeclaration
@@ -109,6 +111,12 @@ class DeadEvent(Exception):
 
 WorkerClass = TypeVar("WorkerClass", bound=type[QueueProcessingWorker])
 
+_POSITIONAL = (
+    inspect.Parameter.POSITIONAL_ONLY,
+    inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    inspect.Parameter.VAR_POSITIONAL,
+)
+
 #: Options of the design that this version does not run yet, and refuses rather than ignores.
 _NOT_YET = ("concurrency", "ordered")
 
@@ -154,16 +162,16 @@ def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) 
         raise InvalidDeclaration(
             queue_name, f"{worker_class.__name__}.{name} is async", "write it as a plain function"
         )
-    parameters = list(inspect.signature(handler).parameters)[1:]
-    if len(parameters) != 1:
+    parameters = list(inspect.signature(handler).parameters.values())[1:]
+    if len(parameters) != 1 or parameters[0].kind not in _POSITIONAL:
         raise InvalidDeclaration(
             queue_name,
-            f"{worker_class.__name__}.{name} takes {len(parameters)} arguments",
-            "take the event alone",
+            f"{worker_class.__name__}.{name} takes {', '.join(map(str, parameters)) or 'no arguments'}",
+            f"take the {'events' if is_batch else 'event'} alone",
         )
     try:
-        annotation = typing.get_type_hints(handler, include_extras=True).get(parameters[0])
-    except NameError as error:
+        annotation = typing.get_type_hints(handler, include_extras=True).get(parameters[0].name)
+    except Exception as error:  # it is the author's code that is evaluated
         raise InvalidDeclaration(
             queue_name,
             f"the annotation of {worker_class.__name__}.{name} cannot be read: {error}",
@@ -171,7 +179,40 @@ def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) 
         ) from error
     if is_batch and annotation is not None:
         annotation = _item_type(queue_name, worker_class, annotation)
-    return None if _takes_any(annotation) else annotation
+    if _takes_any(annotation):
+        return None
+    if annotation is not Event:
+        _check_is_object(queue_name, worker_class, annotation)
+    return annotation
+
+
+def _check_is_object(queue_name: str, worker_class: type, annotation: Any) -> None:
+    """An event is a JSON object; of a type that cannot be one, no event would ever be accepted."""
+    try:
+        described = msgspec.inspect.type_info(annotation)
+        is_object = all(_is_object(part) for part in getattr(described, "types", (described,)))
+        msgspec.json.Decoder(annotation)
+    except Exception as error:  # unions that cannot be told apart, names that cannot be read
+        is_object, why = False, f": {error}"
+    else:
+        why = ""
+    if not is_object:
+        raise InvalidDeclaration(
+            queue_name,
+            f"{worker_class.__name__} takes {annotation}, which is no JSON object{why}",
+            "annotate the event as a TypedDict, dataclass, msgspec Struct, or dict[str, Any]",
+        )
+
+
+def _is_object(described: Any) -> bool:
+    while isinstance(described, msgspec.inspect.Metadata):
+        described = described.type
+    if isinstance(described, msgspec.inspect.StructType):
+        return not described.array_like
+    return isinstance(
+        described,
+        msgspec.inspect.TypedDictType | msgspec.inspect.DataclassType | msgspec.inspect.DictType,
+    )
 
 
 def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:

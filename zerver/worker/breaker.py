@@ -55,8 +55,11 @@ class Breaker:
             self._problem = problem
             if self._failures < self.THRESHOLD:
                 return False
-            opened = self._trial_at is None
-            if not opened:
+            if self._trial_at is None:
+                self._trial_at = now + self._pause_seconds
+                return True
+            # Before its time it was no trial: the rest of a batch, or a neighbour that began before the pause.
+            if now >= self._trial_at:
                 self._pause_seconds = min(self._pause_seconds * 2, self.MAX_PAUSE_SECONDS)
-            self._trial_at = now + self._pause_seconds
-            return opened
+                self._trial_at = now + self._pause_seconds
+            return False

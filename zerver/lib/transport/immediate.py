@@ -8,17 +8,22 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from zerver.lib import clock
 from zerver.lib.event import Event, decode_json
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
 
+T = TypeVar("T")
+
 #: Consumes one event now. Shape: seconds until its next attempt, or None when it needs none. Raises what the
 #: handler raises.
 Consume = Callable[[Event], float | None]
 Processor = Callable[[Any], object]
+
+#: Handlers that publish at once to one another, one behind the other: more of them than this never end.
+MAX_CHAIN = 10_000
 
 
 @dataclass(slots=True, eq=False)
@@ -28,9 +33,22 @@ class Waiting:
     event: Event
     due_at_ms: int
     processor: Processor | None = None
+    #: How many handlers published one another until this one.
+    chain: int = 0
     #: Whose hand it is in; None when it may be taken.
     holder: "ImmediateLane | None" = None
     redelivered: bool = False
+
+
+class _Running(threading.local):
+    """What a thread of the test is at."""
+
+    def __init__(self) -> None:
+        #: Due now, behind the handler that runs.
+        self.ready: deque[Waiting] = deque()
+        #: A handler runs in this thread.
+        self.is_inside = False
+        self.chain = 0
 
 
 class ImmediateTransport(Transport):
@@ -45,11 +63,10 @@ class ImmediateTransport(Transport):
         self._lock = threading.RLock()
         #: Oldest due first once sorted; small, since tests are.
         self._waiting: list[Waiting] = []
-        self._ready: deque[Waiting] = deque()
-        self._running = threading.local()
+        self._running = _Running()
         self._wakes: list[tuple[str, Callable[[], None]]] = []
-        #: When a list, events are collected here instead of consumed.
-        self.captured: list[Event] | None = None
+        #: When a list, events are collected here instead of consumed, whenever they are due.
+        self.captured: list[Waiting] | None = None
 
     # What the publishing API and the pytest plugin use.
 
@@ -62,56 +79,80 @@ class ImmediateTransport(Transport):
         due_at_ms: int | None,
     ) -> None:
         """Consume now what is due now; keep what is due later. Raises: what the handler raises."""
-        if self.captured is not None:
-            self.captured.extend(events)
-            return
-        now_ms = clock.now_ms()
-        due = due_at_ms if due_at_ms is not None else now_ms + int(delay_seconds * 1000)
-        rows = [Waiting(event, due, processor) for event in events]
-        if due > now_ms:
-            self._waiting.extend(rows)
-            return
-        self._ready.extend(rows)
-        if not getattr(self._running, "now", False):
+        running = self._running
+        for event in events:
+            due = due_at_ms if due_at_ms is not None else event.published_at_ms + round(delay_seconds * 1000)
+            row = Waiting(event, due, processor, chain=running.chain)
+            if self.captured is not None:
+                self.captured.append(row)
+            elif due > clock.now_ms():
+                self._waiting.append(row)
+            else:
+                running.ready.append(row)
+        if running.ready and not running.is_inside:
             self._run_ready()
 
-    def waiting(self) -> list[Event]:
+    def waiting(self) -> list[Waiting]:
         """What is due later, in the order of due time."""
-        return [row.event for row in self._sorted()]
+        return sorted((row for row in self._waiting if row.holder is None), key=lambda row: row.due_at_ms)
 
-    def run_next(self, until_ms: int | None) -> bool:
-        """Consume the waiting event that is due first, if it is due by ``until_ms`` (None: whenever); was there one?"""
-        rows = self._sorted()
-        if not rows or (until_ms is not None and rows[0].due_at_ms > until_ms):
-            return False
+    def run_next(self) -> int:
+        """Consume the waiting event that is due first, and what it publishes; how many ran, 0 when nothing waits.
+
+        Raises: what the handler raises; the event waits no longer.
+        """
+        rows = self.waiting()
+        if not rows:
+            return 0
         self._waiting.remove(rows[0])
-        self._ready.append(rows[0])
-        self._run_ready()
-        return True
+        self._running.ready.append(rows[0])
+        return self._run_ready()
+
+    def run_as_handler(self, call: Callable[[], T]) -> T:
+        """Run a handler from outside: what it publishes queues behind it. Raises: what it raises, or one behind it."""
+        running = self._running
+        running.is_inside = True
+        try:
+            return call()
+        finally:
+            running.is_inside = False
+            self._run_ready()
 
     def forget_all(self) -> None:
         """Between tests: nothing waits, nothing is captured."""
         self._waiting.clear()
-        self._ready.clear()
+        self._running = _Running()
         self.captured = None
 
-    def _run_ready(self) -> None:
+    def _run_ready(self) -> int:
         """Everything behind a failing event still runs, as it would in production; then the first error rises."""
-        self._running.now = True
-        first_error: Exception | None = None
+        running = self._running
+        errors: list[Exception] = []
+        count = 0
+        running.is_inside = True
         try:
-            while self._ready:
-                row = self._ready.popleft()
+            while running.ready:
+                row = running.ready.popleft()
+                running.chain = row.chain + 1
+                count += 1
                 try:
                     self._run(row)
                 except Exception as error:  # whatever the handler raises
-                    first_error = first_error or error
+                    errors.append(error)
         finally:
-            self._running.now = False
-        if first_error is not None:
-            raise first_error
+            running.is_inside = False
+            running.chain = 0
+        if errors:
+            for other in errors[1:]:
+                errors[0].add_note(f"and behind it: {type(other).__name__}: {other}")
+            raise errors[0]
+        return count
 
     def _run(self, row: Waiting) -> None:
+        if row.chain > MAX_CHAIN:
+            raise RuntimeError(
+                f"{MAX_CHAIN:,} handlers published one another, the last to queue {row.event.queue!r}: this never ends"
+            )
         if row.processor is not None:
             row.processor(decode_json(row.event.body))
             return
@@ -120,9 +161,6 @@ class ImmediateTransport(Transport):
         if retry_after_seconds is not None:
             again = replace(row.event, attempt=row.event.attempt + 1)
             self._waiting.append(Waiting(again, clock.now_ms() + int(retry_after_seconds * 1000)))
-
-    def _sorted(self) -> list[Waiting]:
-        return sorted((row for row in self._waiting if row.holder is None), key=lambda row: row.due_at_ms)
 
     # The transport contract, on the same memory.
 
@@ -144,9 +182,8 @@ class ImmediateTransport(Transport):
         """Rows of this queue that are due and in nobody's hand, now in this lane's."""
         with self._lock:
             now_ms = clock.now_ms()
-            due = [row for row in self._sorted() if row.event.queue == queue and row.due_at_ms <= now_ms][
-                :limit
-            ]
+            due = [row for row in self.waiting() if row.event.queue == queue and row.due_at_ms <= now_ms]
+            due = due[:limit]
             for row in due:
                 row.holder = holder
             return due
