@@ -29,6 +29,7 @@ INSTALLED_APPS = [
 MIDDLEWARE = ["django.middleware.security.SecurityMiddleware", "django.middleware.common.CommonMiddleware"]
 ROOT_URLCONF = "zerver.urls"
 USE_TZ = True
+TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 (BASE_DIR / "var").mkdir(exist_ok=True)

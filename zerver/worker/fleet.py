@@ -57,7 +57,7 @@ class WorkerFleet:
         Raises: QueueMismatch, or what the worker's own code raises, when a queue cannot start.
         """
         self._check_lanes()
-        rows = [self._open(queue) for queue in self._queues]
+        rows = [self._open(queue, number) for queue in self._queues for number in self._numbers(queue)]
         self._runners = [row.runner for row in rows]
         housekeeper = Housekeeper(rows, self._settings, self._health_file)
         self._install_signals()
@@ -101,7 +101,13 @@ class WorkerFleet:
                 # The others run; this one takes from its table lane, and its fast lane keeps saying what is wrong.
                 continue
 
-    def _open(self, queue: QueueDeclaration) -> ProcessRow:
+    def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
+        """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""
+        if len(self._queues) == 1:
+            return [self._worker_num]
+        return list(range(1, queue.workers + 1))
+
+    def _open(self, queue: QueueDeclaration, worker_num: int | None) -> ProcessRow:
         row_id = clock.new_message_id()
         alone = len(self._queues) == 1 and queue.threads == 1
         host = Host(
@@ -112,9 +118,7 @@ class WorkerFleet:
         )
         lanes = [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
         runner = QueueRunner(queue, get_worker(queue), lanes, host)
-        return ProcessRow(
-            id=row_id, alias=self._settings.database, worker_num=self._worker_num, runner=runner
-        )
+        return ProcessRow(id=row_id, alias=self._settings.database, worker_num=worker_num, runner=runner)
 
     def _install_signals(self) -> None:
         faulthandler.enable()

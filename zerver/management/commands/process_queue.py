@@ -23,9 +23,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--queue", "--queue_name", metavar="NAME", help="the queue whose worker to run")
-        which.add_argument("--all", action="store_true", help="every enabled queue, in this one process")
+        which.add_argument("--all", action="store_true", help="every enabled queue in this one process, a thread for each of its workers")
         which.add_argument(
-            "--multi_threaded", nargs="+", metavar="NAME", help="these queues, in this one process"
+            "--multi_threaded", nargs="+", metavar="NAME", help="these queues in this one process, a thread for each of their workers"
         )
         parser.add_argument(
             "--worker_num", type=int, metavar="N", help="number of this process among the queue's"
