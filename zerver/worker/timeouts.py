@@ -131,11 +131,12 @@ class Watchdog:
         self._on_hard = on_hard
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zerver-watchdog", daemon=True)
-        self._longest_seconds = 0.0
+        self._last_resort_seconds = 0.0
 
     def start(self, longest_seconds: float) -> None:
         """``longest_seconds``: the longest soft limit of any queue in this process."""
-        self._longest_seconds = longest_seconds
+        self._last_resort_seconds = longest_seconds + HARD_GRACE_SECONDS + _LAST_RESORT_SECONDS
+        self._arm_last_resort()
         self._thread.start()
 
     def stop(self) -> None:
@@ -144,10 +145,8 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        last_resort = self._longest_seconds + HARD_GRACE_SECONDS + _LAST_RESORT_SECONDS
         while not self._stop.wait(TICK_SECONDS):
-            # Armed anew at each tick: it fires only when this thread cannot run for so long. Exit code 1, by C.
-            faulthandler.dump_traceback_later(last_resort, exit=True)
+            self._arm_last_resort()
             now = clock.monotonic()
             for thread_id, entry in list(self.running.items()):
                 over = now - entry.started_at - entry.timeout_seconds
@@ -156,6 +155,10 @@ class Watchdog:
                     return
                 if over > 0 and entry.needs_soft and not entry.soft_fired:
                     self._raise_in(thread_id, entry)
+
+    def _arm_last_resort(self) -> None:
+        """Armed anew at each tick, it fires only when the watchdog cannot run for so long. Exit code 1, by C."""
+        faulthandler.dump_traceback_later(self._last_resort_seconds, exit=True)
 
     def _raise_in(self, thread_id: int, entry: Running) -> None:
         with self.soft_lock:
