@@ -106,7 +106,7 @@ def migrate(admin: BrokerAdmin, queue: QueueDeclaration, tell: Tell, *, force: b
         if found.consumers and not force:
             raise MigrationRefused(
                 queue.name,
-                f"has {found.consumers} consumers",
+                f"is being consumed (consumers: {found.consumers})",
                 "stop its workers first, e.g. supervisorctl stop, or give --force",
             )
         _empty_and_delete(admin, queue.name, second, tell)

@@ -64,6 +64,10 @@ class _Teller:
             level = logging.WARNING
         else:
             level = logging.DEBUG
+            if state == "closed":
+                # On purpose; the next one, if any, is news again.
+                with self._lock:
+                    self._told.pop(role, None)
         if level > logging.DEBUG and not self._is_news(role, state, problem):
             level = logging.DEBUG
         text = "broker connection of the %s: %s: %s" if problem else "broker connection of the %s: %s%s"

@@ -75,8 +75,8 @@ class Command(QueueCommand):
             "events in the event table": rows,
         }
         if any(held.values()) and not force:
-            told = " and ".join(f"{count} {what}" for what, count in held.items() if count)
-            raise CommandError(f"queue {name!r} has {told}; give --force to delete it all the same")
+            told = ", ".join(f"{what}: {count}" for what, count in held.items() if count)
+            raise CommandError(f"queue {name!r} is in use ({told}); give --force to delete it all the same")
         deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
         purged = current.table().purge(name) if rows else 0
         self.stdout.write(

@@ -1,0 +1,300 @@
+"""queue_admin on a real broker: queues moved to other arguments, whatever is killed on the way; queues deleted."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pika
+import pytest
+from pytest_django import Settings
+
+from tests.integration.commands import run
+from tests.servers.databases import TestDatabase
+from tests.servers.processes import ProjectProcess
+from tests.wait import wait_for
+from zerver.lib.queue import queue_json_publish
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport import current
+from zerver.lib.transport.rabbitmq.address import parse_address
+from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+from zerver.management.queue_migration import second_queue
+from zerver.models import WaitingEvent
+
+SECOND = "zerver_migrate_noop"
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A vhost as an operator's other tools see it."""
+
+    url: str
+    admin: BrokerAdmin = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "admin", BrokerAdmin(parse_address(self.url)))
+
+    @contextmanager
+    def channel(self) -> Iterator[Any]:
+        connection = pika.BlockingConnection(pika.URLParameters(self.url))
+        try:
+            yield connection.channel()
+        finally:
+            connection.close()
+
+    def declare(self, name: str, queue_type: Any = "classic") -> None:
+        self.admin.declare(QueueDeclaration(name=name, queue_type=queue_type))
+
+    def fill(self, name: str, count: int, size_bytes: int = 10) -> list[str]:
+        """Publish as some AMQP client does; the message ids."""
+        ids = [f"id-{name}-{n}" for n in range(count)]
+        with self.channel() as channel:
+            channel.confirm_delivery()
+            for n, message_id in enumerate(ids):
+                properties = pika.BasicProperties(
+                    message_id=message_id, headers={"x-attempt": 3, "traceparent": "00-abc"}, delivery_mode=2
+                )
+                channel.basic_publish(
+                    "", name, b'{"n": %d, "pad": "%s"}' % (n, b"x" * size_bytes), properties
+                )
+        return ids
+
+    def drain(self, name: str) -> list[tuple[Any, bytes]]:
+        """Everything that is in it, taken out."""
+        found = []
+        with self.channel() as channel:
+            while True:
+                method, properties, body = channel.basic_get(name, auto_ack=True)
+                if method is None:
+                    return found
+                found.append((properties, body))
+
+    def ready(self, name: str) -> int:
+        return self.admin.depth(name).ready or 0
+
+    def exists(self, name: str) -> bool:
+        with self.channel() as channel:
+            try:
+                channel.queue_declare(name, passive=True)
+            except pika.exceptions.ChannelClosedByBroker:
+                return False
+            return True
+
+
+@pytest.fixture
+def broker(rabbit_vhost: str, settings: Settings, sqlite_queue_database: None) -> Iterator[Broker]:
+    settings.QUEUE_URL = rabbit_vhost
+    yield Broker(rabbit_vhost)
+    current.close_all()
+
+
+@pytest.fixture
+def sqlite_queue_database(sqlite_database: str, django_db_blocker: Any) -> Iterator[None]:
+    from tests.servers.databases import use_database
+
+    with django_db_blocker.unblock(), use_database(sqlite_database):
+        yield
+
+
+@pytest.fixture
+def migration(
+    broker: Broker, sqlite_database: str, project_process: Callable[..., ProjectProcess]
+) -> Callable[[], ProjectProcess]:
+    """A real ``queue_admin migrate noop``."""
+    env = {"QUEUE_URL": broker.url, "DATABASE_URL": sqlite_database}
+    return lambda: project_process("queue_admin", "migrate", "noop", env=env)
+
+
+def is_declared(broker: Broker) -> bool:
+    """As the code declares it."""
+    broker.declare("noop", "quorum")
+    return True
+
+
+@pytest.mark.parametrize("before", ["classic", "quorum without a delivery limit"])
+def test_migrate_keeps_ids_headers_bodies_and_order(broker: Broker, before: str) -> None:
+    if before == "classic":
+        broker.declare("noop")
+    else:
+        with broker.channel() as channel:
+            channel.queue_declare("noop", durable=True, arguments={"x-queue-type": "quorum"})
+    ids = broker.fill("noop", 250)
+    ran = run("queue_admin", "migrate", "noop")
+    assert ran.code == 0, ran.err
+    assert ran.out.splitlines()[-1] == "noop is as declared and holds 250 events"
+    assert is_declared(broker)
+    assert not broker.exists(SECOND)
+    found = broker.drain("noop")
+    assert [properties.message_id for properties, _ in found] == ids
+    assert [body for _, body in found] == [b'{"n": %d, "pad": "xxxxxxxxxx"}' % n for n in range(250)]
+    properties = found[0][0]
+    assert (properties.headers["x-attempt"], properties.headers["traceparent"]) == (3, "00-abc")
+    assert properties.delivery_mode == 2
+
+
+def test_a_queue_that_is_as_declared_is_left_alone(broker: Broker) -> None:
+    broker.declare("noop", "quorum")
+    broker.fill("noop", 3)
+    ran = run("queue_admin", "migrate", "noop")
+    assert (ran.code, ran.out) == (0, "noop is as declared; nothing to do\n")
+    assert broker.ready("noop") == 3
+
+
+def test_a_dry_run_says_what_differs_and_moves_nothing(broker: Broker) -> None:
+    broker.declare("noop")
+    broker.fill("noop", 3)
+    ran = run("queue_admin", "migrate", "noop", "--dry-run")
+    assert ran.code == 0
+    assert "broker has none, code declares reject-publish; 3 events wait in it, 0 consumers" in ran.out
+    assert broker.ready("noop") == 3
+    assert not broker.exists(SECOND)
+
+
+def test_it_refuses_while_somebody_consumes_and_says_how_many(broker: Broker) -> None:
+    broker.declare("noop")
+    broker.fill("noop", 3)
+    with broker.channel() as channel:
+        channel.basic_qos(prefetch_count=1)
+        channel.basic_consume("noop", lambda *_: None)
+        ran = run("queue_admin", "migrate", "noop")
+    assert ran.code == 1
+    assert "queue 'noop': is being consumed (consumers: 1); stop its workers first" in ran.err
+    assert not broker.exists(SECOND)
+
+
+def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(
+    broker: Broker, migration: Callable[[], ProjectProcess]
+) -> None:
+    broker.declare("noop")
+    ids = broker.fill("noop", 4000)
+    killed = migration()
+    wait_for(lambda: broker.exists(SECOND) and 0 < broker.ready(SECOND), 60, "the move to begin")
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert broker.ready("noop") > 0, "killed too late to prove anything"
+    again = migration()
+    assert again.wait(90) == 0, again.output
+    assert_whole(broker, ids)
+
+
+def test_killed_on_the_way_back_it_goes_on_and_nothing_is_lost(
+    broker: Broker, migration: Callable[[], ProjectProcess]
+) -> None:
+    broker.declare("noop")
+    ids = broker.fill("noop", 4000)
+    killed = migration()
+    killed.wait_for_output(f"moving {SECOND} to noop", 60)
+    wait_for(lambda: broker.ready("noop") > 0, 30, "the way back to begin")
+    killed.kill()
+    assert killed.wait() == -signal.SIGKILL
+    assert broker.ready(SECOND) > 0, "killed too late to prove anything"
+    again = migration()
+    assert again.wait(90) == 0, again.output
+    assert "of a migration that was broken off" in again.output
+    assert_whole(broker, ids)
+
+
+def test_killed_between_deleting_and_declaring_it_goes_on(broker: Broker) -> None:
+    broker.declare(SECOND, "quorum")
+    broker.fill(SECOND, 20)
+    ran = run("queue_admin", "migrate", "noop")
+    assert ran.code == 0, ran.err
+    assert is_declared(broker)
+    assert len(broker.drain("noop")) == 20
+    assert not broker.exists(SECOND)
+
+
+def assert_whole(broker: Broker, ids: list[str]) -> None:
+    """Everything is there; what was under way at the kill may be there twice, and is no more than the window."""
+    assert is_declared(broker)
+    assert not broker.exists(SECOND)
+    found = [properties.message_id for properties, _ in broker.drain("noop")]
+    assert set(found) == set(ids)
+    assert len(found) - len(ids) <= 200
+
+
+def test_a_second_migration_at_the_same_time_is_refused(broker: Broker) -> None:
+    broker.declare("noop")
+    broker.declare(SECOND, "quorum")
+    with broker.channel() as channel:
+        channel.basic_consume(SECOND, lambda *_: None)
+        ran = run("queue_admin", "migrate", "noop")
+    assert ran.code == 1
+    assert "another migration is at work" in ran.err
+
+
+def test_what_is_published_while_it_moves_is_there_afterwards(
+    broker: Broker, migration: Callable[[], ProjectProcess]
+) -> None:
+    broker.declare("noop")
+    ids = broker.fill("noop", 2000)
+    process = migration()
+    accepted = []
+    while process.is_running():
+        # The declaration of this process is the new one, so the old queue takes nothing of it; the table does.
+        accepted.append(queue_json_publish("noop", {"late": True}))
+    assert process.wait() == 0, process.output
+    found = {properties.message_id for properties, _ in broker.drain("noop")}
+    found |= set(WaitingEvent.objects.values_list("message_id", flat=True))
+    assert found == set(ids) | set(accepted)
+
+
+def test_without_a_broker_it_says_so(queue_database: TestDatabase) -> None:
+    ran = run("queue_admin", "migrate", "noop")
+    assert ran.code == 1
+    assert "there is no broker to migrate on: QUEUE_URL is db://" in ran.err
+
+
+def test_the_second_queue_of_a_long_name_has_a_name_that_queues_may_have() -> None:
+    longest = "q" * 63
+    assert len(second_queue(longest)) <= 63
+    assert second_queue(longest) != second_queue("q" * 62)
+    assert second_queue("noop") == SECOND
+
+
+def test_an_empty_undeclared_queue_is_deleted(broker: Broker) -> None:
+    broker.declare("bygone")
+    ran = run("queue_admin", "delete", "bygone")
+    assert ran.code == 0, ran.err
+    assert not broker.exists("bygone")
+
+
+@pytest.mark.parametrize("queue_type", ["classic", "quorum"])
+def test_one_that_holds_events_is_deleted_by_force_alone(broker: Broker, queue_type: str) -> None:
+    broker.declare("bygone", queue_type)
+    broker.fill("bygone", 3)
+    ran = run("queue_admin", "delete", "bygone")
+    assert ran.code == 1
+    assert "queue 'bygone' is in use (events on the broker: 3); give --force" in ran.err
+    assert broker.ready("bygone") == 3
+    ran = run("queue_admin", "delete", "bygone", "--force")
+    assert (ran.code, ran.out) == (
+        0,
+        "deleted bygone, with 3 events on the broker and 0 in the event table\n",
+    )
+    assert not broker.exists("bygone")
+
+
+def test_a_declared_queue_is_not_deleted(broker: Broker) -> None:
+    broker.declare("noop", "quorum")
+    ran = run("queue_admin", "delete", "noop")
+    assert ran.code == 1
+    assert "queue 'noop' is declared by zerver.contrib.noop.queue_processors" in ran.err
+    assert broker.exists("noop")
+    assert run("queue_admin", "delete", "noop", "--force").code == 0
+    assert not broker.exists("noop")
+
+
+def test_rows_of_a_queue_that_nobody_declares_any_more_are_deleted_by_force(
+    queue_database: TestDatabase,
+) -> None:
+    queue_json_publish("noop", {})
+    WaitingEvent.objects.update(queue="bygone")
+    ran = run("queue_admin", "delete", "bygone")
+    assert ran.code == 1
+    assert "events in the event table: 1" in ran.err
+    assert run("queue_admin", "delete", "bygone", "--force").code == 0
+    assert not WaitingEvent.objects.exists()

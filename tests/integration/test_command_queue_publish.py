@@ -1,0 +1,133 @@
+"""queue_publish: one event, a file, a pipe."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.integration.commands import run
+from tests.servers.databases import TestDatabase
+from tests.servers.processes import REPOSITORY, ProjectProcess
+from zerver.models import WaitingEvent
+
+
+def bodies(queue: str = "noop") -> list[dict[str, object]]:
+    return [json.loads(bytes(row.body)) for row in WaitingEvent.objects.filter(queue=queue).order_by("id")]
+
+
+def test_one_event_is_published_and_its_message_id_told(queue_database: TestDatabase) -> None:
+    ran = run("queue_publish", "noop", '{"a": [1, "ü"]}')
+    assert ran.code == 0
+    assert WaitingEvent.objects.get().message_id == ran.out.strip()
+    assert bodies() == [{"a": [1, "ü"]}]
+
+
+def test_for_programs_the_message_id_comes_as_json(queue_database: TestDatabase) -> None:
+    answer = run("queue_publish", "noop", "{}", "--json").json
+    assert answer == {"queue": "noop", "message_id": WaitingEvent.objects.get().message_id}
+
+
+def test_a_delay_makes_it_due_later(queue_database: TestDatabase) -> None:
+    run("queue_publish", "noop", "{}", "--delay", "3600")
+    row = WaitingEvent.objects.get()
+    assert row.due_at_ms - row.published_at_ms >= 3_500_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("nonesuch", "{}"), "no worker declares queue 'nonesuch'"),
+        (("noop", "{broken"), "the event is not JSON: "),
+        (("noop", "[1]"), "event is not JSON at $: an event is a JSON object"),
+        (("user_activity", "{}"), "event for queue 'user_activity' is not a UserActivityEvent"),
+        (("noop", json.dumps({"a": "x" * (1 << 20)})), "over QUEUE_MAX_EVENT_BYTES"),
+        (("noop", "--file", "/nonesuch"), "/nonesuch cannot be read: No such file"),
+    ],
+)
+def test_what_is_refused_is_told_in_one_line_and_nothing_is_sent(
+    queue_database: TestDatabase, arguments: tuple[str, ...], message: str
+) -> None:
+    ran = run("queue_publish", *arguments)
+    assert ran.code == 1
+    assert message in ran.err
+    assert len(ran.err.splitlines()) == 1
+    assert not WaitingEvent.objects.exists()
+
+
+def test_a_file_of_many_lines_is_published_in_order(queue_database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps({"n": n}) + "\n" for n in range(1_234)))
+    ran = run("queue_publish", "noop", "--file", str(path))
+    assert (ran.code, ran.out, ran.err) == (0, "published 1234\n", "")
+    assert [body["n"] for body in bodies()] == list(range(1_234))
+
+
+def test_a_bad_line_is_named_with_the_reason_and_the_others_are_published(
+    queue_database: TestDatabase, tmp_path: Path
+) -> None:
+    path = tmp_path / "mixed.jsonl"
+    path.write_text('{"n": 1}\n{broken\n\n["no object"]\n{"n": 2}\n')
+    ran = run("queue_publish", "noop", "--file", str(path))
+    assert ran.code == 1
+    first, second, last = ran.err.splitlines()
+    assert first.startswith(f"{path}:2: ")
+    assert second.startswith(f"{path}:4: event is not JSON at $: an event is a JSON object")
+    assert last == "published 2, refused 2 (nothing of the refused was sent)"
+    assert bodies() == [{"n": 1}, {"n": 2}]
+    as_json = run("queue_publish", "noop", "--json", "--file", str(path))
+    assert as_json.code == 1
+    assert as_json.json["published"] == 2
+    assert [bad["place"] for bad in as_json.json["refused"]] == [f"{path}:2", f"{path}:4"]
+
+
+def test_a_zulip_error_file_is_published_event_by_event(queue_database: TestDatabase, tmp_path: Path) -> None:
+    path = tmp_path / "noop.errors"
+    path.write_text(
+        'Tue Nov 14 22:13:20 2023\t[{"n": 1}, {"n": 2}]\n'
+        'Tue Nov 14 22:13:21 2023\t[{"n": 3}, 4]\n'
+        '1700000000\t{"n": 5}\n'
+    )
+    ran = run("queue_publish", "noop", "--file", str(path))
+    assert ran.code == 1
+    assert ran.err.startswith(f"{path}:2 event 2: ")
+    assert [body["n"] for body in bodies()] == [1, 2, 3, 5]
+
+
+def test_a_dash_reads_standard_input(queue_database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"n": 1}\nbad\n')))
+    ran = run("queue_publish", "noop", "-")
+    assert ran.code == 1
+    assert ran.err.startswith("<stdin>:2: ")
+    assert bodies() == [{"n": 1}]
+
+
+def test_a_pipe_into_a_real_process(sqlite_database: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "queue_publish", "noop", "-"],
+        input=b'{"n": 1}\n{"n": 2}\n',
+        env={"PATH": "/usr/bin:/bin", "DATABASE_URL": sqlite_database},
+        cwd=REPOSITORY,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"published 2\n", b"")
+
+
+def test_usage_exits_with_2(sqlite_database: str, project_process: Callable[..., ProjectProcess]) -> None:
+    wrong = [
+        ("queue_publish",),
+        ("queue_publish", "noop"),
+        ("queue_publish", "noop", "{}", "--file", "f"),
+        ("queue_publish", "noop", "{}", "--delay=-1"),
+        ("queue_publish", "noop", "{}", "--delay=soon"),
+    ]
+    processes = [project_process(*arguments, env={"DATABASE_URL": sqlite_database}) for arguments in wrong]
+    assert [process.wait(60) for process in processes] == [2] * len(wrong)
+    assert not any("Traceback" in process.output for process in processes)
