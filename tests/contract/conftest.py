@@ -11,6 +11,7 @@ from pytest_django import DjangoDbBlocker
 from tests.contract.harness import Harness, Party
 from tests.servers.databases import use_database
 from zerver.lib import clock
+from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.lib.transport.immediate import ImmediateTransport
 from zerver.lib.transport.rabbitmq import RabbitTransport
@@ -47,8 +48,10 @@ def _on_rabbitmq(queue_type: str) -> Factory:
     @contextmanager
     def make(request: pytest.FixtureRequest) -> Iterator[Harness]:
         address = parse_address(request.getfixturevalue("rabbit_vhost"), None)
+        queues: dict[str, QueueDeclaration] = {}
         harness = Harness(
-            make_transport=lambda: RabbitTransport(address, harness.queues.__getitem__),
+            make_transport=lambda: RabbitTransport(address, queues.__getitem__),
+            queues=queues,
             options={"queue_type": queue_type},
             lose=_drop_connection,
         )
@@ -60,6 +63,7 @@ def _on_rabbitmq(queue_type: str) -> Factory:
 
 def _drop_connection(party: Party) -> None:
     party.transport.close()
+    party.lane.close(0.1)  # which finds nobody to say goodbye to
 
 
 @contextmanager

@@ -64,7 +64,7 @@ def test_a_thousand_events_of_one_call_are_answered_one_by_one_and_come_once_eac
     assert len(harness.publish(*sent)) == 1000
     party = harness.open(queue)
 
-    taken = []
+    taken: list[Delivery] = []
     while len(taken) < 1000:
         some = party.take(100)
         party.lane.done(some)
@@ -256,7 +256,7 @@ def test_who_has_lost_a_delivery_is_told_and_settles_nothing(harness: Harness) -
         pytest.skip("a process takes everything along")
     queue = harness.declare()
     harness.publish(event(queue))
-    first, second, third = harness.open(queue), None, None
+    first = harness.open(queue)
     [stale] = first.take(1)
     assert first.lane.renew(stale, 1.0)
     harness.lose(first)

@@ -27,15 +27,17 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
     Raises: TransportUnavailable (the database is away, or locked for too long); EventNotStorable.
     """
     connection = connections[alias]
-    was_open = connection.connection is not None
+    driver_connection = connection.connection
     try:
         return _attempt(connection, operation)
     except TransportUnavailable:
-        if connection.in_atomic_block or not was_open:
+        if connection.in_atomic_block or driver_connection is None:
             raise
-        connection.close_if_unusable_or_obsolete()
-        if connection.connection is not None:
-            raise
+        # Leaving an atomic block Django replaces a dead connection by itself; elsewhere nobody does.
+        if connection.connection is driver_connection:
+            if connection.is_usable():
+                raise
+            connection.close()
     return _attempt(connection, operation)
 
 

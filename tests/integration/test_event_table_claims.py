@@ -1,0 +1,390 @@
+"""Rows of the event table, on SQLite and PostgreSQL: claimed by one, under a lease that can be lost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.db import connections
+
+from tests.contract.harness import event
+from tests.servers.databases import TestDatabase
+from tests.wait import wait_for
+from zerver.lib import clock
+from zerver.lib.event import Event
+from zerver.lib.event_table import Claim, EventTable, TableDepth
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Fate
+from zerver.lib.transport.database import DatabaseTransport
+from zerver.models import WaitingEvent
+
+QUEUE = QueueDeclaration(name="claims")
+LEASE_SECONDS = 60.0
+
+
+@pytest.fixture
+def table(queue_database: TestDatabase, monkeypatch: pytest.MonkeyPatch) -> EventTable:
+    monkeypatch.setattr(clock, "offset_ms", 0)  # put back, whatever the test makes of it
+    return EventTable("default")
+
+
+def stored(table: EventTable, count: int = 1, **options: float) -> list[Event]:
+    events = [event(QUEUE, number) for number in range(count)]
+    table.store(events, **options)  # type: ignore[arg-type]  # seconds, all of them
+    return events
+
+
+def claim(table: EventTable, limit: int = 100, owner: str = "worker-1") -> list[Claim]:
+    return table.claim(QUEUE.name, limit, LEASE_SECONDS, owner)
+
+
+def ids(claims: list[Claim]) -> list[str]:
+    return [item.event.message_id for item in claims]
+
+
+def let_time_pass(seconds: float) -> None:
+    clock.offset_ms += int(seconds * 1000)
+
+
+def test_the_clock_of_the_database_is_read_in_milliseconds_and_moves_with_the_tests(
+    table: EventTable,
+) -> None:
+    assert abs(table.now_ms() - clock.now_ms()) < 5_000
+    let_time_pass(3600)
+    assert abs(table.now_ms() - clock.now_ms()) < 5_000
+
+
+def test_many_claimers_get_each_row_once(table: EventTable) -> None:
+    events = stored(table, 400)
+    taken: list[Claim] = []
+    start = threading.Barrier(4)
+
+    def take_all(owner: str) -> None:
+        start.wait(10)
+        while some := claim(table, 7, owner):
+            taken.extend(some)
+            table.delete(some)
+        connections.close_all()
+
+    threads = [threading.Thread(target=take_all, args=(f"worker-{number}",)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+
+    # A claimer that found others' rows locked may have left early; whatever is left is there to be claimed.
+    taken += claim(table, 400)
+    assert sorted(ids(taken)) == sorted(item.message_id for item in events)
+
+
+#: A process that claims all it can, says what it got, and ends; or says so and waits to be killed with it.
+CLAIMING_PROCESS = """
+import sys, django
+django.setup()
+from zerver.lib.event_table import EventTable
+table, (_, queue, owner, is_settling) = EventTable("default"), sys.argv
+sys.stdin.readline()
+while claims := table.claim(queue, 5, 60, owner):
+    for claim in claims:
+        print(claim.event.message_id, flush=True)
+    if not int(is_settling):
+        print("holding", flush=True)
+        sys.stdin.readline()
+    table.delete(claims)
+"""
+
+
+def start_process(database: TestDatabase, owner: str, *, is_settling: bool) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", CLAIMING_PROCESS, QUEUE.name, owner, str(int(is_settling))],
+        env={**os.environ, "DATABASE_URL": database.url, "DJANGO_SETTINGS_MODULE": "zerver.settings"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_get_each_row_once(table: EventTable, queue_database: TestDatabase) -> None:
+    events = stored(table, 200)
+    processes = [start_process(queue_database, f"process-{number}", is_settling=True) for number in range(2)]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    taken = [line for process in processes for line in process.communicate(timeout=60)[0].split()]
+    taken += ids(claim(table, 200))
+    assert sorted(taken) == sorted(item.message_id for item in events)
+
+
+def test_what_a_killed_process_held_comes_again_when_its_lease_ends(
+    table: EventTable, queue_database: TestDatabase
+) -> None:
+    stored(table, 7)
+    process = start_process(queue_database, "killed", is_settling=False)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("go\n")
+    process.stdin.flush()
+    held = list(iter(lambda: process.stdout.readline().strip(), "holding"))  # type: ignore[union-attr]  # a pipe
+    process.kill()
+    process.communicate(timeout=10)
+
+    untouched = claim(table)
+    assert len(held) == 5
+    assert len(untouched) == 2
+    let_time_pass(61)
+    again = [item for item in claim(table) if item.row_id not in {item.row_id for item in untouched}]
+    assert sorted(ids(again)) == sorted(held)
+    assert all(item.redelivered for item in again)
+
+
+def test_claims_come_oldest_due_first_and_no_more_than_the_limit(table: EventTable) -> None:
+    late, early = event(QUEUE), event(QUEUE)
+    now_ms = table.now_ms()
+    table.store([late], due_at_ms=now_ms - 1_000)
+    table.store([early], due_at_ms=now_ms - 2_000)
+    newest = stored(table, 3)
+
+    assert ids(claim(table, 2)) == [early.message_id, late.message_id]
+    assert ids(claim(table)) == [item.message_id for item in newest]
+    assert claim(table) == []
+
+
+def test_storing_again_changes_nothing(table: EventTable) -> None:
+    [first] = stored(table)
+    table.store([first], delay_seconds=3600)
+    assert WaitingEvent.objects.count() == 1
+    assert table.depth(QUEUE.name).ready == 1
+
+
+def test_a_row_is_claimed_again_when_its_lease_has_ended_and_is_suspect_then(table: EventTable) -> None:
+    stored(table)
+    [first] = claim(table)
+    let_time_pass(LEASE_SECONDS - 1)
+    assert claim(table, owner="worker-2") == []
+    let_time_pass(2)
+    [second] = claim(table, owner="worker-2")
+
+    assert not first.redelivered
+    assert second.redelivered
+    assert second.lease == first.lease + 1
+
+
+def test_a_stale_holder_changes_nothing(table: EventTable) -> None:
+    stored(table)
+    [stale] = claim(table)
+    let_time_pass(LEASE_SECONDS + 1)
+    [present] = claim(table, owner="worker-2")
+
+    assert table.delete([stale]) == 0
+    assert table.release([stale]) == 0
+    assert not table.settle_retry(stale, 0)
+    assert not table.renew(stale, LEASE_SECONDS)
+    assert table.delete([present]) == 1
+
+
+def test_a_renewed_lease_lasts_and_is_never_shortened(table: EventTable) -> None:
+    stored(table)
+    [held] = claim(table)
+    assert table.renew(held, LEASE_SECONDS * 3)
+    assert table.renew(held, 1)
+    let_time_pass(LEASE_SECONDS * 2)
+    assert claim(table, owner="worker-2") == []
+    let_time_pass(LEASE_SECONDS * 2)
+    assert len(claim(table, owner="worker-2")) == 1
+
+
+def test_a_released_row_is_back_in_its_place_and_no_suspect(table: EventTable) -> None:
+    first, second = stored(table, 2)
+    held = claim(table)
+    table.release(held[:1])
+    table.release(held[1:])
+    [again, after] = claim(table, owner="worker-2")
+    assert ids([again, after]) == [first.message_id, second.message_id]
+    assert not again.redelivered
+    assert not table.renew(held[0], LEASE_SECONDS)
+
+
+def test_a_suspect_that_was_released_is_a_suspect_still(table: EventTable) -> None:
+    stored(table)
+    claim(table)
+    let_time_pass(LEASE_SECONDS + 1)
+    table.release(claim(table, owner="worker-2"))
+    [again] = claim(table, owner="worker-3")
+    assert again.redelivered
+
+
+def test_the_rows_of_a_dead_worker_are_free_at_once_and_suspect(table: EventTable) -> None:
+    stored(table, 2)
+    [of_dead] = claim(table, 1, owner="dead")
+    [of_living] = claim(table, 1, owner="living")
+
+    assert table.release_owned([]) == 0
+    assert table.release_owned(["dead", ""]) == 1
+
+    [again] = claim(table, owner="living")
+    assert again.row_id == of_dead.row_id != of_living.row_id
+    assert again.redelivered
+
+
+def test_a_retry_is_the_same_row_later_under_the_next_attempt(table: EventTable) -> None:
+    [original] = stored(table)
+    [held] = claim(table)
+
+    assert table.settle_retry(held, 30)
+
+    assert not table.settle_retry(held, 30)
+    assert table.delete([held]) == 0
+    assert table.depth(QUEUE.name) == TableDepth(later=1)
+    let_time_pass(31)
+    [again] = claim(table)
+    assert again.event.attempt == 2
+    assert again.event.body == original.body
+    assert not again.redelivered
+
+
+def test_of_two_deliveries_of_an_event_one_retry_remains(table: EventTable) -> None:
+    [original] = stored(table)
+    [held] = claim(table)
+    table.store([event(QUEUE, message_id=original.message_id, attempt=2)], delay_seconds=30)
+
+    assert table.settle_retry(held, 30)
+
+    assert list(WaitingEvent.objects.values_list("attempt", flat=True)) == [2]
+
+
+def test_rows_born_leased_are_claimed_when_the_publisher_let_go_or_died(table: EventTable) -> None:
+    freed, orphaned, sent = stored(table, 3, lease_seconds=30)
+    assert claim(table) == []
+    assert table.depth(QUEUE.name) == TableDepth(held=3)
+
+    assert table.free([(freed.message_id, 1)]) == 1
+    assert table.forget([(sent.message_id, 1)]) == 1
+    assert ids(claim(table)) == [freed.message_id]
+
+    let_time_pass(31)
+    [last] = claim(table)
+    assert last.event.message_id == orphaned.message_id
+    assert not last.redelivered
+
+
+def test_a_lease_from_birth_does_not_bring_the_due_time_forward(table: EventTable) -> None:
+    table.store([event(QUEUE)], due_at_ms=table.now_ms() + 3_600_000, lease_seconds=30)
+    let_time_pass(60)
+    assert claim(table) == []
+    let_time_pass(3600)
+    assert len(claim(table)) == 1
+
+
+def test_a_late_confirm_takes_no_row_out_of_a_workers_hand(table: EventTable) -> None:
+    [doubtful] = stored(table, lease_seconds=30)
+    let_time_pass(31)
+    held = claim(table)
+    key = (doubtful.message_id, 1)
+
+    assert table.forget([key]) == 0
+    assert table.free([key]) == 0
+    assert table.present([key, (doubtful.message_id, 2), ("unknown", 1)]) == {key}
+    assert table.delete(held) == 1
+
+
+def test_purging_spares_what_is_in_a_hand_and_counts_the_rest(table: EventTable) -> None:
+    stored(table, 2)
+    held = claim(table)
+    stored(table, 1, lease_seconds=30)
+    stored(table, 1200)
+    stored(table, 300, delay_seconds=3600)
+    table.store([event(QueueDeclaration(name="other"))])
+
+    assert table.purge(QUEUE.name) == 1500
+
+    assert table.purge(QUEUE.name) == 0
+    assert table.depth(QUEUE.name) == TableDepth(held=3)
+    assert table.depth("other").ready == 1
+    assert table.delete(held) == 2
+
+
+def test_depths_tell_rows_apart_and_the_age_of_the_oldest(table: EventTable) -> None:
+    stored(table, 3)
+    claim(table, 1)
+    stored(table, 4, delay_seconds=3600)
+    let_time_pass(10)
+
+    depth = table.depth(QUEUE.name)
+
+    assert (depth.ready, depth.held, depth.later) == (2, 1, 4)
+    assert depth.oldest_ms is not None
+    assert 10_000 <= depth.oldest_ms < 15_000
+    assert table.depth("empty") == TableDepth()
+    assert list(table.depths()) == [QUEUE.name]
+
+
+def test_hundreds_of_keys_and_claims_fit_into_statements(table: EventTable) -> None:
+    events = stored(table, 1000)
+    keys = [(item.message_id, item.attempt) for item in events]
+    assert table.present(keys) == set(keys)
+    held = claim(table, 1000)
+    assert len(held) == 1000
+    assert table.release(held) == 1000
+    held = claim(table, 1000)
+    assert table.delete(held[:700]) == 700
+    assert table.release(held[700:]) == 300
+    assert table.forget(keys) == 300
+
+
+def test_bodies_of_many_megabytes_in_all_are_stored_together(table: EventTable) -> None:
+    body = b'"%s"' % (b"x" * 900_000)
+    events = [event(QUEUE, number, body=body) for number in range(12)]
+    table.store(events)
+    assert {item.event.body for item in claim(table)} == {body}
+    assert WaitingEvent.objects.count() == 12
+
+
+def test_done_is_held_back_no_longer_than_the_window(table: EventTable) -> None:
+    stored(table, 3)
+    lane = DatabaseTransport("default").open_lane(QUEUE, "worker-1")
+    lane.start(lambda: None)
+    lane.done(lane.take(3))
+    wait_for(lambda: not WaitingEvent.objects.exists(), 5)
+    lane.close(1)
+
+
+def test_done_is_sent_at_once_where_the_window_is_one(table: EventTable) -> None:
+    stored(table, 3)
+    lane = DatabaseTransport("default").open_lane(QueueDeclaration(name=QUEUE.name, ack_batch=1), "worker-1")
+    lane.start(lambda: None)
+    lane.done(lane.take(1))
+    assert WaitingEvent.objects.count() == 2
+    lane.close(1)
+
+
+def test_a_lane_renews_only_what_it_must(table: EventTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    stored(table)
+    lane = DatabaseTransport("default").open_lane(QUEUE, "worker-1")
+    lane.start(lambda: None)
+    [delivery] = lane.take(1)
+    row = WaitingEvent.objects.get()
+
+    assert lane.renew(delivery, QUEUE.timeout_seconds)
+    assert WaitingEvent.objects.get().available_at_ms == row.available_at_ms
+    assert lane.renew(delivery, 3600)
+    assert WaitingEvent.objects.get().available_at_ms > row.available_at_ms + 3_000_000
+    lane.close(1)
+
+
+def test_an_event_that_the_database_refuses_fails_alone(
+    table: EventTable, queue_database: TestDatabase
+) -> None:
+    good, bad, other = event(QUEUE), event(QUEUE, message_id="with a \0 in it"), event(QUEUE)
+
+    fates = [answer.fate for answer in DatabaseTransport("default").publish([good, bad, other], 5)]
+
+    if queue_database.vendor == "sqlite":  # takes anything
+        assert fates == [Fate.STORED] * 3
+    else:
+        assert fates == [Fate.STORED, Fate.REFUSED, Fate.STORED]
+        [answer] = DatabaseTransport("default").publish([bad], 5)
+        assert answer.event_at_fault
