@@ -32,6 +32,13 @@ def immediate() -> ImmediateTransport | None:
     return transport
 
 
+def reset_immediate() -> None:
+    """Between tests: what waits in immediate mode is forgotten, whatever ``QUEUE_URL`` is by now."""
+    transport = _open.get("immediate")
+    if isinstance(transport, ImmediateTransport):
+        transport.forget_all()
+
+
 def fast_lane() -> Transport | None:
     """What carries events that are due now; None where there is the event table alone."""
     if not get_settings().has_broker:
