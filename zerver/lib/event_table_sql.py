@@ -105,8 +105,14 @@ class Dialect:
         return f"UPDATE {TABLE} SET available_at_ms = due_at_ms, lease_owner = '' WHERE {_of_claims(claims)}"
 
     def release_owned(self, owners: int) -> str:
-        """Parameters: the owners. They stay on the rows, so that the next claim finds suspects."""
-        return f"UPDATE {TABLE} SET available_at_ms = due_at_ms WHERE lease_owner IN ({_marks(owners)})"
+        """Parameters: the owners. They stay on the rows, so that the next claim finds suspects.
+
+        The condition of the partial index is spelled out, for SQLite does not infer it from parameters.
+        """
+        return (
+            f"UPDATE {TABLE} SET available_at_ms = due_at_ms"
+            f" WHERE NOT (lease_owner = '') AND lease_owner IN ({_marks(owners)})"
+        )
 
     def retry(self) -> str:
         """Parameters: delay_ms twice, id, lease."""
@@ -133,7 +139,7 @@ class Dialect:
         """Parameters: queue, highest id, limit."""
         return (
             f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE queue = %s AND id <= %s"
-            f" AND NOT {_HELD.format(now=self.now())} ORDER BY id LIMIT %s{self.skip_locked})"
+            f" AND NOT {_HELD.format(now=self.now())} LIMIT %s{self.skip_locked})"
         )
 
     def depths(self, *, of_one: bool) -> str:
