@@ -171,7 +171,7 @@ def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(
     broker.declare("noop")
     ids = broker.fill("noop", 4000)
     killed = migration()
-    wait_for(lambda: broker.exists(SECOND) and 0 < broker.ready(SECOND), 60, "the move to begin")
+    wait_for(lambda: broker.exists(SECOND) and broker.ready(SECOND) > 0, 60, "the move to begin")
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
     assert broker.ready("noop") > 0, "killed too late to prove anything"

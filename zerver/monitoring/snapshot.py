@@ -222,21 +222,21 @@ def _wanted(
 def _ask_lanes(
     wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, problems: list[str]
 ) -> dict[str, dict[str, Depth]]:
-    """Shape: by lane, then by queue; a queue is missing where its lane could not tell of it."""
+    """Shape: by lane, then by queue, for all that are wanted; all None where a lane could not tell."""
     found: dict[str, dict[str, Depth]] = {}
     fast = current.fast_lane()
     if fast is not None:
         found[fast.name] = _ask_lane(fast, wanted, problems)
-    empty = Depth(ready=0, unacked=0, later=0)
-    of_table = facts.depths
-    found[DatabaseTransport.name] = (
-        {} if of_table is None else {queue.name: of_table.get(queue.name, empty) for queue in wanted}
-    )
+    without_rows = Depth() if facts.depths is None else Depth(ready=0, unacked=0, later=0)
+    in_table = facts.depths or {}
+    found[DatabaseTransport.name] = {queue.name: in_table.get(queue.name, without_rows) for queue in wanted}
     return found
 
 
 def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: list[str]) -> dict[str, Depth]:
-    found: dict[str, Depth] = {}
+    # A lane that cannot hold an event until later holds none, whether it can be reached or not.
+    later = None if lane.supports_delay else 0
+    found = {queue.name: Depth(later=later) for queue in wanted}
     for queue in wanted:
         try:
             depth = lane.depth(queue)
@@ -247,7 +247,7 @@ def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: lis
         except TransportError as error:
             problems.append(str(error))
             continue
-        found[queue.name] = depth if lane.supports_delay else replace(depth, later=0)
+        found[queue.name] = replace(depth, later=depth.later if lane.supports_delay else later)
     return found
 
 
@@ -257,7 +257,7 @@ def _queue_snapshot(
     facts: _DatabaseFacts,
     progress: Mapping[str, Progress],
 ) -> QueueSnapshot:
-    lanes = {lane: of_lane.get(queue.name, Depth()) for lane, of_lane in depths.items()}
+    lanes = {lane: of_lane[queue.name] for lane, of_lane in depths.items()}
     known = (
         None if facts.workers is None else [worker for worker in facts.workers if worker.queue == queue.name]
     )

@@ -1,0 +1,99 @@
+"""System checks: each finding by its id, with the thing named and the mend."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.checks import CheckMessage
+from pytest_django import Settings
+
+from zerver import checks
+from zerver.lib.backoff import RetryPolicy
+from zerver.lib.errors import ConfigurationError
+from zerver.lib.registry import QueueDeclaration, QueueRegistry
+
+
+@pytest.fixture
+def registry(monkeypatch: pytest.MonkeyPatch) -> QueueRegistry:
+    """Declarations of the test's own."""
+    registry = QueueRegistry()
+    monkeypatch.setattr(checks, "queues", registry)
+    return registry
+
+
+def ids(found: list[CheckMessage]) -> list[str | None]:
+    return [message.id for message in found]
+
+
+def test_good_settings_and_declarations_give_no_findings() -> None:
+    assert checks.check_settings() == []
+    assert checks.check_declarations() == []
+    assert checks.check_deployment() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("QUEUE_URL", "redis://here", "QUEUE_URL: redis://… cannot be used"),
+        ("QUEUE_URL", "amqp://guest:secret@host:port/", "QUEUE_URL: has port 'port'"),
+        ("QUEUE_DATABASE", "nonesuch", "QUEUE_DATABASE: 'nonesuch' cannot be used"),
+        ("QUEUE_RETENTION_DAYS", "soon", "QUEUE_RETENTION_DAYS: 'soon' cannot be used"),
+        ("QUEUE_OVERRIDES", "{broken", "QUEUE_OVERRIDES: '{broken' cannot be used"),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_named_with_its_mend(
+    settings: Settings, name: str, value: str, told: str
+) -> None:
+    setattr(settings, name, value)
+    [found] = checks.check_settings()
+    assert (found.id, found.msg) == ("zerver.E001", told)
+    assert found.hint
+    assert "secret" not in f"{found.msg} {found.hint}"
+    # The other checks do not stumble over it.
+    assert checks.check_declarations() == []
+    assert checks.check_database() == []
+    assert checks.check_deployment() == []
+
+
+def test_a_worker_module_that_failed_to_import_is_named_with_the_reason(registry: QueueRegistry) -> None:
+    registry.module_failed("shop.queue_processors", "SyntaxError: invalid syntax")
+    [found] = checks.check_declarations()
+    assert found.id == "zerver.E006"
+    assert found.msg == "shop.queue_processors failed to import: SyntaxError: invalid syntax"
+
+
+def test_an_override_of_a_queue_that_nobody_declares_is_a_warning(registry: QueueRegistry) -> None:
+    registry.apply_overrides({"nonesuch": {"workers": 2}})
+    [found] = checks.check_declarations()
+    assert found.id == "zerver.W002"
+    assert "'nonesuch'" in found.msg
+
+
+@pytest.mark.parametrize(
+    "options", [{"wrokers": 2}, {"workers": 0}, {"timeout_seconds": "long"}, {"retry": {"max_attempts": 0}}]
+)
+def test_an_override_that_is_nonsense_is_an_error(
+    registry: QueueRegistry, options: dict[str, object]
+) -> None:
+    registry.declare(QueueDeclaration(name="orders"), object)
+    with pytest.raises(ConfigurationError):
+        registry.apply_overrides({"orders": options})
+    [found] = checks.check_declarations()
+    assert found.id == "zerver.E007"
+    assert found.hint == "mend QUEUE_OVERRIDES['orders']"
+
+
+def test_a_timeout_over_half_of_the_brokers_is_an_error_where_there_is_a_broker(
+    registry: QueueRegistry, settings: Settings
+) -> None:
+    registry.declare(QueueDeclaration(name="slow", timeout_seconds=900.5, is_test_queue=True), object)
+    registry.declare(QueueDeclaration(name="just_right", timeout_seconds=900, retry=RetryPolicy()), object)
+    assert checks.check_declarations() == []
+    settings.QUEUE_URL = "amqp://guest@localhost/"
+    [found] = checks.check_declarations()
+    assert found.id == "zerver.E008"
+    assert "queue 'slow'" in found.msg
+
+
+def test_immediate_mode_is_warned_of_in_a_deployment(settings: Settings) -> None:
+    settings.QUEUE_URL = "immediate://"
+    assert ids(checks.check_deployment()) == ["zerver.W003"]
