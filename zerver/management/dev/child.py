@@ -71,8 +71,9 @@ class Child:
 
     def _read(self) -> None:
         assert self._process.stdout is not None  # noqa: S101 (narrows the type)
-        for line in self._process.stdout:
-            self._on_line(line.decode(errors="replace").rstrip("\r\n"))
+        with self._process.stdout as lines:
+            for line in lines:
+                self._on_line(line.decode(errors="replace").rstrip("\r\n"))
 
     def _wait(self) -> None:
         # Dead but not yet reaped: until then its pid is nobody else's, and the rest of its group can be ended by it.

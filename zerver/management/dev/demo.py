@@ -78,7 +78,7 @@ class Demo:
         published = self._published(rows)
         tallies = self._ledger.queues()
         deadline = time.monotonic() + _COUNTS_SECONDS
-        while not self._problem and _shortfall(published, tallies) and time.monotonic() < deadline:
+        while not self._problem and not _has_ended(published, tallies) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
             tallies = self._ledger.queues()
         happened = {
@@ -142,8 +142,7 @@ class Demo:
         """By effects, which are there at once; by counters, which come later, where some events failed."""
         if rows.webhooks >= self._accepted and rows.has_all_activities:
             return True
-        published = self._published(rows)
-        return all(tallies.get(name, QueueTally()).ended >= count for name, count in published.items())
+        return _has_ended(self._published(rows), tallies)
 
     def _waiting(self) -> str:
         """What waits or is in hand, as far as the lanes can tell. Shape: ``3 in user_activity``, or empty."""
@@ -163,6 +162,11 @@ class Demo:
 
 def _held(queue: QueueSnapshot) -> int:
     return queue.known("ready") + queue.known("unacked") + queue.known("later")
+
+
+def _has_ended(published: Mapping[str, int], tallies: Mapping[str, QueueTally]) -> bool:
+    """By the workers' own counts."""
+    return all(tallies.get(name, QueueTally()).ended >= count for name, count in published.items())
 
 
 def _shortfall(published: Mapping[str, int], tallies: Mapping[str, QueueTally]) -> str:

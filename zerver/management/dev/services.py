@@ -30,7 +30,8 @@ def web(address: Address, options: list[str], extra_env: Mapping[str, str]) -> S
     return Service(
         name="web",
         command=[*_manage(), "runserver", "--noreload", str(address), *options],
-        env={**os.environ, **extra_env},
+        # Nobody takes this for production, so Django need not warn of it at every start.
+        env={**os.environ, "DJANGO_RUNSERVER_HIDE_WARNING": "true", **extra_env},
         grace_seconds=_WEB_GRACE_SECONDS,
     )
 

@@ -1,5 +1,6 @@
 """Notices that the project's code has changed."""
 
+import logging
 import sysconfig
 import threading
 from collections.abc import Callable, Iterable
@@ -48,6 +49,8 @@ class Watcher:
         self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
 
     def __enter__(self) -> "Watcher":
+        # It counts every change at INFO; what there is to say of one is said by ``on_change``.
+        logging.getLogger("watchfiles").setLevel(logging.WARNING)
         self._thread.start()
         return self
 
