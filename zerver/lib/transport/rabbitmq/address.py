@@ -22,8 +22,9 @@ from zerver.lib.errors import AuthenticationRefused, InvalidSetting
 MEND = "write amqp://user:password@host:5672/vhost, hosts comma-separated, amqps:// for TLS"
 
 _PORTS = {"amqp": 5672, "amqps": 5671}
-_BRACKETED = re.compile(r"\[(?P<host>[0-9a-fA-F:.%]+)\](?::(?P<port>.*))?")
+_BRACKETED = re.compile(r"\[(?P<host>[0-9a-fA-F:.]+(?:%25\w+)?)\](?::(?P<port>.*))?")
 _PLAIN = re.compile(r"(?P<host>[^:\[\]]+)(?::(?P<port>.*))?")
+_LATE_LOGIN = re.compile(r"[/?].*@")
 _BAD_ESCAPE = re.compile(r"%(?![0-9a-fA-F]{2})")
 
 
@@ -103,6 +104,11 @@ def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
         raise _invalid("does not begin with amqp:// or amqps://")
     if _BAD_ESCAPE.search(rest):
         raise _invalid("has a % that is not followed by two hexadecimal digits", "write a bare % as %25")
+    if _LATE_LOGIN.search(rest):
+        # Told before anything is taken apart: what would be quoted as a port may be half a password.
+        raise _invalid(
+            "has an @ after a / or ?", "write / as %2F, ? as %3F and @ as %40 in passwords and vhosts"
+        )
     rest, _, query = rest.partition("?")
     authority, _, path = rest.partition("/")
     # The last @: one in a password should have been written as %40, but there is only one way to read it.

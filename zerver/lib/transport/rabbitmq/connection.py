@@ -100,7 +100,7 @@ class BrokerConnection:
         self._failed_hosts = 0
         self._failures = 0
         self._opened_at = 0.0
-        self._told: tuple[State, str] | None = None
+        self._told: tuple[State, type] | None = None
         self._closing = False
         self._closed = threading.Event()
         _live.add(self)
@@ -311,14 +311,21 @@ class BrokerConnection:
         connection._terminate_stream(pika.exceptions.AMQPConnectionError(problem))
 
     def _finish_close(self) -> None:
+        if not self._closed.is_set():
+            self.problem = TransportUnavailable(
+                f"RabbitMQ at {self.address}", "this process has closed the connection"
+            )
+            for listener in tuple(self._listeners):
+                listener.on_away(self.problem)
         self._closed.set()
         self._ioloop.stop()
 
     def _tell(self, problem: str) -> None:
         """Once per change: an hour without a broker is one sentence, not hundreds."""
-        if self._is_quiet or (self.state, problem) == self._told:
+        change = (self.state, type(self.problem))
+        if self._is_quiet or change == self._told:
             return
-        self._told = (self.state, problem)
+        self._told = change
         signals.connection_changed.send_robust(
             sender=BrokerConnection, role=self.role, state=self.state.value, problem=problem
         )

@@ -16,7 +16,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane
-from zerver.lib.transport.rabbitmq.connection import ConnectionListener
+from zerver.lib.transport.rabbitmq.connection import ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
 from zerver.lib.transport.rabbitmq.properties import to_event
@@ -49,6 +49,7 @@ class RabbitLane(Lane, ConnectionListener):
         self._buffer_seconds = buffer_seconds
         #: Why it gets no events just now, for people; "" when it should.
         self.problem = ""
+        self._told = ""
         self._lock = threading.Lock()
         self._buffer: deque[Delivery] = deque()
         #: Done, not yet told the broker: (channel generation, tag).
@@ -118,8 +119,9 @@ class RabbitLane(Lane, ConnectionListener):
             return
         self._worker = None
         deadline = monotonic() + timeout_seconds
-        worker.connection.call_soon(lambda: self._begin_close(worker))
-        self._closed.wait(timeout_seconds)
+        if worker.connection.state is not State.CLOSED:
+            worker.connection.call_soon(lambda: self._begin_close(worker))
+            self._closed.wait(timeout_seconds)
         self._shared.release(max(0.1, deadline - monotonic()))
 
     def _post(self, callback: Callable[[], None]) -> None:
@@ -310,13 +312,13 @@ class RabbitLane(Lane, ConnectionListener):
             worker.connection.call_later(seconds, callback)
 
     def _tell(self, problem: str) -> None:
-        if problem == self.problem:
-            return
         self.problem = problem
-        if problem:
-            signals.connection_changed.send_robust(
-                sender=RabbitLane,
-                role="worker",
-                state="waiting",
-                problem=f"queue {self._queue.name!r}: {problem}",
-            )
+        if problem == self._told:
+            return
+        self._told = problem
+        signals.connection_changed.send_robust(
+            sender=RabbitLane,
+            role=f"worker for queue {self._queue.name!r}",
+            state="away" if problem else "open",
+            problem=problem,
+        )

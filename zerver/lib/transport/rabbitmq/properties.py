@@ -18,6 +18,8 @@ VERSION = "x-version"
 #: Words of the broker's own: sent back to it they would route copies elsewhere (CC, BCC), be refused for their type,
 #: or end dead-lettering (the broker drops what seems to go round in a circle by x-death).
 _BROKERS_OWN = frozenset({"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset"})
+#: How often the broker handed it out, which differs between deliveries of the same event.
+_COUNTS = ("x-delivery-count", "x-acquired-count")
 _BROKERS_OWN_PREFIXES = ("x-first-death-", "x-last-death-", "x-opt-")
 
 _MAX_ATTEMPT = (1 << 31) - 1
@@ -46,6 +48,8 @@ def to_properties(event: Event) -> BasicProperties:
 def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
     """Never raises: what makes no sense is replaced by what it would have been had it been left out."""
     headers = _text_headers(properties.headers)
+    for count in _COUNTS:
+        headers.pop(count, None)
     attempt = _whole_number(headers.pop(ATTEMPT, ""), 1, _MAX_ATTEMPT)
     published_at_ms = _whole_number(headers.pop(PUBLISHED_AT_MS, ""), 1, _MAX_STAMP_MS)
     if published_at_ms is None and isinstance(properties.timestamp, int):

@@ -1,6 +1,6 @@
 """A connection that no message can break.
 
-pika raises while decoding some headers that RabbitMQ lets through (NaN, times after the year 9999), and loses the
+pika raises while decoding some headers that RabbitMQ lets through (times after the year 9999), and loses the
 connection by it; the message comes again on the next one, for ever.
 """
 

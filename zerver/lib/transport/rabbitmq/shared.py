@@ -48,6 +48,11 @@ class SharedConnection:
             self._users -= 1
             if self._users:
                 return
+        self.close(timeout_seconds)
+
+    def close(self, timeout_seconds: float) -> None:
+        """Now, whoever still uses it: what they hold unsettled comes again."""
+        with self._lock:
             last, self._current = self._current, None
         if last is not None:
             last.connection.close(timeout_seconds)

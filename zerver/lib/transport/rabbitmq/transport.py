@@ -9,9 +9,12 @@ from zerver.lib.transport.base import Depth, Published, Transport
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection
-from zerver.lib.transport.rabbitmq.lane import RabbitLane
+from zerver.lib.transport.rabbitmq.lane import BUFFER_SECONDS, RabbitLane
 from zerver.lib.transport.rabbitmq.publisher import Publisher
 from zerver.lib.transport.rabbitmq.shared import SharedConnection
+
+#: How long to wait for the broker to say goodbye.
+CLOSE_SECONDS = 5.0
 
 
 class RabbitTransport(Transport):
@@ -43,12 +46,14 @@ class RabbitTransport(Transport):
             raise ValueError("the fast lane carries what is due now; delays belong in the event table")
         return self._publisher.publish(events, timeout_seconds)
 
-    def open_lane(self, queue: QueueDeclaration, owner: str) -> RabbitLane:
+    def open_lane(
+        self, queue: QueueDeclaration, owner: str, *, buffer_seconds: float = BUFFER_SECONDS
+    ) -> RabbitLane:
         shared = self._shared_by_pid.get(os.getpid())
         if shared is None:
             # Connections do not survive a fork; see Publisher for why there is no lock.
             shared = self._shared_by_pid.setdefault(os.getpid(), SharedConnection(self._connect))
-        return RabbitLane(shared, queue, owner)
+        return RabbitLane(shared, queue, owner, buffer_seconds=buffer_seconds)
 
     def check_queue(self, queue: QueueDeclaration) -> None:
         """Declare it, and wait for the answer.
@@ -64,7 +69,10 @@ class RabbitTransport(Transport):
         return self.admin.depth(queue.name)
 
     def close(self) -> None:
-        self._publisher.close()
+        self._publisher.close(CLOSE_SECONDS)
+        shared = self._shared_by_pid.pop(os.getpid(), None)
+        if shared is not None:
+            shared.close(CLOSE_SECONDS)
 
     def _connect(self, name: str) -> BrokerConnection:
         return BrokerConnection(self._address, "worker", name)

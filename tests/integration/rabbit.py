@@ -1,0 +1,95 @@
+"""What the tests of the fast lane share: transports that are closed, events, and a consumer that collects."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tests.wait import wait_for
+from zerver.lib import clock, signals
+from zerver.lib.event import Event
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Delivery, Fate, Published
+from zerver.lib.transport.rabbitmq import RabbitTransport
+from zerver.lib.transport.rabbitmq.address import parse_address
+from zerver.lib.transport.rabbitmq.lane import RabbitLane
+
+#: How much longer than its deadline a publish may take on a machine that is busy with other things.
+EPSILON_SECONDS = 1.0
+
+
+@contextmanager
+def open_transport(url: str, management_url: str = "", **options: Any) -> Iterator[RabbitTransport]:
+    """A transport to which every queue is declared with these options; closed at the end."""
+    transport = RabbitTransport(
+        parse_address(url), lambda name: declaration(name, **options), management_url=management_url
+    )
+    try:
+        yield transport
+    finally:
+        transport.close()
+
+
+def declaration(name: str = "parcels", **options: Any) -> QueueDeclaration:
+    return QueueDeclaration(name=name, **options)
+
+
+def event(number: int = 0, queue: str = "parcels", body: bytes | None = None, **fields: Any) -> Event:
+    return Event(
+        queue=queue,
+        message_id=fields.pop("message_id", None) or clock.new_message_id(),
+        body=b'{"n":%d}' % number if body is None else body,
+        published_at_ms=clock.now_ms(),
+        **fields,
+    )
+
+
+def fates(answers: list[Published]) -> list[Fate]:
+    return [answer.fate for answer in answers]
+
+
+class Consumer:
+    """A lane and what came of it, taken in the test's own thread."""
+
+    def __init__(
+        self, transport: RabbitTransport, queue: QueueDeclaration | None = None, **lane: Any
+    ) -> None:
+        self._woken = threading.Event()
+        self.lane: RabbitLane = transport.open_lane(queue or declaration(), "test:1", **lane)
+        self.lane.start(self._woken.set)
+
+    def take(self, count: int, timeout_seconds: float = 20.0) -> list[Delivery]:
+        """Exactly so many, as soon as they are there."""
+        found: list[Delivery] = []
+
+        def has_enough() -> bool:
+            found.extend(self.lane.take(count - len(found)))
+            return len(found) >= count
+
+        wait_for(has_enough, timeout_seconds, lambda: f"{count} deliveries; {len(found)} came")
+        return found
+
+    def bodies(self, count: int) -> list[bytes]:
+        deliveries = self.take(count)
+        self.lane.done(deliveries)
+        return [delivery.event.body for delivery in deliveries]
+
+    def close(self) -> None:
+        self.lane.close(10)
+
+
+@contextmanager
+def told_changes() -> Iterator[list[dict[str, Any]]]:
+    """What ``connection_changed`` said meanwhile."""
+    told: list[dict[str, Any]] = []
+
+    def hear(role: str, state: str, problem: str, **_: Any) -> None:
+        told.append({"role": role, "state": state, "problem": problem})
+
+    signals.connection_changed.connect(hear)
+    try:
+        yield told
+    finally:
+        signals.connection_changed.disconnect(hear)

@@ -1,0 +1,219 @@
+"""What operators do to queues, on a real broker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+
+import pika
+import pytest
+
+from tests.integration.rabbit import Consumer, declaration, event, fates, open_transport
+from tests.servers.rabbitmq import RabbitServer
+from tests.wait import wait_for
+from zerver.lib.clock import monotonic
+from zerver.lib.errors import AuthenticationRefused, QueueMismatch, QueueNotEmpty, TransportUnavailable
+from zerver.lib.transport.base import Depth, Fate
+from zerver.lib.transport.rabbitmq import RabbitTransport, admin
+
+
+@pytest.fixture
+def transport(rabbit_vhost: str) -> Iterator[RabbitTransport]:
+    with open_transport(rabbit_vhost) as opened:
+        yield opened
+
+
+def publish(transport: RabbitTransport, count: int, queue: str = "parcels") -> None:
+    events = [event(n, queue=queue) for n in range(count)]
+    assert fates(transport.publish(events, 30)) == [Fate.STORED] * count
+
+
+def test_purging_tells_how_many_and_spares_what_is_in_hand(transport: RabbitTransport) -> None:
+    assert transport.purge(declaration()) == 0
+    publish(transport, 10)
+    consumer = Consumer(transport, declaration(prefetch=3))
+    consumer.take(3)
+    wait_for(lambda: transport.depth(declaration()).ready == 7, message="three in hand")
+    assert transport.purge(declaration()) == 7
+    consumer.close()
+    wait_for(lambda: transport.depth(declaration()).ready == 3, message="three to be back")
+
+
+def test_depth_knows_only_what_can_be_known(
+    transport: RabbitTransport, rabbit_vhost: str, rabbit_server: RabbitServer
+) -> None:
+    assert transport.depth(declaration()) == Depth(ready=0, consumers=0)
+    publish(transport, 2)
+    consumer = Consumer(transport)
+    consumer.take(2)
+    wait_for(lambda: transport.depth(declaration()) == Depth(ready=0, consumers=1), message="both in hand")
+    with open_transport(rabbit_vhost, rabbit_server.management_url) as knowing:
+        wait_for(lambda: knowing.depth(declaration()).unacked == 2, 20, "the management API to tell")
+        names = {queue["name"] for queue in knowing.admin.broker_queues() or ()}
+        assert names == {"parcels", "zerver_dead"}
+    with open_transport(rabbit_vhost, "http://127.0.0.1:1") as mistaken:
+        assert mistaken.depth(declaration()).unacked is None
+        with pytest.raises(TransportUnavailable, match="management API"):
+            mistaken.admin.broker_queues()
+    assert transport.admin.broker_queues() is None
+    consumer.close()
+
+
+def test_a_queue_that_exists_otherwise_is_told_by_what_differs(transport: RabbitTransport) -> None:
+    transport.check_queue(declaration())
+    transport.check_queue(declaration())
+    with pytest.raises(QueueMismatch) as caught:
+        transport.check_queue(declaration(queue_type="classic"))
+    assert caught.value.queue == "parcels"
+    assert "broker has" in caught.value.difference
+    assert "code declares none" in caught.value.difference
+
+
+def test_a_queue_that_holds_events_is_not_deleted_by_accident(transport: RabbitTransport) -> None:
+    publish(transport, 2)
+    with pytest.raises(QueueNotEmpty):
+        transport.admin.delete_queue("parcels")
+    transport.admin.delete_queue("parcels", if_empty=False)
+    transport.admin.delete_queue("parcels")
+    assert transport.depth(declaration()).ready == 0
+
+
+def test_events_move_with_all_that_was_said_of_them(transport: RabbitTransport) -> None:
+    sent = [event(n, attempt=2, headers={"traceparent": "x"}) for n in range(700)]
+    assert fates(transport.publish(sent, 30)) == [Fate.STORED] * 700
+    transport.check_queue(declaration("letters", queue_type="classic"))
+    seen: list[int] = []
+    assert transport.admin.move("parcels", "letters", limit=250) == 250
+    assert transport.admin.move("parcels", "letters", progress=seen.append) == 450
+    assert seen == sorted(seen)
+    assert transport.admin.move("parcels", "letters") == 0
+    assert transport.depth(declaration()).ready == 0
+    consumer = Consumer(transport, declaration("letters", queue_type="classic"))
+    received = [delivery.event for delivery in consumer.take(100)]
+    assert {each.message_id for each in received} <= {each.message_id for each in sent}
+    assert {(each.attempt, each.headers["traceparent"]) for each in received} == {(2, "x")}
+    consumer.close()
+
+
+def test_a_move_that_cannot_be_stored_loses_nothing(transport: RabbitTransport) -> None:
+    publish(transport, 20)
+    with pytest.raises(TransportUnavailable, match="no queue 'nowhere'"):
+        transport.admin.move("parcels", "nowhere")
+    wait_for(lambda: transport.depth(declaration()).ready == 20, message="all to be back")
+
+
+def test_a_foreign_message_is_moved_as_it_is(transport: RabbitTransport, rabbit_vhost: str) -> None:
+    for name in ("parcels", "letters"):
+        transport.check_queue(declaration(name))
+    connection = pika.BlockingConnection(pika.URLParameters(rabbit_vhost))
+    channel = connection.channel()
+    told = pika.BasicProperties(headers={"n": [1, {"a": None}]}, content_type="text/plain", user_id="guest")
+    channel.basic_publish("", "parcels", b"\x00", told)
+    assert transport.admin.move("parcels", "letters") == 1
+    _, properties, body = channel.basic_get("letters", auto_ack=True)
+    assert (body, properties.headers["n"], properties.content_type) == (
+        b"\x00",
+        [1, {"a": None}],
+        "text/plain",
+    )
+    connection.close()
+
+
+def test_a_wrong_password_and_a_missing_vhost_are_told(rabbit_vhost: str) -> None:
+    with (
+        open_transport(rabbit_vhost.replace(":guest@", ":wrong@")) as locked_out,
+        pytest.raises(AuthenticationRefused, match="QUEUE_PASSWORD_FILE"),
+    ):
+        locked_out.check_queue(declaration())
+    with (
+        open_transport(rabbit_vhost + "-which-is-not") as lost,
+        pytest.raises(AuthenticationRefused, match=r"vhost.*not found|access"),
+    ):
+        lost.depth(declaration())
+
+
+def test_questions_to_a_dead_or_frozen_broker_end_in_time(
+    rabbit_vhost: str, rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "ANSWER_SECONDS", 0.5)
+    with (
+        open_transport("amqp://127.0.0.1:1/") as nowhere,
+        pytest.raises(TransportUnavailable, match="refused"),
+    ):
+        nowhere.depth(declaration())
+    rabbit_server.stop_signal()
+    with open_transport(rabbit_vhost) as frozen:
+        started = monotonic()
+        with pytest.raises(TransportUnavailable, match="did not come"):
+            frozen.depth(declaration())
+        assert monotonic() - started < 5
+    rabbit_server.cont_signal()
+
+
+def test_questions_leave_no_connection_and_no_descriptor_behind(transport: RabbitTransport) -> None:
+    transport.depth(declaration())
+
+    def descriptors() -> int:
+        return len(os.listdir("/proc/self/fd"))
+
+    before = descriptors()
+    for _ in range(20):
+        transport.depth(declaration())
+    assert descriptors() <= before
+
+
+def test_a_fork_uses_nothing_of_its_parents(
+    transport: RabbitTransport, in_child: Callable[[Callable[[], object]], None]
+) -> None:
+    publish(transport, 1)
+    consumer = Consumer(transport)
+    assert len(consumer.bodies(1)) == 1
+
+    def publish_and_consume() -> None:
+        publish(transport, 1, queue="letters")
+        own = Consumer(transport, declaration("letters"))
+        assert len(own.bodies(1)) == 1
+        own.close()
+        transport.close()
+
+    in_child(publish_and_consume)
+    publish(transport, 1)
+    assert len(consumer.bodies(1)) == 1
+    consumer.close()
+
+
+def test_the_broker_sees_a_process_die_though_its_fork_lives_on(
+    transport: RabbitTransport, rabbit_vhost: str, in_child: Callable[..., None]
+) -> None:
+    """A child that kept the socket open would keep its parent's unsettled events from everybody."""
+    publish(transport, 3)
+
+    def take_fork_and_die() -> None:
+        with open_transport(rabbit_vhost) as own:
+            Consumer(own).take(3)
+            if os.fork() == 0:
+                wait_for(lambda: transport.depth(declaration()).ready == 3, 10, "the events to be back")
+                os._exit(0)
+            os._exit(0)
+
+    in_child(take_fork_and_die)
+    wait_for(lambda: transport.depth(declaration()).ready == 3, 10, "the events to be back")
+
+
+@pytest.fixture
+def in_child() -> Callable[[Callable[[], object]], None]:
+    """Run something in a forked child; its failure is the test's."""
+
+    def run(work: Callable[[], object]) -> None:
+        pid = os.fork()
+        if pid == 0:
+            try:
+                work()
+            except BaseException as error:
+                os.write(2, f"child: {error!r}\n".encode())
+                os._exit(1)
+            os._exit(0)
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == 0
+
+    return run
