@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pytest_django import DjangoDbBlocker
-from pytest_django.fixtures import SettingsWrapper
+from pytest_django import DjangoDbBlocker, Settings
 
 from tests.ledger.models import Effect
 from tests.servers.databases import use_database
@@ -120,7 +119,7 @@ def open_spine(
     database_url: str,
     queue_url: str | None,
     tmp_path: Path,
-    settings: SettingsWrapper,
+    settings: Settings,
     start: Callable[..., ProjectProcess],
     blocker: DjangoDbBlocker,
     **environment: str,
@@ -150,7 +149,7 @@ def open_spine(
 def spine(
     request: pytest.FixtureRequest,
     tmp_path: Path,
-    settings: SettingsWrapper,
+    settings: Settings,
     project_process: Callable[..., ProjectProcess],
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[Spine]:

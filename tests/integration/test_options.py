@@ -115,7 +115,9 @@ def test_ack_batch_bounds_what_comes_again_after_a_kill(spine: Spine) -> None:
 def test_timeout_seconds_interrupts_a_handler_and_retries_its_event(spine: Spine) -> None:
     spine.publish("ledger", ["sleep", 30], n=1)
     spine.publish("ledger", n=2)
-    process = spine.work("--queue=ledger", ledger={"timeout_seconds": 0.3, "retry": {"max_attempts": 2, "base_seconds": 0}})
+    process = spine.work(
+        "--queue=ledger", ledger={"timeout_seconds": 0.3, "retry": {"max_attempts": 2, "base_seconds": 0}}
+    )
     [failed] = spine.failed()
     assert (failed.error, failed.attempt) == ("ran over timeout_seconds=0.3", 2)
     assert "time.sleep" in failed.traceback or "in perform" in failed.traceback
@@ -183,7 +185,9 @@ def test_queue_type_is_what_the_broker_is_asked_for(spine: Spine, rabbit_server:
     spine.work("--multi_threaded", "ledger", "ledger_other", ledger_other={"queue_type": "classic"})
 
     def types() -> dict[str, str]:
-        found = {name: rabbit_server.queue(spine.env["QUEUE_URL"], name) for name in ("ledger", "ledger_other")}
+        found = {
+            name: rabbit_server.queue(spine.env["QUEUE_URL"], name) for name in ("ledger", "ledger_other")
+        }
         return {name: queue.get("type", "") for name, queue in found.items()}
 
     wait_for(lambda: types() == {"ledger": "quorum", "ledger_other": "classic"}, 20, lambda: str(types()))

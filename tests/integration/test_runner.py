@@ -116,7 +116,9 @@ def test_sigkill_brings_back_what_was_not_settled_and_nothing_else(spine: Spine)
     assert len([line for line in spine.notes("started") if line["n"] == 20]) == 2
 
 
-def test_an_event_that_kills_its_process_is_dead_after_three_crashes_and_its_neighbours_live(spine: Spine) -> None:
+def test_an_event_that_kills_its_process_is_dead_after_three_crashes_and_its_neighbours_live(
+    spine: Spine,
+) -> None:
     killer = spine.publish("ledger", ["die"], n=0)
     spine.publish_many("ledger", range(1, 20))
     for _ in range(3):
@@ -177,7 +179,9 @@ def test_the_process_row_tells_counts_lag_and_end(spine: Spine) -> None:
 
 
 @on_sqlite
-def test_the_health_file_is_there_while_the_process_is_and_gone_afterwards(spine: Spine, tmp_path: Path) -> None:
+def test_the_health_file_is_there_while_the_process_is_and_gone_afterwards(
+    spine: Spine, tmp_path: Path
+) -> None:
     health = tmp_path / "health.json"
     process = spine.work("--queue=ledger", f"--health-file={health}")
     wait_for(health.exists, 20, "the health file")

@@ -213,7 +213,12 @@ class TypedLedgerWorker(QueueProcessingWorker):
         return {**event, "n": event["number"]} if "number" in event else event
 
     def consume(self, event: Step) -> None:
-        note("effect", n=event["n"], message_id=current_delivery().message_id, attempt=current_delivery().attempt)
+        note(
+            "effect",
+            n=event["n"],
+            message_id=current_delivery().message_id,
+            attempt=current_delivery().attempt,
+        )
 
 
 @assign_queue("ledger_disabled", enabled=False)

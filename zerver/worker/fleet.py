@@ -87,11 +87,11 @@ class WorkerFleet:
             try:
                 fast.check_queue(queue)
             except TransportUnavailable as error:
-                # Work goes on over the event table; the lane comes by itself once the broker is back.
-                signals.connection_changed.send(
+                # The fast lane comes by itself once the broker is back.
+                signals.worker_changed.send(
                     sender=None,
-                    role="worker",
-                    state="away, working on from the event table",
+                    queue=queue.name,
+                    state="working from the event table alone until the broker answers",
                     problem=str(error),
                 )
                 return

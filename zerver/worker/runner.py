@@ -296,6 +296,9 @@ class QueueRunner:
             if self.breaker.succeeded():
                 self._tell_breaker()
             return result
+        if isinstance(result, Retry) and delivery.event.attempt >= self.queue.retry.max_attempts:
+            # Asked for by the handler, but it counts as an attempt: nothing is retried for ever.
+            return Dead(result.error)
         if not isinstance(result, Failure):
             return result
         has_opened = self.breaker.failed(result.error, clock.monotonic())

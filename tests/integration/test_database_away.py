@@ -1,0 +1,106 @@
+"""A database that goes away while events are consumed: hold still, lose nothing, burn no attempt."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pytest_django import DjangoDbBlocker, Settings
+
+from tests.integration.conftest import Spine, open_spine
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ProjectProcess
+from tests.wait import wait_for
+
+
+@pytest.fixture(params=["table alone", "with a broker"])
+def postgres_spine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    settings: Settings,
+    postgres_database: str,
+    project_process: Callable[..., ProjectProcess],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Spine]:
+    queue_url = request.getfixturevalue("rabbit_vhost") if request.param == "with a broker" else None
+    with open_spine(
+        request.param, postgres_database, queue_url, tmp_path, settings, project_process, django_db_blocker
+    ) as opened:
+        yield opened
+
+
+def test_a_restart_of_the_database_burns_no_attempt_and_loses_nothing(
+    postgres_spine: Spine, postgres_server: PostgresServer
+) -> None:
+    spine = postgres_spine
+    spine.publish_many("ledger", range(60), ["sleep", 0.02], ["query"])
+    process = spine.work("--queue=ledger", ledger={"retry": {"max_attempts": 1}})
+    spine.wait_for_note("effect", n=5)
+    postgres_server.stop()
+    wait_for(lambda: "database" in process.output, 20, lambda: process.output)
+    assert process.is_running()
+    postgres_server.start()
+    spine.wait_for_numbers(range(60), timeout_seconds=60)
+    from django.db import connections
+
+    connections.close_all()
+    spine.wait_until_settled("ledger")
+    assert {line["attempt"] for line in spine.notes("started")} == {1}
+    from zerver.models import FailedEvent
+
+    assert FailedEvent.objects.count() == 0
+
+
+def test_killed_connections_are_replaced_and_no_attempt_is_burnt(
+    postgres_spine: Spine, postgres_server: PostgresServer
+) -> None:
+    spine = postgres_spine
+    gate = spine.directory / "gate"
+    gate.touch()
+    spine.publish("ledger", ["query"], ["wait_while_exists", str(gate)], ["query"], n=0)
+    spine.publish_many("ledger", range(1, 20), ["query"])
+    spine.work("--queue=ledger", ledger={"retry": {"max_attempts": 1}})
+    spine.wait_for_note("started", n=0)
+    postgres_server.terminate_connections()
+    gate.unlink()
+    from django.db import connections
+
+    connections.close_all()
+    spine.wait_for_numbers(range(20), timeout_seconds=60)
+    assert spine.numbers() == list(range(20))
+    assert {line["attempt"] for line in spine.notes("started")} == {1}
+
+
+def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(
+    postgres_spine: Spine, postgres_server: PostgresServer
+) -> None:
+    spine = postgres_spine
+    spine.publish("ledger", n=1)
+    postgres_server.stop()
+    process = spine.work("--queue=ledger")
+    if spine.has_broker:
+        spine.wait_for_numbers([1])  # the broker's lane needs no database
+    else:
+        wait_for(lambda: "database" in process.output, 20, lambda: process.output)
+    postgres_server.start()
+    from django.db import connections
+
+    connections.close_all()
+    spine.wait_for_numbers([1], timeout_seconds=60)
+    assert process.is_running()
+
+
+def test_the_breaker_pauses_a_queue_whose_events_all_fail_and_closes_when_they_succeed(spine: Spine) -> None:
+    gate = spine.directory / "gate"
+    gate.touch()
+    spine.publish_many("ledger", range(40), ["raise_while_exists", str(gate)])
+    policy = {"max_attempts": 50, "base_seconds": 0.05, "factor": 1, "jitter": 0}
+    process = spine.work("--queue=ledger", ledger={"retry": policy})
+    wait_for(lambda: "paused" in process.output, 20, lambda: process.output)
+    assert "ValueError" in process.output
+    started = len(spine.notes("started"))
+    assert started < 40, "events were left alone once the breaker had opened"
+    wait_for(lambda: any(row.breaker for row in spine.process_rows()), 20, "the row to say why")
+    gate.unlink()
+    spine.wait_for_numbers(range(40), timeout_seconds=60)
+    spine.wait_until_settled("ledger")
+    assert spine.numbers() == list(range(40))

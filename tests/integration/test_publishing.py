@@ -1,0 +1,221 @@
+"""What publishing promises, against real brokers and databases."""
+
+import threading
+import time
+
+import pytest
+from django.db import transaction
+from pytest_django import Settings
+
+from tests.integration.conftest import Spine, on_rabbitmq
+from tests.servers.rabbitmq import RabbitServer
+from tests.wait import wait_for
+from zerver.lib.errors import EventTooLarge, NotJson, PublishError, UnknownQueue, WrongEventType
+from zerver.lib.queue import queue_event_on_commit, queue_json_publish, queue_json_publish_many
+from zerver.lib.registry import queues
+from zerver.lib.transport import current
+from zerver.models import WaitingEvent
+
+
+class RolledBackError(Exception):
+    pass
+
+
+def _ready(queue: str) -> int:
+    """In both lanes."""
+    rows = WaitingEvent.objects.filter(queue=queue).count()
+    fast = current.fast_lane()
+    return rows + (fast.depth(queues.lookup(queue)).ready or 0 if fast else 0)
+
+
+def test_an_event_published_in_a_transaction_that_rolls_back_was_never_there(spine: Spine) -> None:
+    with pytest.raises(RolledBackError), transaction.atomic():
+        spine.publish("ledger", n=1)
+        raise RolledBackError
+    spine.publish("ledger", n=2)
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([2])
+    spine.wait_until_settled("ledger")
+    assert spine.numbers() == [2]
+
+
+def test_events_of_a_rolled_back_savepoint_vanish_and_the_others_are_sent(spine: Spine) -> None:
+    with transaction.atomic():
+        spine.publish("ledger", n=1)
+        with pytest.raises(RolledBackError), transaction.atomic():
+            spine.publish("ledger", n=2)
+            raise RolledBackError
+        with transaction.atomic():
+            spine.publish("ledger", n=3)
+    with transaction.atomic():
+        with pytest.raises(RolledBackError), transaction.atomic():
+            spine.publish("ledger", n=4)
+            raise RolledBackError
+        queue_event_on_commit("ledger", {"n": 5})
+    assert _ready("ledger") == 3
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([1, 3, 5])
+    spine.wait_until_settled("ledger")
+    assert spine.numbers() == [1, 3, 5]
+
+
+@on_rabbitmq
+def test_after_the_commit_the_events_go_over_the_fast_lane_and_their_rows_are_gone(spine: Spine) -> None:
+    with transaction.atomic():
+        spine.publish_many("ledger", range(50))
+        assert spine.waiting() == 50
+    assert spine.waiting() == 0
+    fast = current.fast_lane()
+    assert fast is not None
+    wait_for(lambda: fast.depth(queues.lookup("ledger")).ready == 50, 10, "50 on the broker")
+
+
+def test_a_delayed_event_waits_in_the_table_until_it_is_due(spine: Spine) -> None:
+    queue_json_publish("ledger", {"n": 1}, delay_seconds=1.5)
+    began = time.time()
+    assert spine.waiting() == 1
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([1])
+    assert spine.notes()[0]["at"] - began >= 1.4
+    spine.wait_until_settled("ledger")
+
+
+@on_rabbitmq
+def test_with_the_broker_down_events_go_to_the_table_at_once_and_are_consumed_from_it(
+    spine: Spine, rabbit_server: RabbitServer
+) -> None:
+    rabbit_server.kill()
+    began = time.monotonic()
+    spine.publish("ledger", n=0)
+    assert time.monotonic() - began < 7
+    began = time.monotonic()
+    spine.publish_many("ledger", range(1, 100))
+    assert time.monotonic() - began < 1, "the circuit is open: nobody waits for a broker that is away"
+    process = spine.work("--queue=ledger")
+    spine.wait_for_numbers(range(100))
+    assert "event table" in process.output
+    assert spine.numbers() == list(range(100))
+    rabbit_server.restart()
+    wait_for(lambda: not current.worker_lanes()[0].is_away, 30, "the publisher to be back")
+    spine.publish("ledger", n=100)
+    assert spine.waiting() == 0
+    spine.wait_for_numbers(range(101))
+    assert process.is_running()
+
+
+@on_rabbitmq
+def test_a_stalled_broker_delays_a_publish_no_longer_than_the_deadline(
+    spine: Spine, rabbit_server: RabbitServer, settings: Settings
+) -> None:
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 1
+    spine.publish("ledger", n=0)
+    rabbit_server.stop_signal()
+    try:
+        began = time.monotonic()
+        spine.publish("ledger", n=1)
+        assert time.monotonic() - began < 2.5
+        assert spine.waiting() == 1
+    finally:
+        rabbit_server.cont_signal()
+    # The confirm that comes late takes the row away; if it was lost, the row's lease ends and the event comes from it.
+    wait_for(lambda: spine.waiting() == 0, 20, "the late confirm to delete the row")
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([0, 1])
+
+
+@on_rabbitmq
+def test_a_memory_alarm_sends_events_to_the_table_and_work_goes_on(
+    spine: Spine, rabbit_server: RabbitServer, settings: Settings
+) -> None:
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 1
+    spine.publish("ledger", n=0)
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([0])
+    rabbit_server.set_memory_alarm(True)
+    try:
+        for n in range(1, 6):
+            spine.publish("ledger", n=n)
+        # In doubt or refused: either way a row, and consumed while the alarm lasts or after the lease.
+        wait_for(lambda: len(set(spine.numbers())) >= 5, 20, lambda: f"effects {spine.numbers()}")
+    finally:
+        rabbit_server.set_memory_alarm(False)
+    spine.wait_for_numbers(range(6), timeout_seconds=60)
+
+
+def test_a_publisher_that_dies_between_commit_and_publish_loses_nothing(
+    spine: Spine, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    script = tmp_path_factory.mktemp("script") / "publisher.py"
+    script.write_text(
+        "import os, django\n"
+        "django.setup()\n"
+        "from django.db import transaction\n"
+        "from zerver.lib import outbox\n"
+        "from zerver.lib.queue import queue_json_publish\n"
+        "outbox._send = lambda events, alias: os._exit(9)\n"
+        "with transaction.atomic():\n"
+        "    queue_json_publish('ledger', {'n': 1})\n"
+        "os._exit(8)\n"
+    )
+    process = spine.start("shell", "-c", script.read_text(), env=spine.env)
+    assert process.wait() == (9 if spine.has_broker else 8), process.output
+    assert spine.waiting() == 1
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([1], timeout_seconds=60)  # born leased: free when the dead publisher's lease ends
+    spine.wait_until_settled("ledger")
+
+
+def test_bad_events_are_refused_in_the_caller_and_nothing_is_sent(spine: Spine) -> None:
+    with pytest.raises(UnknownQueue, match="no worker declares queue 'ledgr'"):
+        queue_json_publish("ledgr", {})
+    with pytest.raises(NotJson, match=r"at \$\.users\[1\]\.name: bytes"):
+        queue_json_publish("ledger", {"users": [{}, {"name": b"x"}]})
+    with pytest.raises(EventTooLarge, match="QUEUE_MAX_EVENT_BYTES"):
+        queue_json_publish("ledger", {"text": "x" * (1 << 20)})
+    with pytest.raises(WrongEventType, match=r"ledger_typed.*\$\.n"):
+        queue_json_publish("ledger_typed", {"n": "seven"})
+    reports = queue_json_publish_many("ledger", [{"n": 1}, {"n": float("nan")}, {"n": 2}])
+    assert [report.is_accepted for report in reports] == [True, False, True]
+    assert "$.n" in str(reports[1].error)
+    assert _ready("ledger") == 2
+
+
+def test_many_threads_publish_at_once(spine: Spine) -> None:
+    problems: list[BaseException] = []
+
+    def publish(start: int) -> None:
+        from django.db import connection
+
+        try:
+            for n in range(start, start + 25):
+                spine.publish("ledger", n=n)
+        except BaseException as error:
+            problems.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=publish, args=[start]) for start in range(0, 200, 25)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers(range(200))
+    spine.wait_until_settled("ledger")
+    assert spine.numbers() == list(range(200))
+
+
+@on_rabbitmq
+def test_only_when_the_row_fails_too_does_the_caller_get_an_error(
+    spine: Spine, rabbit_server: RabbitServer, settings: Settings
+) -> None:
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 1
+    rabbit_server.kill()
+    WaitingEvent.objects.all().delete()
+    from django.db import connection
+
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_event RENAME TO hidden")
+    with pytest.raises(PublishError, match="could be stored nowhere"):
+        spine.publish("ledger", n=1)
