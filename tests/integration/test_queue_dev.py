@@ -204,8 +204,9 @@ def test_workers_that_die_end_the_demo_and_what_they_said_is_shown(
 ) -> None:
     shop = Shop(tmp_path)
     shop.write_worker("print('these are my last words', flush=True); os._exit(9)")
-    done = run_demo(sqlite_database, str(few_webhooks(tmp_path / "few.jsonl", 1)), **shop.env)
+    done = run_demo(sqlite_database, str(few_webhooks(tmp_path / "few.jsonl", 1)), "--json", **shop.env)
     assert done.returncode == 1
+    assert json.loads(done.stdout)["problem"] == "workers ended with exit status 9"
     assert "workers   | these are my last words" in done.stderr
     assert done.stderr.splitlines()[-1] == "CommandError: workers ended with exit status 9"
 

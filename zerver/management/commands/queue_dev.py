@@ -6,6 +6,7 @@ import threading
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,6 @@ from zerver.worker.queue_processors import get_active_worker_queues
 
 _WEBHOOKS = Path("tests/data/github-webhooks.jsonl")
 _DEFAULT_ADDRESS = Address(host="127.0.0.1", port=8000)
-#: What each child must be told again; the settings module travels in the environment.
-_PASSED_ON = ("pythonpath",)
 
 
 class Command(QueueCommand):
@@ -119,11 +118,13 @@ class Command(QueueCommand):
             supervisor.run()
             thread.join()
             result = demo.result()
+        # A death comes first: that the demonstration was stopped is only what followed from it.
+        result = replace(result, problem=supervisor.failure or result.problem)
         if result.problem:
             console.show_tail()
         self._show(result, database_name(alias), as_json=options["json"])
-        if supervisor.failure or result.problem:
-            raise CommandError(supervisor.failure or result.problem)
+        if result.problem:
+            raise CommandError(result.problem)
 
     def _show(self, result: DemoResult, database: str, *, as_json: bool) -> None:
         if as_json:
@@ -164,7 +165,8 @@ def _carried_by() -> str:
 
 
 def _passed_on(options: dict[str, Any]) -> list[str]:
-    return [f"--{name}={options[name]}" for name in _PASSED_ON if options.get(name)]
+    """What each child must be told again; the settings module travels in the environment."""
+    return [f"--pythonpath={options['pythonpath']}"] if options.get("pythonpath") else []
 
 
 def _found(path: Path) -> Path:
