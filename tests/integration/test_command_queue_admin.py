@@ -10,10 +10,10 @@ from typing import Any
 
 import pika
 import pytest
-from pytest_django import Settings
+from pytest_django import DjangoDbBlocker, Settings
 
 from tests.integration.commands import run
-from tests.servers.databases import TestDatabase
+from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
@@ -92,9 +92,7 @@ def broker(rabbit_vhost: str, settings: Settings, sqlite_queue_database: None) -
 
 
 @pytest.fixture
-def sqlite_queue_database(sqlite_database: str, django_db_blocker: Any) -> Iterator[None]:
-    from tests.servers.databases import use_database
-
+def sqlite_queue_database(sqlite_database: str, django_db_blocker: DjangoDbBlocker) -> Iterator[None]:
     with django_db_blocker.unblock(), use_database(sqlite_database):
         yield
 

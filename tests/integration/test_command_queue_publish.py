@@ -14,6 +14,8 @@ import pytest
 from tests.integration.commands import run
 from tests.servers.databases import TestDatabase
 from tests.servers.processes import REPOSITORY, ProjectProcess
+from zerver.lib.transport.rabbitmq.address import parse_address
+from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.models import WaitingEvent
 
 
@@ -105,6 +107,17 @@ def test_a_dash_reads_standard_input(queue_database: TestDatabase, monkeypatch: 
     assert ran.code == 1
     assert ran.err.startswith("<stdin>:2: ")
     assert bodies() == [{"n": 1}]
+
+
+def test_over_a_broker_every_event_is_on_it_when_the_command_has_ended(
+    sqlite_database: str, rabbit_vhost: str, tmp_path: Path, project_process: Callable[..., ProjectProcess]
+) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(json.dumps({"n": n}) + "\n" for n in range(1_234)))
+    env = {"DATABASE_URL": sqlite_database, "QUEUE_URL": rabbit_vhost}
+    process = project_process("queue_publish", "noop", "--file", str(path), env=env)
+    assert process.wait(60) == 0, process.output
+    assert BrokerAdmin(parse_address(rabbit_vhost)).depth("noop").ready == 1_234
 
 
 def test_a_pipe_into_a_real_process(sqlite_database: str) -> None:

@@ -78,7 +78,7 @@ class QueueCommand(BaseCommand):
         """
         if not sys.stdin.isatty():
             self.usage(f"this is no terminal to ask at: give {flag} to go ahead")
-        self.stderr.write(f"{question} [y/N] ", ending="")
+        self.stderr.write(f"{question} [y/N] ", self.style.WARNING, ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("not confirmed; nothing was done")

@@ -7,12 +7,12 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from zerver.lib.errors import TransportError
+from zerver.lib.errors import TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.management.base import QueueCommand, one_line
-from zerver.management.output import UNKNOWN, Column, figure
+from zerver.management.output import Column, figure
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +51,7 @@ class Command(QueueCommand):
         wanted = queues.all(test_queues=True) if options["all"] else [queues.lookup(options["queue"])]
         if options["all"] and not options["noinput"] and not options["dry_run"]:
             self.confirm(f"Delete everything that waits in {len(wanted)} queues?", flag="--noinput")
-        lanes = current.worker_lanes()
-        found = [_purge(lane, queue, dry_run=options["dry_run"]) for queue in wanted for lane in lanes]
+        found = _purge_all(wanted, dry_run=options["dry_run"])
         self._tell(found, options)
         problems = sorted({item.problem for item in found if item.problem})
         if problems:
@@ -78,27 +77,38 @@ class Command(QueueCommand):
             Column("would delete" if options["dry_run"] else "deleted", is_number=True),
             Column("out of reach", is_number=True),
         ]
-        rows = [
-            [
-                item.queue,
-                item.lane,
-                figure(item.count),
-                UNKNOWN if item.unreachable is None else figure(item.unreachable),
-            ]
-            for item in found
-        ]
+        rows = [[item.queue, item.lane, figure(item.count), figure(item.unreachable)] for item in found]
         self.write_table(columns, rows, empty="no queue is declared")
 
 
+def _purge_all(wanted: Sequence[QueueDeclaration], *, dry_run: bool) -> list[Purged]:
+    """One lane that cannot be reached does not keep the other from being purged, and is not asked again."""
+    found = []
+    away: dict[str, str] = {}
+    for queue in wanted:
+        for lane in current.worker_lanes():
+            if lane.name in away:
+                found.append(_not_purged(lane, queue, away[lane.name]))
+                continue
+            try:
+                found.append(_purge(lane, queue, dry_run=dry_run))
+            except TransportError as error:
+                found.append(_not_purged(lane, queue, one_line(error)))
+                if isinstance(error, TransportUnavailable):
+                    away[lane.name] = one_line(error)
+    return found
+
+
 def _purge(lane: Transport, queue: QueueDeclaration, *, dry_run: bool) -> Purged:
-    """One lane that cannot be reached does not keep the other from being purged."""
-    try:
-        if dry_run:
-            depth = lane.depth(queue)
-            waiting = None if depth.ready is None else depth.ready + (depth.later or 0)
-            return Purged(queue=queue.name, lane=lane.name, count=waiting, unreachable=depth.unacked)
-        count = lane.purge(queue)
-        # Asked after the purge: what is in hand now may come back, and was not deleted.
-        return Purged(queue=queue.name, lane=lane.name, count=count, unreachable=lane.depth(queue).unacked)
-    except TransportError as error:
-        return Purged(queue=queue.name, lane=lane.name, count=None, unreachable=None, problem=one_line(error))
+    """Raises: TransportError."""
+    if dry_run:
+        depth = lane.depth(queue)
+        waiting = None if depth.ready is None else depth.ready + (depth.later or 0)
+        return Purged(queue=queue.name, lane=lane.name, count=waiting, unreachable=depth.unacked)
+    count = lane.purge(queue)
+    # Asked after the purge: what is in hand now may come back, and was not deleted.
+    return Purged(queue=queue.name, lane=lane.name, count=count, unreachable=lane.depth(queue).unacked)
+
+
+def _not_purged(lane: Transport, queue: QueueDeclaration, problem: str) -> Purged:
+    return Purged(queue=queue.name, lane=lane.name, count=None, unreachable=None, problem=problem)
