@@ -181,7 +181,6 @@ def test_a_stale_holder_changes_nothing(table: EventTable) -> None:
 
     assert table.delete([stale]) == 0
     assert table.release([stale]) == 0
-    assert not table.settle_retry(stale, 0)
     assert not table.renew(stale, LEASE_SECONDS)
     assert table.delete([present]) == 1
 
@@ -228,32 +227,6 @@ def test_the_rows_of_a_dead_worker_are_free_at_once_and_suspect(table: EventTabl
     [again] = claim(table, owner="living")
     assert again.row_id == of_dead.row_id != of_living.row_id
     assert again.redelivered
-
-
-def test_a_retry_is_the_same_row_later_under_the_next_attempt(table: EventTable) -> None:
-    [original] = stored(table)
-    [held] = claim(table)
-
-    assert table.settle_retry(held, 30)
-
-    assert not table.settle_retry(held, 30)
-    assert table.delete([held]) == 0
-    assert table.depth(QUEUE.name) == TableDepth(later=1)
-    let_time_pass(31)
-    [again] = claim(table)
-    assert again.event.attempt == 2
-    assert again.event.body == original.body
-    assert not again.redelivered
-
-
-def test_of_two_deliveries_of_an_event_one_retry_remains(table: EventTable) -> None:
-    [original] = stored(table)
-    [held] = claim(table)
-    table.store([event(QUEUE, message_id=original.message_id, attempt=2)], delay_seconds=30)
-
-    assert table.settle_retry(held, 30)
-
-    assert list(WaitingEvent.objects.values_list("attempt", flat=True)) == [2]
 
 
 def test_rows_born_leased_are_claimed_when_the_publisher_let_go_or_died(table: EventTable) -> None:

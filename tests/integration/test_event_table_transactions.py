@@ -56,21 +56,6 @@ def test_a_deletion_is_taken_back_with_the_handlers_transaction(table: EventTabl
     assert table.delete(held) == 1
 
 
-def test_a_retry_that_is_there_already_leaves_the_handlers_transaction_whole(table: EventTable) -> None:
-    original = event(QUEUE)
-    table.store([original])
-    [held] = table.claim(QUEUE.name, 1, 60, "worker")
-    table.store([event(QUEUE, message_id=original.message_id, attempt=2)], delay_seconds=60)
-    effect = event(QUEUE)
-    with transaction.atomic():
-        table.store([effect])
-        assert table.settle_retry(held, 60)
-    assert set(WaitingEvent.objects.values_list("message_id", "attempt")) == {
-        (original.message_id, 2),
-        (effect.message_id, 1),
-    }
-
-
 def test_rows_are_seen_by_others_after_the_commit_only(
     table: EventTable, queue_database: TestDatabase
 ) -> None:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from django.db import IntegrityError, connections, transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from zerver.lib import clock
@@ -154,22 +154,6 @@ class EventTable:
             self._run(dialect.release_owned(len(chunk)), list(chunk), announce=True)
             for chunk in _chunks([owner for owner in owners if owner], _KEYS_PER_STATEMENT)
         )
-
-    def settle_retry(self, claim: Claim, delay_seconds: float) -> bool:
-        """Turn the row into its event's next attempt, due after the delay. False: the row was ours no longer."""
-        dialect, delay_ms = self._dialect, _ms(delay_seconds)
-        values = [delay_ms, delay_ms, claim.row_id, claim.lease]
-
-        def turn(connection: BaseDatabaseWrapper) -> int:
-            try:
-                # Atomic, for inside the caller's transaction a violated constraint must cost this statement alone.
-                with transaction.atomic(using=self._alias):
-                    return _change(connection, dialect, dialect.retry(), values, announce=delay_ms == 0)
-            except IntegrityError:
-                # The event was delivered twice, and the next attempt of the other delivery waits already.
-                return _change(connection, dialect, dialect.delete(1), _claim_values([claim]), announce=False)
-
-        return perform(self._alias, turn) == 1
 
     def forget(self, keys: Sequence[Key]) -> int:
         """Delete rows whose events the broker has confirmed, but for those that a worker has claimed."""

@@ -114,15 +114,6 @@ class Dialect:
             f" WHERE NOT (lease_owner = '') AND lease_owner IN ({_marks(owners)})"
         )
 
-    def retry(self) -> str:
-        """Parameters: delay_ms twice, id, lease."""
-        due = f"{self.now()} + %s"
-        return (
-            f"UPDATE {TABLE} SET attempt = attempt + 1, lease = lease + 1, lease_owner = '',"
-            f" redelivered = {self._false}, due_at_ms = {due}, available_at_ms = {due}"
-            " WHERE id = %s AND lease = %s"
-        )
-
     def free(self, keys: int) -> str:
         """Parameters: see ``_of_keys``."""
         return f"UPDATE {TABLE} SET available_at_ms = due_at_ms WHERE lease_owner = '' AND {_of_keys(keys)}"

@@ -13,7 +13,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
-from zerver.lib import clock, outbox, signals
+from zerver.lib import clock, outbox, signals, trace
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import EventError, PublishError, TransportError, ZerverError
 from zerver.lib.event import WIRE_VERSION, Event, encode_event
@@ -148,7 +148,7 @@ def _encode(queue_name: str, event: Any) -> Event | EventError:
         message_id=clock.new_message_id(),
         body=body,
         published_at_ms=clock.now_ms(),
-        headers={"x-version": WIRE_VERSION},
+        headers={"x-version": WIRE_VERSION, **trace.headers()},
     )
 
 

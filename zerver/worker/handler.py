@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db import transaction
 
+from zerver.lib import trace
 from zerver.lib.errors import NotJson, WrongEventType
 from zerver.lib.event import decode_json
 from zerver.lib.registry import QueueDeclaration
@@ -109,6 +110,7 @@ class Handler:
         worker = self._worker
         deliveries = [delivery for delivery, _ in pairs]
         token = handled_events.set([delivery.event for delivery in deliveries])
+        trace_token = trace.traceparent.set(deliveries[0].event.headers.get(trace.HEADER, ""))
         try:
             if isinstance(worker, LoopQueueProcessingWorker) and len(pairs) > 1:
                 events = [event for _, event in pairs]
@@ -121,6 +123,7 @@ class Handler:
             return [DONE]
         finally:
             handled_events.reset(token)
+            trace.traceparent.reset(trace_token)
 
     def _decode(self, delivery: Delivery) -> Any:
         """Shape: the event as the handler wants it; or Dead (not JSON), or Failure (of another type)."""

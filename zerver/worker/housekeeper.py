@@ -12,6 +12,7 @@ from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
+from zerver.lib.queue_stats import stats_path, write_stats, write_whole
 from zerver.models import WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
@@ -34,6 +35,7 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
         self._sweep_at = 0.0
+        self._files_problem = ""
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
 
@@ -50,6 +52,8 @@ class Housekeeper:
         self._thread.join(10.0)
         if self._health_file is not None:
             self._health_file.unlink(missing_ok=True)
+        for row in self._rows:
+            stats_path(self._settings.state_dir, row.runner.queue.name, row.number).unlink(missing_ok=True)
 
     def _run(self) -> None:
         try:
@@ -61,7 +65,7 @@ class Housekeeper:
 
     def _round(self) -> None:
         self._recycle_if_large()
-        self._write_health()
+        self._write_files()
         self._quietly(lambda: self._write(None))
         now = clock.monotonic()
         if now >= self._sweep_at:
@@ -118,6 +122,21 @@ class Housekeeper:
                 for row in self._rows
             },
         }
-        fresh = self._health_file.with_name(self._health_file.name + ".new")
-        fresh.write_text(json.dumps(health) + "\n")
-        fresh.replace(self._health_file)
+        write_whole(self._health_file, json.dumps(health) + "\n")
+
+    def _write_files(self) -> None:
+        """A disk that is full must not end the process: the files grow old, which is what their readers look at."""
+        try:
+            self._write_health()
+            for row in self._rows:
+                write_stats(self._settings.state_dir, row.stats())
+            self._files_problem = ""
+        except OSError as error:
+            if not self._files_problem:
+                self._files_problem = str(error)
+                signals.worker_changed.send(
+                    sender=None,
+                    queue=self._rows[0].runner.queue.name,
+                    state="cannot write its stats or health file",
+                    problem=self._files_problem,
+                )

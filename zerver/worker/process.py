@@ -10,7 +10,9 @@ from pathlib import Path
 from django.db.models import Q
 
 from zerver import __version__
+from zerver.lib import clock
 from zerver.lib.event_table import EventTable
+from zerver.lib.queue_stats import QueueStats
 from zerver.models import WorkerProcess
 from zerver.worker.runner import QueueRunner
 
@@ -61,6 +63,31 @@ class ProcessRow:
     alias: str
     worker_num: int | None
     runner: QueueRunner
+
+    @property
+    def number(self) -> int:
+        """Among the queue's workers of this host; 0 where nobody gave one."""
+        return self.worker_num or 0
+
+    def stats(self) -> QueueStats:
+        """What the ``.stats`` file says."""
+        counts = self.runner.counters.read()
+        return QueueStats(
+            queue=self.runner.queue.name,
+            worker_num=self.number,
+            host=host_name(),
+            pid=os.getpid(),
+            update_time=clock.now_ms() / 1000,
+            recent_average_consume_time=self.runner.event_seconds,
+            queue_last_emptied_timestamp=self.runner.emptied_at,
+            consumed=counts.consumed,
+            retried=counts.retried,
+            failed=counts.failed,
+            discarded=counts.discarded,
+            in_flight=counts.in_flight,
+            lag_ms=counts.lag_ms,
+            breaker=self.runner.breaker.reason,
+        )
 
     def write(self, state: WorkerProcess.State) -> None:
         """Say how things stand. Raises: database errors; the caller tries again at its next round."""

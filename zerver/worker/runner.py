@@ -77,7 +77,9 @@ class QueueRunner:
         self._guard = DatabaseGuard(queue.name, host.alias, self.stopping)
         self._trial = threading.Lock()
         #: Moving average of one event's handling time; None until there is one. Units: seconds.
-        self._event_seconds: float | None = None
+        self.event_seconds: float | None = None
+        #: When nothing was there to take, last; None until then. Units: seconds since the epoch.
+        self.emptied_at: float | None = None
         self._error: BaseException | None = None
 
     def run(self) -> None:
@@ -87,6 +89,7 @@ class QueueRunner:
         """
         self._worker.setup()
         self.has_started = True
+        signals.worker_changed.send(sender=None, queue=self.queue.name, state="started", problem="")
         self._intake.start()
         others = [
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
@@ -101,6 +104,7 @@ class QueueRunner:
             self._worker.stop()
         finally:
             self._intake.close(_CLOSE_SECONDS)
+            signals.worker_changed.send(sender=None, queue=self.queue.name, state="stopped", problem="")
         if self._error is not None:
             raise self._error
 
@@ -128,6 +132,8 @@ class QueueRunner:
                     backlog.extend(self._take())
                 if backlog:
                     self._handle(backlog.popleft(), deadline)
+                else:
+                    self.emptied_at = clock.now_ms() / 1000
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._error = self._error or error
             self.stop()
@@ -149,9 +155,9 @@ class QueueRunner:
         return [[delivery] for delivery in self._intake.take(limit, _LOOK_UP_SECONDS)]
 
     def _in_hand_limit(self) -> int:
-        if not self._event_seconds:
+        if not self.event_seconds:
             return 1
-        return max(1, min(self.queue.prefetch, int(_IN_HAND_SECONDS / self._event_seconds)))
+        return max(1, min(self.queue.prefetch, int(_IN_HAND_SECONDS / self.event_seconds)))
 
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""
@@ -364,8 +370,8 @@ class QueueRunner:
         self._intake.close(timeout_seconds)
 
     def _note_pace(self, event_seconds: float) -> None:
-        before = self._event_seconds
-        self._event_seconds = event_seconds if before is None else before * 0.8 + event_seconds * 0.2
+        before = self.event_seconds
+        self.event_seconds = event_seconds if before is None else before * 0.8 + event_seconds * 0.2
 
     def _tell_breaker(self) -> None:
         if not self.breaker.is_open:

@@ -1,0 +1,63 @@
+"""The ``.stats`` file: what a worker process last said of itself, for those who must answer while all else is down.
+
+One file for each worker of a queue, ``QUEUE_STATE_DIR/<queue>.<worker_num>.stats``, an indented JSON object. Written
+whole, by renaming, so that a reader never sees half of one. Standard library only: monitoring plugins import this.
+"""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStats:
+    """Fields are the file's own, in its order. Times are seconds since the epoch, as in Zulip's files."""
+
+    queue: str
+    worker_num: int
+    host: str
+    pid: int
+    #: When this was written; a reader distrusts what is old.
+    update_time: float
+    #: Handling time of an event lately; None until one has been handled. Units: seconds.
+    recent_average_consume_time: float | None
+    #: When the worker last found nothing to take; None when it never did.
+    queue_last_emptied_timestamp: float | None
+    consumed: int
+    retried: int
+    failed: int
+    discarded: int
+    in_flight: int
+    #: Publish-to-done of the newest event.
+    lag_ms: int | None
+    #: Why the queue's breaker is open; empty when it is closed.
+    breaker: str
+
+
+def stats_path(state_dir: Path, queue: str, worker_num: int) -> Path:
+    return state_dir / f"{queue}.{worker_num}.stats"
+
+
+def write_stats(state_dir: Path, stats: QueueStats) -> None:
+    """Raises: OSError (a full disk, a directory that may not be written)."""
+    state_dir.mkdir(parents=True, exist_ok=True)
+    path = stats_path(state_dir, stats.queue, stats.worker_num)
+    write_whole(path, json.dumps(asdict(stats), indent=4) + "\n")
+
+
+def read_stats(path: Path) -> QueueStats:
+    """Raises: ValueError naming the file when it is no such file; OSError."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return QueueStats(**found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no stats file: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is seen either as it was or as it will be."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    fresh.write_text(text)
+    fresh.replace(path)
