@@ -1,0 +1,94 @@
+"""What a worker process counts."""
+
+import threading
+
+from zerver.lib.event import Event
+from zerver.lib.latency import Histogram
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Delivery
+from zerver.lib.transport.immediate import ImmediateTransport
+from zerver.worker.counters import Counters
+from zerver.worker.outcomes import DONE, RELEASE, Dead, Discard, Retry
+
+
+def delivery(published_at_ms: int = 0, attempt: int = 1) -> Delivery:
+    event = Event(
+        queue="letters", message_id="a", body=b"{}", published_at_ms=published_at_ms, attempt=attempt
+    )
+    lane = ImmediateTransport(None).open_lane(QueueDeclaration(name="letters"), "test")
+    return Delivery(event=event, lane=lane, token=None, redelivered=False, received_at=0)
+
+
+def test_nothing_has_happened_at_first() -> None:
+    counts = Counters().read()
+    assert (counts.in_flight, counts.consumed, counts.retried, counts.failed, counts.discarded) == (
+        0,
+        0,
+        0,
+        0,
+        0,
+    )
+    assert counts.lag_ms is None
+    assert Histogram.from_json(counts.latencies).count == 0
+
+
+def test_each_outcome_is_counted_as_what_it_is() -> None:
+    counters = Counters()
+    counters.started(7)
+    for outcome in (DONE, DONE, Retry(1), Discard("no"), Dead("dead"), RELEASE):
+        counters.ended(delivery(), outcome, now_ms=1)
+    counts = counters.read()
+    assert (counts.consumed, counts.retried, counts.discarded, counts.failed, counts.in_flight) == (
+        2,
+        1,
+        1,
+        1,
+        1,
+    )
+
+
+def test_what_was_handed_back_or_dropped_is_not_settled() -> None:
+    counters = Counters()
+    counters.started(3)
+    for outcome in (DONE, RELEASE, None):
+        counters.ended(delivery(), outcome, now_ms=1)
+    assert counters.settled == 1
+    assert counters.read().in_flight == 0
+
+
+def test_the_lag_is_that_of_the_newest_event_done() -> None:
+    counters = Counters()
+    counters.ended(delivery(published_at_ms=1000), DONE, now_ms=1500)
+    counters.ended(delivery(published_at_ms=1000), Retry(1), now_ms=9000)
+    assert counters.read().lag_ms == 500
+
+
+def test_clocks_that_disagree_make_no_negative_lag() -> None:
+    counters = Counters()
+    counters.ended(delivery(published_at_ms=5000), DONE, now_ms=1000)
+    assert counters.read().lag_ms == 0
+
+
+def test_a_retry_s_wait_is_no_latency() -> None:
+    counters = Counters()
+    counters.ended(delivery(attempt=1), DONE, now_ms=10)
+    counters.ended(delivery(attempt=2), DONE, now_ms=3_600_000)
+    assert Histogram.from_json(counters.read().latencies).count == 1
+    assert counters.read().lag_ms == 3_600_000
+
+
+def test_many_threads_count_together() -> None:
+    counters, each = Counters(), delivery()
+
+    def work() -> None:
+        for _ in range(200):
+            counters.started(1)
+            counters.ended(each, DONE, now_ms=1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    counts = counters.read()
+    assert (counts.consumed, counts.in_flight) == (800, 0)
