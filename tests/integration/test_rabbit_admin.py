@@ -132,6 +132,25 @@ def test_a_wrong_password_and_a_missing_vhost_are_told(rabbit_vhost: str) -> Non
         lost.depth(declaration())
 
 
+def test_without_the_right_to_declare_it_is_enough_that_the_queue_is_there(
+    rabbit_vhost: str, rabbit_server: RabbitServer, transport: RabbitTransport
+) -> None:
+    vhost = rabbit_vhost.rpartition("/")[2]
+    rabbit_server.api("PUT", "/users/limited", {"password": "limited", "tags": ""})
+    rabbit_server.api(
+        "PUT", f"/permissions/{vhost}/limited", {"configure": "^$", "write": ".*", "read": ".*"}
+    )
+    transport.check_queue(declaration())
+    with open_transport(rabbit_vhost.replace("guest:guest", "limited:limited")) as limited:
+        limited.check_queue(declaration())
+        assert fates(limited.publish([event(), event(queue="letters")], 10)) == [Fate.STORED, Fate.REFUSED]
+        consumer = Consumer(limited)
+        assert len(consumer.bodies(1)) == 1
+        consumer.close()
+        with pytest.raises(TransportUnavailable, match="letters"):
+            limited.check_queue(declaration("letters"))
+
+
 def test_questions_to_a_dead_or_frozen_broker_end_in_time(
     rabbit_vhost: str, rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

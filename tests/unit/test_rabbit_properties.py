@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pika.compat import long
 from pika.spec import BasicProperties
 
 from zerver.lib import clock
@@ -72,6 +73,8 @@ def test_an_id_that_cannot_be_kept_is_replaced(message_id: Any) -> None:
     [
         ("plain", "plain"),
         (7, "7"),
+        (long(1 << 40), "1099511627776"),
+        ([long(1)], "[1]"),
         (True, "true"),
         (None, ""),
         (b"bytes", "bytes"),

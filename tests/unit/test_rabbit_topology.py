@@ -11,8 +11,8 @@ from pika import frame, spec
 from zerver.lib.errors import AuthenticationRefused, QueueMismatch, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
-from zerver.lib.transport.rabbitmq.salvage import salvage_header
 from zerver.lib.transport.rabbitmq.topology import arguments, declaration_error, difference
+from zerver.lib.transport.rabbitmq.wire import salvage_header
 
 
 def test_a_quorum_queue_never_drops_by_itself() -> None:

@@ -61,7 +61,7 @@ class BrokerAddress:
         cannot.
         """
         host, port = self.hosts[attempt % len(self.hosts)]
-        context = self._tls_context() if self.uses_tls else None
+        tls: Any = pika.SSLOptions(self._tls_context(), host) if self.uses_tls else None
         return pika.ConnectionParameters(
             host=host,
             port=port,
@@ -72,7 +72,7 @@ class BrokerAddress:
             blocked_connection_timeout=None,
             socket_timeout=self.connection_timeout_seconds,
             stack_timeout=self.connection_timeout_seconds,
-            ssl_options=pika.SSLOptions(context, host) if context else None,  # type: ignore[arg-type]  # stubs: None missing
+            ssl_options=tls,
             client_properties={
                 "product": "zerver",
                 "version": __version__,

@@ -5,18 +5,24 @@ import urllib.parse
 import urllib.request
 from base64 import b64encode
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pika.exceptions
 
-from zerver.lib.errors import QueueNotEmpty, TransportUnavailable
+from zerver.lib.errors import QueueNotEmpty, TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Depth
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.move import move_events
-from zerver.lib.transport.rabbitmq.session import open_session
-from zerver.lib.transport.rabbitmq.topology import DEAD_QUEUE, arguments, declaration_error
+from zerver.lib.transport.rabbitmq.session import BrokerSession, open_session
+from zerver.lib.transport.rabbitmq.topology import (
+    DEAD_QUEUE,
+    declaration_error,
+    declare_on,
+    may_not_configure,
+)
 
 ANSWER_SECONDS = 10.0
 _NOT_FOUND = 404
@@ -32,17 +38,11 @@ class BrokerAdmin:
     def declare(self, queue: QueueDeclaration) -> None:
         """Make sure that the queue is there as declared. Raises: QueueMismatch."""
         with open_session(self._address, ANSWER_SECONDS) as session:
-            for each in ([] if queue.name == DEAD_QUEUE else [QueueDeclaration(name=DEAD_QUEUE)]) + [queue]:
-                try:
-                    session.ask(
-                        lambda channel, answered, each=each: channel.queue_declare(  # type: ignore[misc]
-                            each.name, durable=True, arguments=arguments(each), callback=answered
-                        )
-                    )
-                except pika.exceptions.ChannelClosed as reason:
-                    if each is queue:
-                        # A dead queue of other arguments takes what is dead-lettered all the same.
-                        raise declaration_error(queue.name, reason) from reason
+            if queue.name != DEAD_QUEUE:
+                # A dead queue of other arguments takes what is dead-lettered all the same.
+                with suppress(TransportError):
+                    _declare(session, QueueDeclaration(name=DEAD_QUEUE))
+            _declare(session, queue)
 
     def purge(self, queue: str) -> int:
         """How many were deleted; none for a queue that is not there."""
@@ -162,3 +162,16 @@ class BrokerAdmin:
 
 def _count(frame: Any) -> int:
     return 0 if frame is None else int(frame.method.message_count)
+
+
+def _declare(session: BrokerSession, queue: QueueDeclaration) -> None:
+    """Raises: QueueMismatch, TransportUnavailable."""
+    try:
+        try:
+            session.ask(lambda channel, answered: declare_on(channel, queue, answered))
+        except pika.exceptions.ChannelClosed as reason:
+            if not may_not_configure(reason):
+                raise
+            session.ask(lambda channel, answered: declare_on(channel, queue, answered, passive=True))
+    except pika.exceptions.ChannelClosed as reason:
+        raise declaration_error(queue.name, reason) from reason

@@ -22,7 +22,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
-from zerver.lib.transport.rabbitmq.salvage import SalvagingConnection
+from zerver.lib.transport.rabbitmq.wire import WireConnection
 
 FIRST_RETRY_SECONDS = 0.2
 LONGEST_RETRY_SECONDS = 10.0
@@ -220,7 +220,7 @@ class BrokerConnection:
             parameters = self.address.parameters(
                 self._attempt, self._name, heartbeat_seconds=self._heartbeat_seconds
             )
-            self._connection = SalvagingConnection(
+            self._connection = WireConnection(
                 parameters,
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_failed,

@@ -178,10 +178,11 @@ class PublishEngine(ConnectionListener):
         """Send what may be sent now."""
         if not self._is_ready or self.connection.state is not State.OPEN:
             return
-        while self._suspects and not self._in_flight:
-            self._send_all(deque(self._suspects.popleft()))
-        if not self._suspects:
-            self._send_all(self._waiting)
+        with self._channel.connection.together():
+            while self._suspects and not self._in_flight:
+                self._send_all(deque(self._suspects.popleft()))
+            if not self._suspects:
+                self._send_all(self._waiting)
 
     def _send_all(self, flights: deque[Flight]) -> None:
         while flights and len(self._in_flight) < WINDOW_EVENTS and self._in_flight.size_bytes < WINDOW_BYTES:

@@ -256,8 +256,10 @@ class RabbitLane(Lane, ConnectionListener):
         channel = self._channel
         if channel is None or not channel.is_open:
             return
-        for tag, multiple in self._ledger.settle(tag for generation, tag in acks if generation == self._live):
-            channel.basic_ack(tag, multiple)
+        tags = [tag for generation, tag in acks if generation == self._live]
+        with channel.connection.together():
+            for tag, multiple in self._ledger.settle(tags):
+                channel.basic_ack(tag, multiple)
 
     def _nack(self, tokens: Sequence[tuple[int, int]]) -> None:
         self._send_acks()

@@ -1,6 +1,6 @@
 """An Event as AMQP properties, and back. What comes from elsewhere may be anything, and still arrives as an Event."""
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from pika.spec import BasicProperties
@@ -9,7 +9,7 @@ from zerver.lib import clock
 from zerver.lib.event import WIRE_VERSION, Event
 
 CONTENT_TYPE = "application/json"
-PERSISTENT = 2
+PERSISTENT: Final = 2
 
 ATTEMPT = "x-attempt"
 PUBLISHED_AT_MS = "x-published-at-ms"
@@ -47,13 +47,13 @@ def to_properties(event: Event) -> BasicProperties:
 
 def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
     """Never raises: what makes no sense is replaced by what it would have been had it been left out."""
-    headers = _text_headers(properties.headers)
-    for count in _COUNTS:
-        headers.pop(count, None)
-    attempt = _whole_number(headers.pop(ATTEMPT, ""), 1, _MAX_ATTEMPT)
-    published_at_ms = _whole_number(headers.pop(PUBLISHED_AT_MS, ""), 1, _MAX_STAMP_MS)
+    raw = dict(properties.headers) if isinstance(properties.headers, dict) else {}
+    attempt = _whole_number(raw.pop(ATTEMPT, None), 1, _MAX_ATTEMPT)
+    published_at_ms = _whole_number(raw.pop(PUBLISHED_AT_MS, None), 1, _MAX_STAMP_MS)
     if published_at_ms is None and isinstance(properties.timestamp, int):
-        published_at_ms = _whole_number(str(properties.timestamp * 1000), 1, _MAX_STAMP_MS)
+        published_at_ms = _whole_number(properties.timestamp * 1000, 1, _MAX_STAMP_MS)
+    for count in _COUNTS:
+        raw.pop(count, None)
     message_id = properties.message_id
     if (
         not isinstance(message_id, str)
@@ -68,7 +68,8 @@ def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
         body=body,
         published_at_ms=clock.now_ms() if published_at_ms is None else published_at_ms,
         attempt=attempt or 1,
-        headers=headers,
+        # Names and values as text that any database and any encoding can keep.
+        headers={_storable(str(name)): _text(value) for name, value in raw.items()},
     )
 
 
@@ -89,13 +90,6 @@ def _is_brokers_own(name: str) -> bool:
     return lowered in _BROKERS_OWN or lowered.startswith(_BROKERS_OWN_PREFIXES)
 
 
-def _text_headers(headers: object) -> dict[str, str]:
-    """Names and values as text that any database and any encoding can keep."""
-    if not isinstance(headers, dict):
-        return {}
-    return {_storable(str(name)): _text(value) for name, value in headers.items()}
-
-
 def _text(value: object) -> str:
     """Numbers as they are written, bytes as UTF-8 where they are, tables and lists as JSON."""
     if isinstance(value, str):
@@ -105,18 +99,29 @@ def _text(value: object) -> str:
     if value is None:
         return ""
     try:
-        return _storable(msgspec.json.encode(value, enc_hook=str).decode().strip('"'))
+        return _storable(msgspec.json.encode(value, enc_hook=_plain).decode().strip('"'))
     except (TypeError, ValueError, RecursionError, UnicodeError):
         return _storable(repr(value))
 
 
+def _plain(value: object) -> object:
+    """What msgspec does not know: 64-bit integers, which pika gives a class of their own; and the rest as text."""
+    return int(value) if isinstance(value, int) else str(value)
+
+
 def _storable(text: str) -> str:
     """Without what PostgreSQL (NUL) or UTF-8 (lone surrogates) cannot hold."""
+    if text.isascii() and "\x00" not in text:
+        return text
     return text.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
 
 
-def _whole_number(text: str, lowest: int, highest: int) -> int | None:
-    if not text.isascii() or not text.isdecimal() or len(text) > 20:
+def _whole_number(value: object, lowest: int, highest: int) -> int | None:
+    if isinstance(value, int) and not isinstance(value, bool):
+        # pika's own subclass for 64-bit integers becomes a plain one.
+        number = int(value)
+    elif isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 20:
+        number = int(value)
+    else:
         return None
-    number = int(text)
     return number if lowest <= number <= highest else None

@@ -61,7 +61,11 @@ class _Engines:
 
     @property
     def is_away(self) -> bool:
-        return self._threaded is not None and self._threaded.connection.problem is not None
+        engine = self._threaded
+        if engine is not None and engine.connection.is_frozen():
+            # What it knew when it froze is old news.
+            engine = self._turned
+        return engine is not None and engine.connection.problem is not None
 
     def publish(self, events: Sequence[Event], deadline: float) -> list[Published]:
         engine = self._threaded_engine()

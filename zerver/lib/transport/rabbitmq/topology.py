@@ -65,6 +65,19 @@ def declaration_error(queue: str, reason: BaseException) -> TransportError:
     return TransportUnavailable(f"queue {queue!r} on the broker", describe(reason))
 
 
+def declare_on(
+    channel: Any, queue: QueueDeclaration, answered: Callable[[Any], None], *, passive: bool = False
+) -> None:
+    """``passive`` asks only whether there is a queue of that name."""
+    told = {} if passive else arguments(queue)
+    channel.queue_declare(queue.name, passive=passive, durable=True, arguments=told, callback=answered)
+
+
+def may_not_configure(reason: BaseException) -> bool:
+    """Where operators declare the queues and applications have no right to, it is enough that a queue is there."""
+    return isinstance(reason, pika.exceptions.ChannelClosedByBroker) and reason.reply_code == 403
+
+
 class Declarer:
     """Declares queues on one connection, each on a channel of its own: a refusal closes the channel it came on.
 
@@ -133,25 +146,32 @@ class _Question:
         self._queue = queue
         self._answered: Callable[[str, TransportError | None], None] | None = answered
         self._timer = owner.call_later(DECLARE_TIMEOUT_SECONDS, self._late)
+        self._connection = connection
         self._channel: Any = None
+        self._is_passive = False
+        self._ask()
+
+    def _ask(self) -> None:
         try:
-            self._channel = connection.channel(on_open_callback=self._opened)
+            self._channel = self._connection.channel(on_open_callback=self._opened)
         except pika.exceptions.AMQPError as error:
-            self._answer(declaration_error(queue.name, error))
+            self._answer(declaration_error(self._queue.name, error))
         else:
             self._channel.add_on_close_callback(self._closed)
 
     def _opened(self, channel: Any) -> None:
-        channel.queue_declare(
-            self._queue.name, durable=True, arguments=arguments(self._queue), callback=self._declared
-        )
+        declare_on(channel, self._queue, self._declared, passive=self._is_passive)
 
     def _declared(self, _: Any) -> None:
         self._answer(None)
         self._channel.close()
 
     def _closed(self, _: Any, reason: BaseException) -> None:
-        self._answer(declaration_error(self._queue.name, reason))
+        if may_not_configure(reason) and not self._is_passive and self._connection.is_open:
+            self._is_passive = True
+            self._ask()
+        else:
+            self._answer(declaration_error(self._queue.name, reason))
 
     def _late(self) -> None:
         seconds = f"{DECLARE_TIMEOUT_SECONDS:g}"
