@@ -4,6 +4,7 @@ from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
+from django.core import checks
 from django.core.management.base import BaseCommand, CommandError
 
 from zerver.lib.conf import get_settings
@@ -13,19 +14,31 @@ from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
 
 
+#: Errors that this process outlives: a worker module of somebody else that cannot be read, and a database that is
+#: away for now. Both are told; neither mends itself by our not starting.
+_OUTLIVED = ("zerver.E006", "zerver.E009")
+
+
 class Command(BaseCommand):
     """Exit codes: 0 drained, 1 a failure told in one line, 2 usage, 70 a handler that nothing could stop."""
 
     help = "Run one worker process until SIGTERM: of one queue, of all, or of some, a thread each."
-    # Another team's broken worker module must not stop this queue; what concerns it is checked below.
+    # Other apps' checks are no business of a worker; its own are run in ``_refuse_nonsense``.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
         which.add_argument("--queue", "--queue_name", metavar="NAME", help="the queue whose worker to run")
-        which.add_argument("--all", action="store_true", help="every enabled queue in this one process, a thread for each of its workers")
         which.add_argument(
-            "--multi_threaded", nargs="+", metavar="NAME", help="these queues in this one process, a thread for each of their workers"
+            "--all",
+            action="store_true",
+            help="every enabled queue in this one process, a thread for each of its workers",
+        )
+        which.add_argument(
+            "--multi_threaded",
+            nargs="+",
+            metavar="NAME",
+            help="these queues in this one process, a thread for each of their workers",
         )
         parser.add_argument(
             "--worker_num", type=int, metavar="N", help="number of this process among the queue's"
@@ -37,6 +50,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         for module, why in queues.broken_modules.items():
             self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
+        self._refuse_nonsense()
         try:
             fleet = WorkerFleet(
                 self._queues(options),
@@ -49,6 +63,16 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from error
         if code:
             raise SystemExit(code)
+
+    def _refuse_nonsense(self) -> None:
+        """Raises: CommandError with the first error of settings, declarations or database, and its mend."""
+        try:
+            found = checks.run_checks(tags=["queues"], databases=[get_settings().database])
+        except ZerverError as error:
+            raise CommandError(str(error)) from error
+        for message in found:
+            if message.is_serious() and not message.is_silenced() and message.id not in _OUTLIVED:
+                raise CommandError(f"{message.id}: {message.msg}; {message.hint}")
 
     def _queues(self, options: dict[str, Any]) -> list[QueueDeclaration]:
         settings = get_settings()
