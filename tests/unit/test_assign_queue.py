@@ -23,7 +23,7 @@ from zerver.worker.base import (
 )
 
 if TYPE_CHECKING:
-    from nowhere import Missing
+    from fractions import Fraction as Missing
 
 pytestmark = pytest.mark.usefixtures("declarations")
 

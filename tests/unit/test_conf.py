@@ -1,6 +1,7 @@
 """Settings: where they come from, what they accept, and what an error about them may show."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -75,26 +76,21 @@ def test_every_kind_of_url_is_taken(settings: Settings, url: str) -> None:
     assert get_settings().scheme == url.partition(":")[0]
 
 
+_URL_MEND = "write db://, amqp://user@host"
+_MAPPING_MEND = "write a mapping of mappings"
+_NUMBER_MEND = "write a number above 0"
+_WHOLE_MEND = "write a whole number above 0"
 _REFUSED: list[tuple[str, Any, str]] = [
-    *(
-        ("QUEUE_URL", value, "write db://, amqp://user@host")
-        for value in ("", "redis://h", "amqp:/h", "db", None, 3)
+    *product(("QUEUE_URL",), ("", "redis://h", "amqp:/h", "db", None, 3), (_URL_MEND,)),
+    *product(("QUEUE_DATABASE",), ("elsewhere", ""), ("name one of DATABASES: default",)),
+    *product(("QUEUE_OVERRIDES",), ("{", "[]", {"letters": 4}, None), (_MAPPING_MEND,)),
+    *product(
+        ("QUEUE_PUBLISH_TIMEOUT_SECONDS",),
+        (0, -1, "soon", "", None, "nan", "inf", float("inf")),
+        (_NUMBER_MEND,),
     ),
-    ("QUEUE_DATABASE", "elsewhere", "name one of DATABASES: default"),
-    ("QUEUE_DATABASE", "", "name one of DATABASES"),
-    ("QUEUE_OVERRIDES", "{", "write a mapping of mappings"),
-    ("QUEUE_OVERRIDES", "[]", "write a mapping of mappings"),
-    ("QUEUE_OVERRIDES", {"letters": 4}, "write a mapping of mappings"),
-    ("QUEUE_OVERRIDES", None, "write a mapping of mappings"),
-    *(
-        ("QUEUE_PUBLISH_TIMEOUT_SECONDS", value, "write a number above 0")
-        for value in (0, -1, "soon", "", None, "nan", "inf", float("inf"))
-    ),
-    *(("QUEUE_RETENTION_DAYS", value, "write a number above 0") for value in (0, "ever", [])),
-    *(
-        ("QUEUE_MAX_EVENT_BYTES", value, "write a whole number above 0")
-        for value in (0, "1MB", 1.5, "1.5", None)
-    ),
+    *product(("QUEUE_RETENTION_DAYS",), (0, "ever", []), (_NUMBER_MEND,)),
+    *product(("QUEUE_MAX_EVENT_BYTES",), (0, "1MB", 1.5, "1.5", None), (_WHOLE_MEND,)),
     ("QUEUE_STATE_DIR", None, "NoneType"),
 ]
 

@@ -89,7 +89,7 @@ def encode(event: Any, limit_bytes: int = 1 << 20) -> bytes:
 
 
 @given(_EVENTS)
-@settings(max_examples=50, deadline=None, database=None)
+@settings(max_examples=30, deadline=None, database=None)
 def test_any_json_object_travels_unchanged(event: dict[str, Any]) -> None:
     body = encode(event)
     assert _exactly(ANY.decode("letters", body)) == _exactly(event)

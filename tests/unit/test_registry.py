@@ -1,6 +1,7 @@
 """Declarations: what a queue may be, and how nonsense is refused by the name of its option."""
 
 import math
+from itertools import product
 from typing import Any
 
 import pytest
@@ -60,25 +61,15 @@ def test_bad_names_are_refused(name: Any) -> None:
 
 
 _NONSENSE: list[tuple[str, Any]] = [
-    *(
-        (option, value)
-        for option in ("workers", "threads", "prefetch", "ack_batch")
-        for value in (0, -1, 1.5, "2", True, None)
+    *product(("workers", "threads", "prefetch", "ack_batch"), (0, -1, 1.5, "2", True, None)),
+    *product(("max_events", "max_rss_mb"), (0, -1, 1.5, "2", True)),
+    *product(
+        ("timeout_seconds", "warn_seconds", "crit_seconds"), (0, -1, "30", None, True, math.nan, math.inf)
     ),
-    *((option, value) for option in ("max_events", "max_rss_mb") for value in (0, -1, 1.5, "2", True)),
-    *(
-        (option, value)
-        for option in ("timeout_seconds", "warn_seconds", "crit_seconds")
-        for value in (0, -1, "30", None, True, math.nan, math.inf)
-    ),
-    *(
-        (option, value)
-        for option in ("enabled", "is_test_queue", "transactional")
-        for value in (1, "yes", None)
-    ),
-    *(("max_crashes", value) for value in (0, 1, 2.5, "3", True, None)),
-    *(("queue_type", value) for value in ("stream", None, [])),
-    *(("retry", value) for value in (3, None, [])),
+    *product(("enabled", "is_test_queue", "transactional"), (1, "yes", None)),
+    *product(("max_crashes",), (0, 1, 2.5, "3", True, None)),
+    *product(("queue_type",), ("stream", None, [])),
+    *product(("retry",), (3, None, [])),
 ]
 
 
