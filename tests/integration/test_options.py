@@ -1,7 +1,10 @@
 """What each option of ``assign_queue`` does, one test by its name. ``concurrency`` and ``ordered`` are refused."""
 
+import itertools
+import json
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +12,7 @@ from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.errors import InvalidDeclaration
+from zerver.lib.queue_stats import read_stats, stats_path
 from zerver.lib.registry import queues
 from zerver.worker.base import QueueProcessingWorker, assign_queue
 
@@ -159,7 +163,7 @@ def test_retry_is_the_policy_of_attempts_and_waits(spine: Spine) -> None:
     spine.work("--queue=ledger", ledger={"retry": policy})
     assert spine.failed()[0].attempt == 4
     at = [line["at"] for line in spine.notes("started")]
-    waits = [later - earlier for earlier, later in zip(at, at[1:], strict=False)]
+    waits = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert len(waits) == 3
     assert all(wait >= least for wait, least in zip(waits, (0.3, 0.6, 1.2), strict=True))
 
@@ -223,3 +227,35 @@ def test_what_is_not_supported_yet_is_refused_by_name(option: str) -> None:
     with pytest.raises(InvalidDeclaration, match=f"{option} is not supported"):
         assign_queue("ledger_refused", **{option: True})(Worker)
     assert "ledger_refused" not in [queue.name for queue in queues.all(test_queues=True)]
+
+
+@on_sqlite
+@pytest.mark.parametrize(
+    ("options", "level"),
+    [
+        ({"warn_seconds": 0.001, "crit_seconds": 3600}, "warning"),
+        ({"warn_seconds": 0.001, "crit_seconds": 0.002}, "critical"),
+        ({"warn_seconds": 1800, "crit_seconds": 3600}, "ok"),
+    ],
+)
+def test_warn_seconds_and_crit_seconds_are_the_backlogs_that_status_warns_of(
+    spine: Spine, options: dict[str, float], level: str
+) -> None:
+    spine.publish("ledger", n=1)
+    env = {**spine.env, "QUEUE_OVERRIDES": json.dumps({"ledger": options})}
+    process = spine.start("queue_status", "ledger", "--json", env=env)
+    assert process.wait() == 0
+    assert json.loads(process.output)["queues"][0]["level"] == level
+
+
+@on_sqlite
+def test_the_stats_file_tells_how_the_worker_is_and_goes_with_it(spine: Spine) -> None:
+    path = stats_path(Path(spine.env["QUEUE_STATE_DIR"]), "ledger", 4)
+    spine.publish("ledger", n=1)
+    process = spine.work("--queue=ledger", "--worker_num=4")
+    wait_for(lambda: path.exists() and read_stats(path).consumed == 1, 20, "the file to tell of the event")
+    stats = read_stats(path)
+    assert (stats.pid, stats.worker_num, stats.breaker) == (process.pid, 4, "")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    assert not path.exists()

@@ -20,6 +20,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth, Transport
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
+from zerver.monitoring.thresholds import Level, backlog_seconds, judge
 from zerver.worker.process import SILENT_MS
 
 LaneFigure = Literal["ready", "unacked", "later"]
@@ -72,6 +73,24 @@ class QueueSnapshot:
             (depth.oldest_ms for depth in self.lanes.values() if depth.oldest_ms is not None), default=None
         )
 
+    @property
+    def backlog_seconds(self) -> float | None:
+        """How far the queue is behind; see ``thresholds.backlog_seconds``."""
+        return backlog_seconds(
+            ready=self.ready, oldest_ms=self.oldest_ms, rate_per_minute=self.rate_per_minute
+        )
+
+    @property
+    def level(self) -> Level:
+        """By the queue's own ``warn_seconds`` and ``crit_seconds``; unknown for a queue that nobody declares."""
+        if self.declaration is None:
+            return Level.UNKNOWN
+        return judge(
+            self.backlog_seconds,
+            warn_seconds=self.declaration.warn_seconds,
+            crit_seconds=self.declaration.crit_seconds,
+        )
+
     def known(self, name: LaneFigure) -> int:
         """What those lanes add up to that could tell: less than the truth while a total is None."""
         return sum(getattr(depth, name) or 0 for depth in self.lanes.values())
@@ -92,6 +111,8 @@ class QueueSnapshot:
             "consumers": self.consumers,
             "workers": self.workers,
             "oldest_ms": self.oldest_ms,
+            "backlog_seconds": self.backlog_seconds,
+            "level": self.level.value,
             "lag_ms": self.lag_ms,
             "rate_per_minute": self.rate_per_minute,
             "p50_ms": self.p50_ms,

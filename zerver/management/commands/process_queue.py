@@ -13,7 +13,6 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
 
-
 #: Errors that this process outlives: a worker module of somebody else that cannot be read, and a database that is
 #: away for now. Both are told; neither mends itself by our not starting.
 _OUTLIVED = ("zerver.E006", "zerver.E009")

@@ -21,6 +21,7 @@ from zerver.management.output import (
     rich_table,
 )
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
+from zerver.monitoring.thresholds import Level
 
 _COLUMNS = [
     Column("queue"),
@@ -40,8 +41,9 @@ _COLUMNS = [
 
 class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
-    "failed", "consumers", "workers", "oldest_ms", "lag_ms", "rate_per_minute", "p50_ms", "p99_ms", "breaker",
-    "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null where nothing can know.
+    "failed", "consumers", "workers", "oldest_ms", "backlog_seconds", "level", "lag_ms", "rate_per_minute", "p50_ms",
+    "p99_ms", "breaker", "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null where
+    nothing can know; level is ``ok``, ``warning``, ``critical`` or ``unknown``.
     With ``--watch``, such a document a line.
     """
 
@@ -159,6 +161,8 @@ def _note(queue: QueueSnapshot) -> str:
         notes.append("undeclared")
     elif not queue.declaration.enabled:
         notes.append("disabled")
+    if queue.level in (Level.WARNING, Level.CRITICAL) and queue.backlog_seconds is not None:
+        notes.append(f"{queue.level.value}: {duration(queue.backlog_seconds * 1000)} behind")
     if queue.breaker:
         notes.append(f"breaker open: {queue.breaker}")
     return "; ".join(notes)

@@ -1,0 +1,32 @@
+"""The stats file."""
+
+from pathlib import Path
+
+import pytest
+
+from zerver.lib.queue_stats import QueueStats, read_stats, stats_path, write_stats
+
+
+def _stats(**changes: object) -> QueueStats:
+    fields: dict[str, object] = {
+        "queue": "mail", "worker_num": 2, "host": "web1", "pid": 7, "update_time": 12.5,
+        "recent_average_consume_time": None, "queue_last_emptied_timestamp": 3.0, "consumed": 5, "retried": 1,
+        "failed": 0, "discarded": 0, "in_flight": 1, "lag_ms": None, "breaker": "",
+    }  # fmt: skip
+    return QueueStats(**{**fields, **changes})  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_read_back_and_leaves_no_other_file(tmp_path: Path) -> None:
+    write_stats(tmp_path / "new" / "dir", _stats())
+    write_stats(tmp_path / "new" / "dir", _stats(consumed=6))
+    path = stats_path(tmp_path / "new" / "dir", "mail", 2)
+    assert read_stats(path) == _stats(consumed=6)
+    assert [found.name for found in path.parent.iterdir()] == ["mail.2.stats"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"queue": "mail"}', "null"])
+def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mail.0.stats"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"mail\.0\.stats is no stats file"):
+        read_stats(path)
