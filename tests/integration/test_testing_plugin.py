@@ -2,116 +2,30 @@
 
 from __future__ import annotations
 
-import configparser
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from textwrap import dedent
 
 import pytest
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.integration.user_project import (
+    install_entry_points,
+    make_project,
+    run_pytest_in,
+    write,
+    write_tests,
+)
 
 #: Runs pytest on the source of a test module; extra arguments are pytest's.
 RunPytest = Callable[..., str]
 
-_SETTINGS = """
-    SECRET_KEY = "of a test"
-    INSTALLED_APPS = ["zerver", "shop"]
-    DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
-    DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-    USE_TZ = True
-    QUEUE_URL = "immediate://"
-"""
-
-_MODELS = """
-    from django.db import models
-
-    class Order(models.Model):
-        number = models.IntegerField()
-"""
-
-_WORKERS = """
-    from typing import Any
-
-    from zerver.lib.queue import queue_json_publish
-    from zerver.worker.base import QueueProcessingWorker, RetryLater, assign_queue, current_delivery
-
-    #: What the workers without a database did, in order.
-    diary = []
-
-    @assign_queue("greetings")
-    class Greeter(QueueProcessingWorker):
-        def setup(self):
-            self.remembered = []
-            diary.append("setup")
-
-        def stop(self):
-            diary.append("stop")
-
-        def consume(self, event):
-            self.remembered.append(event["name"])
-            diary.append(f"greeted {', '.join(self.remembered)}")
-
-    @assign_queue("careful_orders", transactional=True)
-    class CarefulClerk(QueueProcessingWorker):
-        def consume(self, event):
-            from shop.models import Order
-            Order.objects.create(number=event["number"])
-            if event.get("patient") and current_delivery().attempt == 1:
-                raise RetryLater(60)
-            queue_json_publish("greetings", {"name": "the buyer"})
-
-    @assign_queue("careless_orders")
-    class CarelessClerk(QueueProcessingWorker):
-        def consume(self, event):
-            from shop.models import Order
-            Order.objects.create(number=event["number"])
-
-    @assign_queue("chimes")
-    class Chime(QueueProcessingWorker):
-        def consume(self, event):
-            diary.append(event["hour"])
-            queue_json_publish("chimes", {"hour": event["hour"] + 1}, delay_seconds=event.get("delay", 3600))
-
-    @assign_queue("echoes")
-    class Echo(QueueProcessingWorker):
-        def consume(self, event):
-            queue_json_publish("echoes", event)
-"""
-
-_HEADER = """
-    import time
-    from datetime import timedelta
-
-    import pytest
-    from django.utils import timezone
-
-    from shop.queue_processors import diary
-    from zerver.lib import clock
-    from zerver.lib.queue import queue_json_publish
-
-    @pytest.fixture(autouse=True)
-    def fresh_diary():
-        diary.clear()
-"""
-
 
 @pytest.fixture
 def run_pytest(tmp_path: Path) -> RunPytest:
-    """A project with one app, and zerver installed as pip would have told Python: by its entry points alone."""
-    _write(tmp_path / "shop_settings.py", _SETTINGS)
-    _write(tmp_path / "shop" / "__init__.py", "")
-    _write(tmp_path / "shop" / "models.py", _MODELS)
-    _write(tmp_path / "shop" / "queue_processors.py", _WORKERS)
-    _write(tmp_path / "pytest.ini", "[pytest]\nDJANGO_SETTINGS_MODULE = shop_settings\npythonpath = .\n")
-    _install_entry_points(tmp_path / "site")
+    make_project(tmp_path)
 
     def run(source: str, *arguments: str, env: dict[str, str] | None = None, fails: bool = False) -> str:
-        _write(tmp_path / "test_shop.py", dedent(_HEADER) + dedent(source))
-        return _pytest(tmp_path, *arguments, env=env or {}, fails=fails)
+        write_tests(tmp_path, source)
+        return run_pytest_in(tmp_path, *arguments, env=env or {}, fails=fails)
 
     return run
 
@@ -318,8 +232,8 @@ def test_fixtures_say_what_is_missing(run_pytest: RunPytest) -> None:
 
 
 def test_a_project_without_django_pays_nothing(tmp_path: Path) -> None:
-    _install_entry_points(tmp_path / "site")
-    _write(
+    install_entry_points(tmp_path / "site")
+    write(
         tmp_path / "test_plain.py",
         """
         import sys
@@ -332,7 +246,7 @@ def test_a_project_without_django_pays_nothing(tmp_path: Path) -> None:
             request.getfixturevalue("drain")
         """,
     )
-    output = _pytest(tmp_path, "-p", "no:django", env={}, fails=True)
+    output = run_pytest_in(tmp_path, "-p", "no:django", env={}, fails=True)
     assert "1 failed, 1 passed" in output
     assert "drain needs Django set up: install pytest-django and set DJANGO_SETTINGS_MODULE" in output
 
@@ -387,37 +301,3 @@ def test_real_broker_tests_run_on_the_broker_that_the_environment_names(
     env = {"QUEUE_TEST_BROKER_URL": rabbit_vhost}
     output = run_pytest(_BROKER_TEST, "-o", "zerver_test_broker_url=http://this.one.yields/", env=env)
     assert "3 passed" in output
-
-
-def _write(path: Path, source: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dedent(source))
-
-
-def _install_entry_points(site: Path) -> None:
-    """What an installer writes from ``setup.cfg``, and pytest reads."""
-    setup = configparser.ConfigParser()
-    setup.read(REPOSITORY / "setup.cfg")
-    points = setup["options.entry_points"]["pytest11"].strip()
-    _write(site / "zerver-0.dist-info" / "METADATA", "Metadata-Version: 2.1\nName: zerver\nVersion: 0\n")
-    _write(site / "zerver-0.dist-info" / "entry_points.txt", f"[pytest11]\n{points}\n")
-
-
-def _pytest(project: Path, *arguments: str, env: dict[str, str], fails: bool) -> str:
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("QUEUE_", "PYTEST_", "DJANGO_", "DATABASE_URL")) and name != "CI"
-    }
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--color=no", *arguments],
-        cwd=project,
-        env=clean | {"PYTHONPATH": f"{project / 'site'}{os.pathsep}{REPOSITORY}"} | env,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    output = result.stdout + result.stderr
-    assert result.returncode == (1 if fails else 0), output
-    return output

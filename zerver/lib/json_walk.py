@@ -34,29 +34,32 @@ _MISSING = object()
 def is_plain(value: Any, depth: int = 0) -> bool:
     """Base types only, and all of them within JSON's bounds? Text is left to the encoder, which knows Unicode."""
     kind = type(value)
-    if kind is str or kind is bool or value is None:
-        return True
-    if kind is int:
-        return bool(_INT_MIN <= value <= _INT_MAX)
-    if kind is float:
-        return math.isfinite(value)
-    if depth > MAX_DEPTH:
-        return False
-    depth += 1
     if kind is dict:
-        for key, item in value.items():
+        for key in value:
             if type(key) is not str:
                 return False
-            # Texts and most numbers are settled here: a call for each would double the time of the whole.
-            kind = type(item)
-            if (
-                kind is not str
-                and not (kind is int and _INT_MIN <= item <= _INT_MAX)
-                and not is_plain(item, depth)
-            ):
+        items = value.values()
+    elif kind is list:
+        items = value
+    elif kind is float:
+        return math.isfinite(value)
+    elif kind is int:
+        return bool(_INT_MIN <= value <= _INT_MAX)
+    else:
+        return kind is str or kind is bool or value is None
+    if depth > MAX_DEPTH:
+        return False
+    for item in items:
+        # Most values are settled here: a call for each would double the time of the whole.
+        kind = type(item)
+        if kind is str or kind is bool or item is None:
+            continue
+        if kind is int:
+            if not _INT_MIN <= item <= _INT_MAX:
                 return False
-        return True
-    return kind is list and all(type(item) is str or is_plain(item, depth) for item in value)
+        elif not is_plain(item, depth + 1):
+            return False
+    return True
 
 
 class Walk:
