@@ -38,11 +38,12 @@ class _Outbox:
 
     def flush(self) -> None:
         """Runs once after the commit; must not raise, for the caller's commit has happened."""
+        events, self.events = self.events, []  # the connection keeps this box; it need not keep bodies
         try:
-            _send(self.events, self.alias)
+            _send(events, self.alias)
         except TransportError as error:
             # The rows are committed; the workers take them when the lease ends.
-            _tell_missed(self.events, str(error))
+            _tell_missed(events, str(error))
 
 
 def store(events: Sequence[Event], alias: str) -> None:
@@ -141,7 +142,7 @@ def _forget_quietly(events: Sequence[Event]) -> None:
 
 
 def _tell_missed(events: Sequence[Event], problem: str) -> None:
-    signals.fast_lane_missed.send(
+    signals.fast_lane_missed.send_robust(
         sender=None,
         queue=events[0].queue,
         message_ids=[event.message_id for event in events],

@@ -187,7 +187,7 @@ def publish_now(events: Sequence[Event]) -> dict[str, ZerverError]:
     missed = [event for event, answer in zip(events, answers, strict=True) if answer.fate is not Fate.STORED]
     if missed:
         reasons = {answer.problem for answer in answers if answer.fate is not Fate.STORED}
-        signals.fast_lane_missed.send(
+        signals.fast_lane_missed.send_robust(
             sender=None,
             queue=missed[0].queue,
             message_ids=[event.message_id for event in missed],

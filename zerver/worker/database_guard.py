@@ -43,12 +43,14 @@ class DatabaseGuard:
         while not self._answers():
             if not is_told:
                 is_told = True
-                signals.database_changed.send(sender=None, queue=self._queue, is_away=True, problem=problem)
+                signals.database_changed.send_robust(
+                    sender=None, queue=self._queue, is_away=True, problem=problem
+                )
             if self._stop.wait(pause):
                 return self._answers()
             pause = min(pause * 2, _MAX_PAUSE_SECONDS)
         if is_told:
-            signals.database_changed.send(sender=None, queue=self._queue, is_away=False, problem="")
+            signals.database_changed.send_robust(sender=None, queue=self._queue, is_away=False, problem="")
         return True
 
     def _answers(self) -> bool:

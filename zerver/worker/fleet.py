@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import FrameType
 
 from zerver.lib import clock, signals
@@ -50,6 +51,7 @@ class WorkerFleet:
         self._worker_num = worker_num
         self._runners: list[QueueRunner] = []
         self._solitude = Solitude()
+        self._signals: SimpleQueue[int] = SimpleQueue()
 
     def run(self) -> int:
         """Shape: the process's exit code.
@@ -75,7 +77,7 @@ class WorkerFleet:
         return self._report()
 
     def stop(self) -> None:
-        """Drain. Safe in a signal handler."""
+        """Drain."""
         for runner in self._runners:
             runner.stop()
 
@@ -88,7 +90,7 @@ class WorkerFleet:
                 fast.check_queue(queue)
             except TransportUnavailable as error:
                 # The fast lane comes by itself once the broker is back.
-                signals.worker_changed.send(
+                signals.worker_changed.send_robust(
                     sender=None,
                     queue=queue.name,
                     state="working from the event table alone until the broker answers",
@@ -122,10 +124,16 @@ class WorkerFleet:
 
     def _install_signals(self) -> None:
         faulthandler.enable()
+        threading.Thread(target=self._await_signal, name="zerver-signals", daemon=True).start()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        """Runs between any two bytecodes of the main thread, which may hold any lock just then: hence only this."""
+        self._signals.put(number)
+
+    def _await_signal(self) -> None:
+        self._signals.get()
         self.stop()
 
     def _run_one(self, runner: QueueRunner) -> None:
@@ -152,7 +160,7 @@ class WorkerFleet:
             runner.run()
         except Exception as error:
             self._failures.append((runner.queue.name, error))
-            signals.worker_changed.send(
+            signals.worker_changed.send_robust(
                 sender=None, queue=runner.queue.name, state="failed", problem=_line(error)
             )
         if runner.has_started:

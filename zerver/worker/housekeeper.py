@@ -98,7 +98,7 @@ class Housekeeper:
         for row in self._rows:
             limit = row.runner.queue.max_rss_mb
             if limit is not None and size_mb > limit and not row.runner.stopping.is_set():
-                signals.worker_changed.send(
+                signals.worker_changed.send_robust(
                     sender=None,
                     queue=row.runner.queue.name,
                     state="recycling",
@@ -134,7 +134,7 @@ class Housekeeper:
         except OSError as error:
             if not self._files_problem:
                 self._files_problem = str(error)
-                signals.worker_changed.send(
+                signals.worker_changed.send_robust(
                     sender=None,
                     queue=self._rows[0].runner.queue.name,
                     state="cannot write its stats or health file",

@@ -14,8 +14,7 @@ _REST_SECONDS = 1.0
 class Intake:
     """The lanes of one queue in one worker process.
 
-    Wakes travel through a ``SimpleQueue``, whose ``put`` may be called from a signal handler at any point, unlike
-    anything built on a lock.
+    Wakes travel through a ``SimpleQueue``: a thread that waits on it, the main one included, holds no lock of ours.
     """
 
     def __init__(self, lanes: Sequence[Lane], threads: int) -> None:
@@ -40,7 +39,7 @@ class Intake:
             self._wakes.put(None)
 
     def wake_all(self) -> None:
-        """Every waiting thread looks up, whatever was pending: used to stop. Safe in a signal handler."""
+        """Every waiting thread looks up, whatever was pending: used to stop."""
         for _ in range(self._threads):
             self._wakes.put(None)
 

@@ -1,8 +1,4 @@
-"""One queue in one worker process: take, run, settle, until told to stop.
-
-The journey of a delivery is ``_process``: what may run → run it → was it the database? → policy → settle. Each step
-is a method that takes deliveries with what is known of them so far and returns what it made of them.
-"""
+"""One queue in one worker process: take from both lanes and send each delivery on its journey, until told to stop."""
 
 import threading
 from collections import deque
@@ -13,14 +9,13 @@ from dataclasses import dataclass
 from zerver.lib import clock, signals
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane
-from zerver.worker import suspects
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.counters import Counters
-from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
-from zerver.worker.handler import Handler, Result
+from zerver.worker.database_guard import DatabaseGuard
+from zerver.worker.handler import Handler
 from zerver.worker.intake import Intake
-from zerver.worker.outcomes import RELEASE, Dead, Discard, Done, Failure, Outcome, Retry
+from zerver.worker.journey import Journey
 from zerver.worker.settle import Settler, tell
 from zerver.worker.suspects import Solitude
 from zerver.worker.timeouts import (
@@ -32,11 +27,6 @@ from zerver.worker.timeouts import (
     Watchdog,
 )
 
-Settled = tuple[Delivery, Outcome]
-
-#: How often an event is run again because the database was away during its run, before that counts as an attempt:
-#: a handler that kills its own connection must not run for ever.
-_MAX_HOLDS = 10
 #: A handler thread looks up at least this often, told or not.
 _LOOK_UP_SECONDS = 1.0
 #: Take in one go about what can be handled in this time, so that what is in hand is never old.
@@ -71,10 +61,18 @@ class QueueRunner:
         self.has_started = False
         self._worker = worker
         self._host = host
-        self._handler = Handler(queue, worker, host.alias)
-        self._settler = Settler(host.alias, host.name)
         self._intake = Intake(lanes, queue.threads)
-        self._guard = DatabaseGuard(queue.name, host.alias, self.stopping)
+        self._journey = Journey(
+            queue=queue,
+            alias=host.alias,
+            worker=host.name,
+            handler=Handler(queue, worker, host.alias),
+            settler=Settler(host.alias, host.name),
+            guard=DatabaseGuard(queue.name, host.alias, self.stopping),
+            breaker=self.breaker,
+            stopping=self.stopping,
+            on_breaker=self._on_breaker,
+        )
         self._trial = threading.Lock()
         #: Moving average of one event's handling time; None until there is one. Units: seconds.
         self.event_seconds: float | None = None
@@ -89,7 +87,7 @@ class QueueRunner:
         """
         self._worker.setup()
         self.has_started = True
-        signals.worker_changed.send(sender=None, queue=self.queue.name, state="started", problem="")
+        signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
         self._intake.start()
         others = [
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
@@ -104,12 +102,14 @@ class QueueRunner:
             self._worker.stop()
         finally:
             self._intake.close(_CLOSE_SECONDS)
-            signals.worker_changed.send(sender=None, queue=self.queue.name, state="stopped", problem="")
+            signals.worker_changed.send_robust(
+                sender=None, queue=self.queue.name, state="stopped", problem=""
+            )
         if self._error is not None:
             raise self._error
 
     def stop(self) -> None:
-        """Begin to drain. Safe in a signal handler: sets a flag that handlers look at between events."""
+        """Begin to drain: handler threads look up between events. From any thread, but not from a signal handler."""
         self.stopping.set()
         self._intake.wake_all()
 
@@ -137,7 +137,7 @@ class QueueRunner:
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._error = self._error or error
             self.stop()
-        self._hand_back([delivery for group in backlog for delivery in group])
+        self._journey.hand_back([delivery for group in backlog for delivery in group])
 
     def _deadline(self) -> SoftDeadline:
         is_main = threading.current_thread() is threading.main_thread()
@@ -146,7 +146,7 @@ class QueueRunner:
 
     def _take(self) -> list[list[Delivery]]:
         """Groups to be handled one after the other: single events, or one batch with its suspects apart."""
-        if self._handler.is_batch:
+        if self.queue.is_batch:
             batch = self._gather()
             suspects_ = [[delivery] for delivery in batch if delivery.redelivered]
             fresh = [delivery for delivery in batch if not delivery.redelivered]
@@ -192,12 +192,10 @@ class QueueRunner:
     def _recycle_if_due(self) -> None:
         limit = self.queue.max_events
         if limit is not None and self.counters.settled >= limit and not self.stopping.is_set():
-            signals.worker_changed.send(
+            signals.worker_changed.send_robust(
                 sender=None, queue=self.queue.name, state="recycling", problem=f"max_events={limit} reached"
             )
             self.stop()
-
-    # the journey of a delivery
 
     def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> None:
         """One group, alone in the process if it is a suspect."""
@@ -209,7 +207,7 @@ class QueueRunner:
         self.counters.started(len(deliveries))
         started_at = clock.monotonic()
         with company:
-            settled, dropped = self._process(deliveries, deadline)
+            settled, dropped = self._journey.travel(deliveries, deadline)
         self._note_pace((clock.monotonic() - started_at) / len(deliveries))
         now_ms = clock.now_ms()
         for delivery, outcome in settled:
@@ -219,151 +217,14 @@ class QueueRunner:
             self.counters.ended(delivery, None, now_ms)
         self._recycle_if_due()
 
-    def _process(
-        self, deliveries: list[Delivery], deadline: SoftDeadline
-    ) -> tuple[list[Settled], list[Delivery]]:
-        """Shape: what was settled and how; and what was not, since another process has it or will get it."""
-        mine = self._keep_hold(deliveries)
-        runnable, settled = self._judge_suspects(mine)
-        results = self._run(runnable, deadline)
-        settled += [(delivery, self._by_policy(delivery, result)) for delivery, result in results]
-        settled = self._settle(settled)
-        ids = {id(delivery) for delivery, _ in settled}
-        return settled, [delivery for delivery in deliveries if id(delivery) not in ids]
-
-    def _keep_hold(self, deliveries: list[Delivery]) -> list[Delivery]:
-        """Those that nobody else will get while they run here."""
-        seconds = self.queue.timeout_seconds + HARD_GRACE_SECONDS
-        return [delivery for delivery in deliveries if self._renew(delivery, seconds)]
-
-    def _renew(self, delivery: Delivery, seconds: float) -> bool:
-        while True:
-            try:
-                return delivery.lane.renew(delivery, seconds)
-            except STORE_ERRORS as error:
-                if not self._guard.wait_until_back(str(error)):
-                    return False
-
-    def _judge_suspects(self, deliveries: list[Delivery]) -> tuple[list[Delivery], list[Settled]]:
-        """Count each suspect before it runs; those that processes died of too often are dead."""
-        runnable: list[Delivery] = []
-        judged: list[Settled] = []
-        for delivery in deliveries:
-            if not delivery.redelivered:
-                runnable.append(delivery)
-                continue
-            crashes = self._count_suspect(delivery)
-            if crashes is None:
-                judged.append((delivery, RELEASE))
-            elif crashes >= self.queue.max_crashes:
-                judged.append((delivery, Dead(f"{crashes} worker processes died while they had this event")))
-            else:
-                runnable.append(delivery)
-        return runnable, judged
-
-    def _count_suspect(self, delivery: Delivery) -> int | None:
-        """None: told to stop while the database was away."""
-        event = delivery.event
-        while True:
-            try:
-                crashes = suspects.count_start(
-                    event.queue, event.message_id, self._host.name, self._host.alias
-                )
-            except STORE_ERRORS as error:
-                if not self._guard.wait_until_back(str(error)):
-                    return None
-                continue
-            signals.suspect_started.send(
-                sender=None, queue=event.queue, message_id=event.message_id, crashes=crashes
-            )
-            return crashes
-
-    def _run(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[tuple[Delivery, Result]]:
-        """Run the handler; and again, with the events in hand, where the database was away during the run."""
-        finished: list[tuple[Delivery, Result]] = []
-        todo = deliveries
-        for hold in range(_MAX_HOLDS + 1):
-            if not todo:
-                break
-            results = list(zip(todo, self._handler.run(todo, deadline), strict=True))
-            failed = [(delivery, result) for delivery, result in results if isinstance(result, Failure)]
-            if not failed or hold == _MAX_HOLDS or not self._guard.was_away():
-                return finished + results
-            finished += [pair for pair in results if not isinstance(pair[1], Failure)]
-            todo = [delivery for delivery, _ in failed]
-            if not self._guard.wait_until_back(failed[0][1].error):
-                return finished + [(delivery, RELEASE) for delivery in todo]
-            todo = self._keep_hold(todo)
-        return finished
-
-    def _by_policy(self, delivery: Delivery, result: Result) -> Outcome:
-        """Where an attempt is burnt: a failure becomes a retry or, after the last attempt, a dead event."""
-        if isinstance(result, Done | Discard):
-            if self.breaker.succeeded():
-                self._tell_breaker()
-            return result
-        if isinstance(result, Retry) and delivery.event.attempt >= self.queue.retry.max_attempts:
-            # Asked for by the handler, but it counts as an attempt: nothing is retried for ever.
-            return Dead(result.error)
-        if not isinstance(result, Failure):
-            return result
-        has_opened = self.breaker.failed(result.error, clock.monotonic())
-        if self.breaker.is_open:
-            self._intake.pause()
-        if has_opened:
-            self._tell_breaker()
-        return self._after_failure(delivery, result)
-
-    def _after_failure(self, delivery: Delivery, failure: Failure) -> Outcome:
-        policy = self.queue.retry
-        attempt = delivery.event.attempt
-        if attempt >= policy.max_attempts:
-            return Dead(failure.error, failure.traceback)
-        return Retry(policy.delay_seconds(attempt), failure.error)
-
-    def _settle(self, settled: list[Settled]) -> list[Settled]:
-        """Store and acknowledge; hold everything in hand while that is impossible."""
-        while settled:
-            try:
-                self._settler.settle(settled)
-            except STORE_ERRORS as error:
-                if not self._guard.wait_until_back(str(error)) or self.stopping.wait(_LOOK_UP_SECONDS):
-                    return self._leave_unsettled(settled, error)
-                continue
-            break
-        return settled
-
     # exceptional ends
-
-    def _hand_back(self, deliveries: list[Delivery]) -> None:
-        """Not begun, and not to be begun."""
-        if not deliveries:
-            return
-        try:
-            self._settler.settle([(delivery, RELEASE) for delivery in deliveries])
-        except STORE_ERRORS:
-            # The connection's end or the lease's end hands it back all the same, only later.
-            return
-
-    def _leave_unsettled(self, settled: list[Settled], error: Exception) -> list[Settled]:
-        """Told to stop while nothing can be stored: the events come again, to us or to another process."""
-        signals.worker_changed.send(
-            sender=None,
-            queue=self.queue.name,
-            state="stopping with unsettled events",
-            problem=f"{len(settled)} events will come again: {error}",
-        )
-        return []
 
     def give_up(self, entry: Running) -> None:
         """On the watchdog's thread: a handler will never return. Settle its events as failed; the process ends next."""
         self.stop()
-        failure = Failure(
-            f"ran over timeout_seconds={entry.timeout_seconds:g} by {HARD_GRACE_SECONDS:g} s and could not be stopped"
-        )
-        self._settler.settle(
-            [(delivery, self._after_failure(delivery, failure)) for delivery in entry.deliveries]
-        )
+        limit = f"timeout_seconds={entry.timeout_seconds:g}"
+        problem = f"ran over {limit} by {HARD_GRACE_SECONDS:g} s and could not be stopped"
+        self._journey.give_up(list(entry.deliveries), problem)
 
     def close_lanes(self, timeout_seconds: float) -> None:
         """On the watchdog's thread, before the process ends: what has been settled reaches the other side."""
@@ -373,9 +234,13 @@ class QueueRunner:
         before = self.event_seconds
         self.event_seconds = event_seconds if before is None else before * 0.8 + event_seconds * 0.2
 
-    def _tell_breaker(self) -> None:
-        if not self.breaker.is_open:
+    def _on_breaker(self, has_changed: bool) -> None:
+        """Stop fetching while it is open, fetch again once it is closed, and say why."""
+        if self.breaker.is_open:
+            self._intake.pause()
+        else:
             self._intake.resume()
-        signals.breaker_changed.send(
-            sender=None, queue=self.queue.name, is_open=self.breaker.is_open, problem=self.breaker.reason
-        )
+        if has_changed:
+            signals.breaker_changed.send_robust(
+                sender=None, queue=self.queue.name, is_open=self.breaker.is_open, problem=self.breaker.reason
+            )

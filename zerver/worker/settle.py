@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import assert_never
 
 from zerver.lib import signals
+from zerver.lib.errors import EventNotStorable
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
 from zerver.lib.transport.base import Delivery
@@ -38,17 +39,10 @@ class Settler:
                 case Done() | Discard():
                     done.append(delivery)
                 case Retry():
-                    again = replace(delivery.event, attempt=delivery.event.attempt + 1)
-                    self._table.store([again], delay_seconds=max(0.0, outcome.after_seconds))
+                    self._store_retry(delivery, outcome)
                     done.append(delivery)
                 case Dead():
-                    file_failed(
-                        delivery.event,
-                        error=outcome.error,
-                        traceback=outcome.traceback,
-                        worker=self._worker,
-                        alias=self._alias,
-                    )
+                    self._file(delivery, outcome.error, outcome.traceback)
                     done.append(delivery)
                 case Release():
                     released.append(delivery)
@@ -59,6 +53,17 @@ class Settler:
                 suspects.clear(delivery.event.queue, delivery.event.message_id, self._alias)
         _by_lane(done, "done")
         _by_lane(released, "release")
+
+    def _store_retry(self, delivery: Delivery, outcome: Retry) -> None:
+        again = replace(delivery.event, attempt=delivery.event.attempt + 1)
+        try:
+            self._table.store([again], delay_seconds=max(0.0, outcome.after_seconds))
+        except EventNotStorable as error:
+            # An id of somebody else's making, say, that this database cannot hold.
+            self._file(delivery, f"{outcome.error}; and it cannot be kept for a retry: {error}", "")
+
+    def _file(self, delivery: Delivery, error: str, traceback: str) -> None:
+        file_failed(delivery.event, error=error, traceback=traceback, worker=self._worker, alias=self._alias)
 
 
 def _by_lane(deliveries: Sequence[Delivery], verb: str) -> None:
@@ -77,7 +82,7 @@ def tell(delivery: Delivery, outcome: Outcome) -> None:
             problem = outcome.error
         case _:
             assert_never(outcome)
-    signals.attempt_failed.send(
+    signals.attempt_failed.send_robust(
         sender=None,
         queue=delivery.event.queue,
         message_id=delivery.event.message_id,

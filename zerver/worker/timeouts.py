@@ -172,7 +172,7 @@ class Watchdog:
 
 def tell_timeout(entry: Running, *, is_hard: bool) -> None:
     """Send the signal that a handler ran over its time."""
-    signals.handler_timed_out.send(
+    signals.handler_timed_out.send_robust(
         sender=None,
         queue=entry.queue,
         message_ids=[delivery.event.message_id for delivery in entry.deliveries],

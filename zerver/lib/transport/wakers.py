@@ -119,7 +119,7 @@ class ThreadWaker(Waker):
         if is_listening is self._is_listening:
             return False
         self._is_listening = is_listening
-        signals.waking_changed.send(
+        signals.waking_changed.send_robust(
             sender=None, database=self.alias, is_listening=is_listening, problem=problem
         )
         return True
