@@ -232,6 +232,38 @@ def test_a_queue_of_other_arguments_refuses_its_own_events_alone(rabbit_vhost: s
         assert fates(transport.publish([event(), event(queue="letters")], 10)) == [REFUSED, STORED]
 
 
+def test_a_full_queue_refuses_what_it_has_no_room_for(
+    transport: RabbitTransport, rabbit_vhost: str, rabbit_server: RabbitServer
+) -> None:
+    vhost = rabbit_vhost.rpartition("/")[2]
+    rabbit_server.api(
+        "PUT",
+        f"/policies/{vhost}/small",
+        {
+            "pattern": "parcels",
+            "definition": {"max-length": 5, "overflow": "reject-publish"},
+            "apply-to": "queues",
+        },
+    )
+    answers = [transport.publish([event(n)], 10)[0] for n in range(7)]
+    assert fates(answers) == [STORED] * 5 + [REFUSED] * 2
+    assert "could not store" in answers[-1].problem
+    assert not answers[-1].event_at_fault
+
+
+def test_two_processes_that_declare_a_queue_at_once_both_publish_to_it(rabbit_vhost: str) -> None:
+    """A quorum queue is declared for the second one before it can store anything."""
+    for number in range(8):
+        queue = f"parcels_{number}"
+        with (
+            open_transport(rabbit_vhost) as one,
+            open_transport(rabbit_vhost) as other,
+            ThreadPoolExecutor(2) as pool,
+        ):
+            answers = [pool.submit(each.publish, [event(queue=queue)], 10) for each in (one, other)]
+            assert [fates(answer.result()) for answer in answers] == [[STORED], [STORED]]
+
+
 def test_a_wrong_password_is_said_and_tried_slowly(rabbit_vhost: str) -> None:
     with told_changes() as told, open_transport(rabbit_vhost.replace(":guest@", ":s3cret@")) as transport:
         (answer,) = transport.publish([event()], 10)
@@ -240,7 +272,7 @@ def test_a_wrong_password_is_said_and_tried_slowly(rabbit_vhost: str) -> None:
         assert "ACCESS_REFUSED" in answer.problem
         assert "s3cret" not in answer.problem
         assert fates(transport.publish([event()], 10)) == [REFUSED]
-    assert [change["state"] for change in told] == ["away"]
+    assert [change["state"] for change in told] == ["away", "closed"]
 
 
 def test_a_password_file_is_read_at_every_attempt(

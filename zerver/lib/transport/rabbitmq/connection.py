@@ -30,6 +30,8 @@ LONGEST_RETRY_SECONDS = 10.0
 REFUSED_RETRY_SECONDS = 30.0
 #: A connection that lasted so long was a good one: the next failure is the first again.
 STEADY_SECONDS = 10.0
+#: An attempt that has neither succeeded nor failed after so many timeouts is given up.
+ATTEMPT_TIMEOUTS = 3
 TICK_SECONDS = 0.5
 #: A loop that has not ticked for so long stands still.
 FROZEN_SECONDS = 1.2
@@ -123,6 +125,8 @@ class BrokerConnection:
 
     def close(self, timeout_seconds: float) -> None:
         """Say goodbye to the broker, or stop without when that takes too long."""
+        # One that was never used shall not connect only to say goodbye.
+        self._closing = self._closing or self.state is State.NEW
         self.call_soon(self._begin_close)
         if self._thread is None:
             self.turn(self._closed.is_set, monotonic() + timeout_seconds)
@@ -189,14 +193,13 @@ class BrokerConnection:
     # -- the thread
 
     def _run(self) -> None:
-        self._tick()
         self._connect()
         while not self._closed.is_set():
+            # Again after an error: pika drops the timers that were due beside the one that raised.
+            self._tick()
             try:
                 self._ioloop.start()
-            except (
-                Exception
-            ) as error:  # whatever pika or a callback raised ends the connection, not the thread
+            except Exception as error:  # whatever it was, it ends the connection and not the thread
                 self._abort(f"unexpected {describe(error)}")
         self._ioloop.close()
 
@@ -220,7 +223,7 @@ class BrokerConnection:
             parameters = self.address.parameters(
                 self._attempt, self._name, heartbeat_seconds=self._heartbeat_seconds
             )
-            self._connection = WireConnection(
+            connection = self._connection = WireConnection(
                 parameters,
                 on_open_callback=self._on_open,
                 on_open_error_callback=self._on_failed,
@@ -229,6 +232,15 @@ class BrokerConnection:
             )
         except Exception as error:  # a certificate or password file, or anything that pika raises
             self._on_failed(None, error)
+        else:
+            self.call_later(
+                ATTEMPT_TIMEOUTS * self.address.connection_timeout_seconds, lambda: self._give_up(connection)
+            )
+
+    def _give_up(self, connection: pika.SelectConnection) -> None:
+        """pika's own timeouts are per address, and there is none on finding out the addresses."""
+        if connection is self._connection and self.state is State.CONNECTING:
+            self._abort("no connection within the time for an attempt")
 
     def _on_open(self, connection: Any) -> None:
         self._opened_at = monotonic()
@@ -266,10 +278,10 @@ class BrokerConnection:
         kind = AuthenticationRefused if refused else TransportUnavailable
         problem = self.problem = kind(what, describe(error))
         self.state = State.AWAY
+        self.call_later(REFUSED_RETRY_SECONDS if refused else self._backoff_seconds(), self._connect)
         self._tell(problem.problem)
         for listener in tuple(self._listeners):
             listener.on_away(problem)
-        self.call_later(REFUSED_RETRY_SECONDS if refused else self._backoff_seconds(), self._connect)
 
     def _backoff_seconds(self) -> float:
         ceiling = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
@@ -315,10 +327,12 @@ class BrokerConnection:
             self.problem = TransportUnavailable(
                 f"RabbitMQ at {self.address}", "this process has closed the connection"
             )
+            self.state = State.CLOSED
+            self._closed.set()
+            self._ioloop.stop()
             for listener in tuple(self._listeners):
                 listener.on_away(self.problem)
-        self._closed.set()
-        self._ioloop.stop()
+            self._tell("")
 
     def _tell(self, problem: str) -> None:
         """Once per change: an hour without a broker is one sentence, not hundreds."""

@@ -23,6 +23,8 @@ WINDOW_EVENTS = 5_000
 WINDOW_BYTES = 32 << 20
 #: A queue whose confirms stay away is tried again so often; in between its events are refused at once.
 STALL_SECONDS = 10.0
+#: Waits before an event is sent again that the broker could not store: an election of a leader takes some 0.5 s.
+NACK_RETRY_SECONDS = (0.05, 0.2, 0.6)
 
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 
@@ -42,6 +44,8 @@ class PublishEngine(ConnectionListener):
         #: Groups to be sent again one at a time, since one of them may hold the message that closes channels.
         self._suspects: deque[list[Flight]] = deque()
         self._in_flight = InFlight()
+        #: Refused for the moment, to be sent again after a while.
+        self._nacked: set[Flight] = set()
         self._channel: Any = None
         self._is_ready = False
         self._declarer: Declarer | None = None
@@ -121,6 +125,8 @@ class PublishEngine(ConnectionListener):
 
     def _refuse_unsent(self, problem: str) -> None:
         flights = [*self._waiting, *(flight for group in self._undeclared.values() for flight in group)]
+        flights += self._nacked
+        self._nacked.clear()
         self._waiting.clear()
         self._undeclared.clear()
         for flight in flights:
@@ -231,9 +237,24 @@ class PublishEngine(ConnectionListener):
             elif is_ack:
                 flight.answer(STORED)
             else:
-                # A quorum queue without a majority, or one that is full.
-                flight.answer(refused("the broker could not store it (nack)"))
+                self._on_nack(flight)
         if self._waiting or self._suspects:
+            self._pump()
+
+    def _on_nack(self, flight: Flight) -> None:
+        """Not stored: the queue is full, or has no leader, perhaps only just (after its declaration, a failover)."""
+        if flight.nacks >= len(NACK_RETRY_SECONDS):
+            flight.answer(refused("the broker could not store it (nack)"))
+            return
+        seconds = NACK_RETRY_SECONDS[flight.nacks]
+        flight.nacks += 1
+        self._nacked.add(flight)
+        self.connection.call_later(seconds, lambda: self._send_again(flight))
+
+    def _send_again(self, flight: Flight) -> None:
+        if flight in self._nacked:
+            self._nacked.discard(flight)
+            self._waiting.append(flight)
             self._pump()
 
     def _on_return(self, _: Any, method: Any, properties: Any, __: bytes) -> None:

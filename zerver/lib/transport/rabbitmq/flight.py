@@ -105,7 +105,7 @@ class Batch:
 class Flight:
     """One event on its way."""
 
-    __slots__ = ("batch", "event", "index", "returned")
+    __slots__ = ("batch", "event", "index", "nacks", "returned")
 
     def __init__(self, batch: Batch, index: int) -> None:
         self.batch = batch
@@ -113,6 +113,8 @@ class Flight:
         self.event: Event = batch.events[index]
         #: Why the broker gave it back: a mandatory message that no queue took is returned first and confirmed then.
         self.returned = ""
+        #: How often the broker said that it could not store it.
+        self.nacks = 0
 
     def begin(self) -> bool:
         return self.batch.begin(self.index)
