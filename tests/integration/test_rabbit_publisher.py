@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -188,7 +190,7 @@ def test_a_body_over_the_brokers_limit_fails_alone(
 ) -> None:
     server = start_rabbit_server(conf={"max_message_size": "100000"})
     if not tells_its_limit:
-        monkeypatch.setattr(engine, "_TOO_LARGE", engine.re.compile("never said"))
+        monkeypatch.setattr(engine, "_TOO_LARGE", re.compile("never said"))
     with open_transport(server.url()) as transport:
         events = [event(n) for n in range(101)]
         events[30] = event(body=b"x" * 100_001)
@@ -276,10 +278,10 @@ def test_a_wrong_password_is_said_and_tried_slowly(rabbit_vhost: str) -> None:
 
 
 def test_a_password_file_is_read_at_every_attempt(
-    rabbit_vhost: str, tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+    rabbit_vhost: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("zerver.lib.transport.rabbitmq.connection.REFUSED_RETRY_SECONDS", 0.2)
-    secret = tmp_path / "password"  # type: ignore[operator]
+    secret = tmp_path / "password"
     secret.write_text("wrong\n")
     address = parse_address(rabbit_vhost, secret)
     transport = RabbitTransport(address, declaration)
@@ -302,7 +304,7 @@ def test_a_frozen_io_thread_is_noticed_and_gone_around(transport: RabbitTranspor
     assert fates(transport.publish([event()], 10)) == [STORED]
     thaw = threading.Event()
     connection = transport._publisher._engines()._threaded_engine().connection
-    connection.call_soon(lambda: bool(thaw.wait(60)))
+    connection.call_soon(lambda: thaw.wait(60))
     try:
         started = monotonic()
         assert fates(transport.publish([event(n) for n in range(50)], 10)) == [STORED] * 50
@@ -325,7 +327,7 @@ def test_the_way_around_survives_a_restart_of_the_broker(
 ) -> None:
     assert fates(transport.publish([event()], 10)) == [STORED]
     thaw = threading.Event()
-    transport._publisher._engines()._threaded_engine().connection.call_soon(lambda: bool(thaw.wait(60)))
+    transport._publisher._engines()._threaded_engine().connection.call_soon(lambda: thaw.wait(60))
     try:
         assert fates(transport.publish([event()], 10)) == [STORED]
         rabbit_server.kill()

@@ -115,7 +115,7 @@ class BrokerConnection:
         self._thread = threading.Thread(target=self._run, name=f"zerver-{self.role}-io", daemon=True)
         self._thread.start()
 
-    def call_soon(self, callback: Callable[[], None]) -> None:
+    def call_soon(self, callback: Callable[[], object]) -> None:
         """Have the I/O thread call it. A loop that stands still, or has ended, does so never."""
         self._ioloop.add_callback_threadsafe(lambda: self._guarded(callback))
 
@@ -171,7 +171,7 @@ class BrokerConnection:
         except Exception as error:  # whatever pika or a callback raised ends the connection, not us
             self._abort(f"unexpected {describe(error)}")
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Any:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Any:
         """Shape: a handle for ``cancel``."""
         return self._ioloop.call_later(seconds, lambda: self._guarded(callback))
 
@@ -207,7 +207,7 @@ class BrokerConnection:
         self.last_tick = monotonic()
         self._ioloop.call_later(TICK_SECONDS, self._tick)
 
-    def _guarded(self, callback: Callable[[], None]) -> None:
+    def _guarded(self, callback: Callable[[], object]) -> None:
         try:
             callback()
         except Exception as error:  # a fresh connection puts everything right again
