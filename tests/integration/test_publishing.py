@@ -1,24 +1,42 @@
 """What publishing promises, against real brokers and databases."""
 
+import asyncio
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
-from django.db import transaction
+from django.db import connections, transaction
 from pytest_django import Settings
 
-from tests.integration.conftest import Spine, on_rabbitmq
+from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
+from zerver.lib import trace
 from zerver.lib.errors import EventTooLarge, NotJson, PublishError, UnknownQueue, WrongEventType
-from zerver.lib.queue import queue_event_on_commit, queue_json_publish, queue_json_publish_many
+from zerver.lib.queue import (
+    aqueue_json_publish,
+    queue_event_on_commit,
+    queue_json_publish,
+    queue_json_publish_many,
+)
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
+from zerver.lib.transport.base import Delivery
 from zerver.models import WaitingEvent
 
 
 class RolledBackError(Exception):
-    pass
+    """Ends a transaction that is meant to vanish."""
+
+
+@contextmanager
+def _rolled_back(using: str | None = None) -> Iterator[None]:
+    with suppress(RolledBackError), transaction.atomic(using=using):
+        yield
+        raise RolledBackError
 
 
 def _ready(queue: str) -> int:
@@ -29,9 +47,8 @@ def _ready(queue: str) -> int:
 
 
 def test_an_event_published_in_a_transaction_that_rolls_back_was_never_there(spine: Spine) -> None:
-    with pytest.raises(RolledBackError), transaction.atomic():
+    with _rolled_back():
         spine.publish("ledger", n=1)
-        raise RolledBackError
     spine.publish("ledger", n=2)
     spine.work("--queue=ledger")
     spine.wait_for_numbers([2])
@@ -42,15 +59,13 @@ def test_an_event_published_in_a_transaction_that_rolls_back_was_never_there(spi
 def test_events_of_a_rolled_back_savepoint_vanish_and_the_others_are_sent(spine: Spine) -> None:
     with transaction.atomic():
         spine.publish("ledger", n=1)
-        with pytest.raises(RolledBackError), transaction.atomic():
+        with _rolled_back():
             spine.publish("ledger", n=2)
-            raise RolledBackError
         with transaction.atomic():
             spine.publish("ledger", n=3)
     with transaction.atomic():
-        with pytest.raises(RolledBackError), transaction.atomic():
+        with _rolled_back():
             spine.publish("ledger", n=4)
-            raise RolledBackError
         queue_event_on_commit("ledger", {"n": 5})
     assert _ready("ledger") == 3
     spine.work("--queue=ledger")
@@ -219,3 +234,58 @@ def test_only_when_the_row_fails_too_does_the_caller_get_an_error(
         cursor.execute("ALTER TABLE zerver_event RENAME TO hidden")
     with pytest.raises(PublishError, match="could be stored nowhere"):
         spine.publish("ledger", n=1)
+
+
+@on_sqlite
+def test_inside_another_databases_transaction_the_event_waits_for_that_commit(
+    spine: Spine, tmp_path: Path
+) -> None:
+    other = {**connections.settings["default"], "NAME": str(tmp_path / "other.sqlite3")}
+    connections.settings["other"] = other
+    try:
+        with _rolled_back(using="other"):
+            queue_json_publish("ledger", {"n": 1}, using="other")
+        with transaction.atomic(using="other"):
+            queue_json_publish("ledger", {"n": 2}, using="other")
+            queue_json_publish("ledger", {"n": 3}, using="other", delay_seconds=60)
+            assert spine.waiting() == 0
+        assert spine.waiting() == 2
+    finally:
+        connections["other"].close()
+        del connections["other"]
+        del connections.settings["other"]
+
+
+def test_async_views_publish_without_blocking_their_loop(spine: Spine) -> None:
+    async def view() -> list[str]:
+        return [await aqueue_json_publish("ledger", {"n": n}) for n in range(3)]
+
+    assert len(set(asyncio.run(view()))) == 3
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers(range(3))
+
+
+def test_the_trace_of_the_publisher_reaches_what_its_handlers_publish(spine: Spine) -> None:
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    token = trace.traceparent.set(parent)
+    spine.publish("ledger", ["publish", "ledger_disabled", {"n": 2}], n=1)
+    trace.traceparent.reset(token)
+    spine.work("--queue=ledger")
+    spine.wait_for_numbers([1])
+    lanes = [
+        transport.open_lane(queues.lookup("ledger_disabled"), "test") for transport in current.worker_lanes()
+    ]
+    found: list[Delivery] = []
+    for lane in lanes:
+        lane.start(lambda: None)
+
+    def take() -> list[Delivery]:
+        for lane in lanes:
+            found.extend(lane.take(1))
+        return found
+
+    [delivery] = wait_for(take, 10, "what the handler published")
+    assert delivery.event.headers["traceparent"] == parent
+    for lane in lanes:
+        lane.release([delivery for delivery in found if delivery.lane is lane])
+        lane.close(2)
