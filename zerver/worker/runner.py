@@ -157,7 +157,7 @@ class QueueRunner:
     def _in_hand_limit(self) -> int:
         if not self.event_seconds:
             return 1
-        return max(1, min(self.queue.prefetch, int(_IN_HAND_SECONDS / self.event_seconds)))
+        return max(1, min(self.queue.in_hand, int(_IN_HAND_SECONDS / self.event_seconds)))
 
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""

@@ -173,7 +173,7 @@ class RabbitLane(Lane, ConnectionListener):
         self._live = self._generation
         channel.add_on_cancel_callback(self._on_cancelled)
         channel.basic_qos(
-            prefetch_count=min(self._queue.prefetch, 65_535), callback=lambda _: self._consume(channel)
+            prefetch_count=min(self._queue.in_hand, 65_535), callback=lambda _: self._consume(channel)
         )
 
     def _consume(self, channel: Any) -> None:
