@@ -38,7 +38,9 @@ class WaitingEvent(models.Model):
         ]
         indexes: ClassVar = [
             models.Index(fields=["queue", "available_at_ms", "id"], name="zerver_event_due"),
-            models.Index(fields=["lease_owner"], name="zerver_event_owner", condition=~models.Q(lease_owner="")),
+            models.Index(
+                fields=["lease_owner"], name="zerver_event_owner", condition=~models.Q(lease_owner="")
+            ),
         ]
 
     def __str__(self) -> str:
@@ -166,7 +168,9 @@ class WorkerProcess(models.Model):
 
     class Meta:
         db_table = "zerver_worker_process"
-        indexes: ClassVar = [models.Index(fields=["queue", "heartbeat_at_ms"], name="zerver_worker_process_queue")]
+        indexes: ClassVar = [
+            models.Index(fields=["queue", "heartbeat_at_ms"], name="zerver_worker_process_queue")
+        ]
 
     def __str__(self) -> str:
         return f"{self.queue} {self.host}:{self.pid}"

@@ -37,7 +37,9 @@ def _event(spine: Spine, n: int) -> dict[str, object]:
 
 def _kill_in_handlers(spine: Spine) -> int:
     """Kill each worker that stands at a gate, open the gate, and start another. Returns how many were killed."""
-    gates = {n: spine.directory / f"gate-{n}" for n in range(EVENTS) if (spine.directory / f"gate-{n}").exists()}
+    gates = {
+        n: spine.directory / f"gate-{n}" for n in range(EVENTS) if (spine.directory / f"gate-{n}").exists()
+    }
     while gates:
         note = wait_for(lambda: _standing_at(spine, gates), 60, lambda: f"a worker at one of {sorted(gates)}")
         victim = next(process for process in spine.processes if process.pid == note["pid"])

@@ -141,7 +141,7 @@ _STEPS: dict[str, Any] = {
     "query": _query,
     "exit": _exit,
     "interrupt": _interrupt,
-    "publish": lambda queue, event: queue_json_publish(queue, event),
+    "publish": queue_json_publish,
     "effect": lambda n: Effect.objects.create(message_id=current_delivery().message_id, n=n),
 }
 

@@ -153,7 +153,9 @@ class QueueNotEmpty(TransportError):
     count: int
 
     def __str__(self) -> str:
-        return f"queue {self.queue!r} holds {self.count} events; purge it, move them, or wait until it is empty"
+        return (
+            f"queue {self.queue!r} holds {self.count} events; purge it, move them, or wait until it is empty"
+        )
 
 
 @dataclass(eq=False)
