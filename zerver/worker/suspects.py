@@ -67,6 +67,8 @@ class Solitude:
                 self._is_alone = True
             finally:
                 self._waiting_alone -= 1
+                # Should the wait have been broken off, those who made way for it go on.
+                self._changed.notify_all()
         try:
             yield
         finally:

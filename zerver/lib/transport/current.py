@@ -1,9 +1,7 @@
 """The transports of this process, opened when first asked for and closed together."""
 
 import os
-import threading
 from collections.abc import Callable
-from typing import Any
 
 from zerver.lib.conf import get_settings
 from zerver.lib.event_table import EventTable
@@ -11,9 +9,8 @@ from zerver.lib.transport.base import Transport
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.lib.transport.immediate import Consume, ImmediateTransport
 
-_lock = threading.Lock()
-_open: dict[str, Transport] = {}
-_opened_by_pid = os.getpid()
+#: By process id, for a fork shares sockets with its parent: what it inherited is not its to use, nor to close.
+_open: dict[tuple[int, str], Transport] = {}
 _consume: Consume | None = None
 
 
@@ -34,7 +31,7 @@ def immediate() -> ImmediateTransport | None:
 
 def reset_immediate() -> None:
     """Between tests: what waits in immediate mode is forgotten, whatever ``QUEUE_URL`` is by now."""
-    transport = _open.get("immediate")
+    transport = _open.get((os.getpid(), "immediate"))
     if isinstance(transport, ImmediateTransport):
         transport.forget_all()
 
@@ -64,9 +61,8 @@ def worker_lanes() -> list[Transport]:
 
 def close_all() -> None:
     """Give back connections and threads; the next use opens anew."""
-    with _lock:
-        transports = list(_open.values())
-        _open.clear()
+    own = [key for key in _open if key[0] == os.getpid()]
+    transports = [_open.pop(key) for key in own]
     for transport in transports:
         transport.close()
 
@@ -78,14 +74,9 @@ def _open_rabbitmq() -> Transport:
     return open_transport(get_settings())
 
 
-def _get(name: str, open_it: Callable[[], Any]) -> Transport:
-    global _opened_by_pid
-    with _lock:
-        if _opened_by_pid != os.getpid():
-            # A fork shares sockets with its parent; what it inherited is not its to use, nor to close.
-            _open.clear()
-            _opened_by_pid = os.getpid()
-        transport = _open.get(name)
-        if transport is None:
-            transport = _open[name] = open_it()
-        return transport
+def _get(name: str, open_it: Callable[[], Transport]) -> Transport:
+    # Without a lock: one that is held while the process forks would be held in the child for ever. A transport opens
+    # nothing before its first use, so whoever loses the race to be kept has cost nothing.
+    key = (os.getpid(), name)
+    transport = _open.get(key)
+    return transport if transport is not None else _open.setdefault(key, open_it())
