@@ -10,6 +10,7 @@ import pytest
 
 from tests.wait import wait_for
 from zerver.lib import clock
+from zerver.lib.transport import ack_window
 from zerver.lib.transport.ack_window import AckWindow
 
 FOREVER = 3600.0
@@ -137,7 +138,8 @@ def test_a_failure_of_the_timer_is_told_to_whoever_adds_next() -> None:
         wait_for(lambda: window.add([2]), 2)
 
 
-def test_the_timer_tries_again_by_itself() -> None:
+def test_the_timer_tries_again_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ack_window, "_RETRY_SECONDS", 0.05)
     sent = Sent()
     sent.problem = OSError("away")
     window = AckWindow[int](size=10, flush=sent)
