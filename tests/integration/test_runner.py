@@ -74,7 +74,7 @@ def test_a_handler_that_raises_system_exit_or_interrupt_ends_no_process(spine: S
     spine.publish("ledger", n=3)
     process = spine.work("--queue=ledger")
     errors = {failed.error for failed in spine.failed(2)}
-    assert errors == {"SystemExit: 5", "KeyboardInterrupt: "}
+    assert errors == {"SystemExit: 5", "KeyboardInterrupt"}
     spine.wait_for_numbers([3])
     assert process.is_running()
 

@@ -55,6 +55,21 @@ class UnknownQueue(ZerverError):
         return text
 
 
+class HandlerError(ZerverError):
+    """A handler did what undoes its own work, without an error of its own."""
+
+
+@dataclass(eq=False)
+class TransactionSpoilt(HandlerError):
+    """A handler left its transaction in a state in which nothing of it is, or ever will be, committed."""
+
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.problem}, so nothing of it was committed; {self.mend}"
+
+
 class EventError(ZerverError):
     """The event itself cannot be accepted; nothing was sent."""
 

@@ -7,7 +7,7 @@ from typing import Any
 from django.db import transaction
 
 from zerver.lib import trace
-from zerver.lib.errors import NotJson, WrongEventType
+from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
@@ -20,6 +20,7 @@ from zerver.worker.base import (
 )
 from zerver.worker.outcomes import (
     DONE,
+    Again,
     Dead,
     Discard,
     DiscardEvent,
@@ -28,13 +29,24 @@ from zerver.worker.outcomes import (
     Outcome,
     Retry,
     RetryLater,
+    outcome_problem,
 )
-from zerver.worker.surroundings import freshen
+from zerver.worker.surroundings import freshen, sober_up
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
-Result = Outcome | Failure
+Result = Outcome | Failure | Again
 #: A delivery and its event as the handler wants it.
 Pair = tuple[Delivery, Any]
+
+
+_CAUGHT_INSIDE = TransactionSpoilt(
+    "the handler caught a database error, or asked for a rollback, inside its transaction",
+    "wrap what may fail in transaction.atomic() of its own, or let the error rise",
+)
+_LEFT_OPEN = TransactionSpoilt(
+    "the handler left a transaction open",
+    "use transaction.atomic() as a context manager, and leave autocommit on",
+)
 
 
 class Handler:
@@ -44,53 +56,42 @@ class Handler:
         self._queue = queue
         self._worker = worker
         self._alias = alias
-        self.is_batch = isinstance(worker, LoopQueueProcessingWorker)
 
     def run(self, deliveries: Sequence[Delivery], deadline: SoftDeadline) -> list[Result]:
-        """One event, or a batch. What cannot be decoded fails alone; when a batch raises, its events run on their own.
+        """One event, or a batch, once. What cannot be decoded fails alone; when a batch raises, each of the others is
+        ``Again``.
 
         Shape: one result per delivery, in their order.
         """
-        results: dict[int, Result] = {}
-        pairs: list[Pair] = []
-        for delivery in deliveries:
-            event = self._decode(delivery)
-            if isinstance(event, Dead | Failure):
-                results[id(delivery)] = event
-            else:
-                pairs.append((delivery, event))
-        if pairs:
-            results.update(self._run_pairs(pairs, deadline))
-        return [results[id(delivery)] for delivery in deliveries]
+        decoded = [self._decode(delivery, deadline) for delivery in deliveries]
+        pairs = [item for item in decoded if isinstance(item, tuple)]
+        answers = iter(self._attempt(pairs, deadline) if pairs else ())
+        return [next(answers) if isinstance(item, tuple) else item for item in decoded]
 
-    def _run_pairs(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> dict[int, Result]:
-        """Shape: by the delivery's identity, since a batch may hold one message twice."""
-        results = self._attempt(pairs, deadline)
-        if len(pairs) == 1 or not isinstance(results, Failure):
-            values = [results] if isinstance(results, Failure) else results
-            return {id(delivery): value for (delivery, _), value in zip(pairs, values, strict=True)}
-        # A transactional batch was rolled back, so halving it repeats nothing and finds the guilty in few steps;
-        # otherwise effects may stand already, and every event gets just one more run.
-        parts = 2 if self._queue.transactional else len(pairs)
-        size = -(-len(pairs) // parts)
-        found: dict[int, Result] = {}
-        for start in range(0, len(pairs), size):
-            found.update(self._run_pairs(pairs[start : start + size], deadline))
-        return found
-
-    def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome] | Failure:
+    def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Result]:
         """Run the handler once, under its deadline and, if so declared, in a transaction."""
-        freshen()
+        results: list[Result]
+        in_transaction_before: frozenset[str] = frozenset()
         try:
-            if self._queue.transactional:
-                return self._in_transaction(pairs, deadline)
-            return self._call(pairs, deadline)
+            in_transaction_before = freshen()
+            run = self._in_transaction if self._queue.transactional else self._call
+            results = [*run(pairs, deadline)]
+            failure = None
         except BaseException as error:  # SystemExit too: a handler does not end its process
             result = self._result_of(error)
-        return result if isinstance(result, Failure) else [result] * len(pairs)
+            results = [result] * len(pairs)
+            failure = result if isinstance(result, Failure) else None
+        if sober_up(in_transaction_before, interrupted=failure is not None and failure.is_timeout):
+            failure = failure or Failure(str(_LEFT_OPEN))
+        if failure is None:
+            return results
+        return [failure] if len(pairs) == 1 else [Again(failure)] * len(pairs)
 
     def _in_transaction(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
-        """Inbox rows, handler and what it publishes commit together; what is in the inbox already is done already."""
+        """Inbox rows, handler and what it publishes commit together; what is in the inbox already is done already.
+
+        Raises: TransactionSpoilt when Django would roll back at the end, without an error.
+        """
         name = self._queue.name
         with transaction.atomic(using=self._alias):
             entered = inbox.enter(name, [delivery.event.message_id for delivery, _ in pairs], self._alias)
@@ -99,10 +100,11 @@ class Handler:
             first = {delivery.event.message_id: (delivery, event) for delivery, event in reversed(fresh)}
             todo = list(first.values())
             outcomes = self._call(todo, deadline) if todo else []
+            if transaction.get_rollback(using=self._alias):
+                raise _CAUGHT_INSIDE
             by_id = {pair[0].event.message_id: outcome for pair, outcome in zip(todo, outcomes, strict=True)}
-            inbox.leave(
-                name, [key for key, value in by_id.items() if not isinstance(value, Done)], self._alias
-            )
+            undone = [key for key, value in by_id.items() if not isinstance(value, Done)]
+            inbox.leave(name, undone, self._alias)
         return [by_id.get(delivery.event.message_id, DONE) for delivery, _ in pairs]
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
@@ -112,47 +114,58 @@ class Handler:
         token = handled_events.set([delivery.event for delivery in deliveries])
         trace_token = trace.traceparent.set(deliveries[0].event.headers.get(trace.HEADER, ""))
         try:
-            if isinstance(worker, LoopQueueProcessingWorker) and len(pairs) > 1:
+            seconds = self._queue.timeout_seconds
+            if isinstance(worker, LoopQueueProcessingWorker):
                 events = [event for _, event in pairs]
-                answer = deadline.run(
-                    self._queue.timeout_seconds, deliveries, lambda: worker.consume_batch(events)
-                )
+                answer = deadline.run(seconds, deliveries, lambda: worker.consume_batch(events))
                 return self._read_answer(answer, len(events))
-            event = pairs[0][1]
-            deadline.run(self._queue.timeout_seconds, deliveries, lambda: worker.consume(event))
+            [(_, event)] = pairs
+            deadline.run(seconds, deliveries, lambda: worker.consume(event))
             return [DONE]
         finally:
             handled_events.reset(token)
             trace.traceparent.reset(trace_token)
 
-    def _decode(self, delivery: Delivery) -> Any:
-        """Shape: the event as the handler wants it; or Dead (not JSON), or Failure (of another type)."""
+    def _decode(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
+        """The delivery with its event as the handler wants it; or what came of it already: a body that is not JSON is
+        dead at once.
+        """
         event_type = self._queue.event_type
         if event_type.is_raw:
-            return delivery.event
-        body = delivery.event.body
+            return delivery, delivery.event
         try:
-            return event_type.decode(self._queue.name, body)
+            return delivery, event_type.decode(self._queue.name, delivery.event.body)
         except NotJson as error:
             return Dead(str(error))
         except WrongEventType:
-            try:
-                return event_type.convert(self._queue.name, self._worker.upgrade(decode_json(body)))
-            except Exception as error:  # the hook is the author's code
-                return self._result_of(error)
+            return self._upgrade(delivery, deadline)
+        except Exception as error:  # a type's own code, such as a Struct's __post_init__
+            return self._result_of(error)
+
+    def _upgrade(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
+        """The author's hook, which may choose an outcome as a handler may."""
+        try:
+            event = decode_json(delivery.event.body)
+            upgraded = deadline.run(
+                self._queue.timeout_seconds, [delivery], lambda: self._worker.upgrade(event)
+            )
+            return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
+        except BaseException as error:  # as in _attempt
+            return self._result_of(error)
 
     def _read_answer(self, answer: Sequence[Outcome] | None, count: int) -> list[Outcome]:
         if answer is None:
             return [DONE] * count
         outcomes = list(answer)
-        if len(outcomes) != count or not all(isinstance(item, Outcome) for item in outcomes):
+        problem = next(filter(None, map(outcome_problem, outcomes)), "")
+        if problem or len(outcomes) != count:
             raise TypeError(
-                f"{type(self._worker).__name__}.consume_batch returned {len(outcomes)} items for {count} events; "
-                "return None, or a list of one outcome per event"
+                f"{type(self._worker).__name__}.consume_batch returned {len(outcomes)} items for {count} events"
+                f"{': ' if problem else ''}{problem}; return None, or a list of one outcome per event"
             )
         return outcomes
 
-    def _result_of(self, error: BaseException) -> Result:
+    def _result_of(self, error: BaseException) -> Outcome | Failure:
         match error:
             case RetryLater():
                 return Retry(error.after_seconds, str(error))
@@ -163,7 +176,13 @@ class Handler:
             case HandlerTimeout():
                 text = f"ran over timeout_seconds={self._queue.timeout_seconds:g}"
             case _:
-                text = f"{type(error).__module__}.{type(error).__qualname__}: {error}".removeprefix(
-                    "builtins."
-                )
-        return Failure(text, "".join(tracebacks.format_exception(error)))
+                text = _one_line(error)
+        traceback = "".join(tracebacks.format_exception(error))
+        return Failure(text, traceback, is_timeout=isinstance(error, HandlerTimeout))
+
+
+def _one_line(error: BaseException) -> str:
+    """``module.Class: message``, even of an exception whose own text cannot be had."""
+    lines = tracebacks.format_exception_only(error)
+    # A SyntaxError's place comes first, indented; notes come last.
+    return next((line for line in lines if not line.startswith(" ")), lines[0]).strip()

@@ -5,6 +5,7 @@ far and returns what it made of them; whatever cannot be stored is held in hand 
 """
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +16,7 @@ from zerver.worker import suspects
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.handler import Handler, Result
-from zerver.worker.outcomes import RELEASE, Dead, Discard, Done, Failure, Outcome, Retry
+from zerver.worker.outcomes import RELEASE, Again, Dead, Discard, Done, Failure, Outcome, Release, Retry
 from zerver.worker.settle import Settler
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, SoftDeadline
 
@@ -26,6 +27,22 @@ Settled = tuple[Delivery, Outcome]
 _MAX_HOLDS = 10
 #: Between two tries to store an outcome while the database answers, but does not take it (a full disk, say).
 _STORE_PAUSE_SECONDS = 1.0
+
+
+#: How long a draining process goes on trying to store what it has done while the database answers.
+_DRAIN_STORE_SECONDS = 5.0
+_DRAIN_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Travelled:
+    """What became of a group."""
+
+    settled: list[Settled]
+    #: Not settled: another process has it or will get it, or it is in ``again``.
+    left: list[Delivery]
+    #: Groups to travel next, since their batch failed as a whole.
+    again: list[list[Delivery]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,17 +61,24 @@ class Journey:
     #: Called after a failure while the breaker is open, and when it closes; the argument: has it just opened or closed?
     on_breaker: Callable[[bool], None]
 
-    def travel(
-        self, deliveries: list[Delivery], deadline: SoftDeadline
-    ) -> tuple[list[Settled], list[Delivery]]:
-        """Shape: what was settled and how; and what was not, since another process has it or will get it."""
+    def travel(self, deliveries: list[Delivery], deadline: SoftDeadline) -> Travelled:
+        """One group, once, from hand to hand."""
         mine = self._keep_hold(deliveries)
         runnable, settled = self._judge_suspects(mine)
         results = self._run(runnable, deadline)
-        settled += [(delivery, self._by_policy(delivery, result)) for delivery, result in results]
+        again = [delivery for delivery, result in results if isinstance(result, Again)]
+        settled += [
+            (delivery, self._by_policy(delivery, result))
+            for delivery, result in results
+            if not isinstance(result, Again)
+        ]
         settled = self._settle(settled)
-        ids = {id(delivery) for delivery, _ in settled}
-        return settled, [delivery for delivery in deliveries if id(delivery) not in ids]
+        settled_ids = {id(delivery) for delivery, _ in settled}
+        return Travelled(
+            settled=settled,
+            left=[delivery for delivery in deliveries if id(delivery) not in settled_ids],
+            again=self._smaller_groups(again),
+        )
 
     def hand_back(self, deliveries: list[Delivery]) -> None:
         """Not begun, and not to be begun."""
@@ -83,8 +107,12 @@ class Journey:
             try:
                 return delivery.lane.renew(delivery, seconds)
             except STORE_ERRORS as error:
-                if not self.guard.wait_until_back(str(error)):
+                if not self._may_store_again(error):
                     return False
+
+    def _may_store_again(self, error: Exception) -> bool:
+        """Wait until it is worth another try. False: told to stop."""
+        return self.guard.wait_until_back(str(error)) and not self.stopping.wait(_STORE_PAUSE_SECONDS)
 
     def _judge_suspects(self, deliveries: list[Delivery]) -> tuple[list[Delivery], list[Settled]]:
         """Count each suspect before it runs; those that processes died of too often are dead."""
@@ -100,7 +128,8 @@ class Journey:
             elif crashes >= self.queue.max_crashes:
                 judged.append((delivery, Dead(f"{crashes} worker processes died while they had this event")))
             else:
-                runnable.append(delivery)
+                # Counting may have waited for the database, and a lease may have ended meanwhile.
+                runnable += self._keep_hold([delivery])
         return runnable, judged
 
     def _count_suspect(self, delivery: Delivery) -> int | None:
@@ -110,7 +139,7 @@ class Journey:
             try:
                 crashes = suspects.count_start(event.queue, event.message_id, self.worker, self.alias)
             except STORE_ERRORS as error:
-                if not self.guard.wait_until_back(str(error)):
+                if not self._may_store_again(error):
                     return None
                 continue
             signals.suspect_started.send_robust(
@@ -126,17 +155,24 @@ class Journey:
             if not todo:
                 break
             results = list(zip(todo, self.handler.run(todo, deadline), strict=True))
-            failed = [(delivery, result) for delivery, result in results if isinstance(result, Failure)]
-            if not failed or hold == _MAX_HOLDS or not self.guard.was_away():
+            problem = next(filter(None, (_doubtful(result) for _, result in results)), "")
+            if not problem or hold == _MAX_HOLDS or not self.guard.was_away():
                 return finished + results
-            finished += [pair for pair in results if not isinstance(pair[1], Failure)]
-            todo = [delivery for delivery, _ in failed]
-            if not self.guard.wait_until_back(failed[0][1].error):
+            finished += [pair for pair in results if not _doubtful(pair[1])]
+            todo = [delivery for delivery, result in results if _doubtful(result)]
+            if not self.guard.wait_until_back(problem):
                 return finished + [(delivery, RELEASE) for delivery in todo]
             todo = self._keep_hold(todo)
         return finished
 
-    def _by_policy(self, delivery: Delivery, result: Result) -> Outcome:
+    def _smaller_groups(self, deliveries: list[Delivery]) -> list[list[Delivery]]:
+        """A transactional batch was rolled back, so halving it repeats nothing and finds the guilty in few steps;
+        otherwise effects may stand already, and every event gets just one more run, on its own.
+        """
+        size = -(-len(deliveries) // 2) if self.queue.transactional else 1
+        return [deliveries[start : start + size] for start in range(0, len(deliveries), max(1, size))]
+
+    def _by_policy(self, delivery: Delivery, result: Outcome | Failure) -> Outcome:
         """Where an attempt is burnt: a failure becomes a retry or, after the last attempt, a dead event."""
         if isinstance(result, Done | Discard):
             if self.breaker.succeeded():
@@ -160,23 +196,42 @@ class Journey:
         return Retry(policy.delay_seconds(attempt), failure.error)
 
     def _settle(self, settled: list[Settled]) -> list[Settled]:
-        """Store and acknowledge; hold everything in hand while that is impossible."""
+        """Store and acknowledge; hold everything in hand while that is impossible, but not for ever while draining."""
+        give_up_at: float | None = None
         while settled:
             try:
                 self.settler.settle(settled)
+                break
             except STORE_ERRORS as error:
-                if not self.guard.wait_until_back(str(error)) or self.stopping.wait(_STORE_PAUSE_SECONDS):
-                    return self._leave_unsettled(settled, error)
-                continue
-            break
+                is_back = self.guard.wait_until_back(str(error))
+                if self.stopping.wait(_STORE_PAUSE_SECONDS):
+                    give_up_at = give_up_at or clock.monotonic() + _DRAIN_STORE_SECONDS
+                    if not is_back or clock.monotonic() > give_up_at:
+                        return self._settle_what_needs_no_storing(settled, error)
+                    time.sleep(_DRAIN_PAUSE_SECONDS)
         return settled
 
-    def _leave_unsettled(self, settled: list[Settled], error: Exception) -> list[Settled]:
-        """Told to stop while nothing can be stored: the events come again, to us or to another process."""
+    def _settle_what_needs_no_storing(self, settled: list[Settled], error: Exception) -> list[Settled]:
+        """Told to stop while nothing can be stored: the others come again, to us or to another process."""
+        easy: list[Settled] = [
+            (delivery, outcome)
+            for delivery, outcome in settled
+            if isinstance(outcome, Done | Discard | Release) and not delivery.redelivered
+        ]
+        try:
+            self.settler.settle(easy)
+        except STORE_ERRORS:
+            easy = []
         signals.worker_changed.send_robust(
             sender=None,
             queue=self.queue.name,
             state="stopping with unsettled events",
-            problem=f"{len(settled)} events will come again: {error}",
+            problem=f"{len(settled) - len(easy)} events will come again: {error}",
         )
-        return []
+        return easy
+
+
+def _doubtful(result: Result) -> str:
+    """The problem of a failure that an absent database may be to blame for; a timeout is the handler's own."""
+    failure = result.failure if isinstance(result, Again) else result
+    return failure.error if isinstance(failure, Failure) and not failure.is_timeout else ""

@@ -3,7 +3,9 @@
 Everything else that a handler raises is made an outcome in one place, ``worker.handler``.
 """
 
+import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,15 @@ class Failure:
 
     error: str
     traceback: str = ""
+    #: It ran over its time: its own doing, whatever state it left the database's connection in.
+    is_timeout: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """The batch failed as a whole: each of its events runs once more, in a smaller group."""
+
+    failure: Failure
 
 
 Outcome = Done | Retry | Discard | Dead | Release
@@ -59,12 +70,20 @@ RELEASE = Release()
 
 
 class RetryLater(Exception):
-    """Raise it to have this event tried again after ``after_seconds``; it counts as an attempt."""
+    """Raise it to have this event tried again after ``after_seconds``; it counts as an attempt.
 
-    def __init__(self, after_seconds: float, reason: str = "") -> None:
-        super().__init__(after_seconds, reason)
-        self.after_seconds = after_seconds
-        self.reason = reason
+    Raises: TypeError, ValueError for a wait that is none, there in the handler.
+    """
+
+    def __init__(self, after_seconds: float | timedelta, reason: object = "") -> None:
+        seconds = (
+            after_seconds.total_seconds() if isinstance(after_seconds, timedelta) else float(after_seconds)
+        )
+        if not math.isfinite(seconds) or seconds < 0:
+            raise ValueError(f"RetryLater({after_seconds!r}): give a number of seconds, 0 or more")
+        super().__init__(seconds, reason)
+        self.after_seconds = seconds
+        self.reason = str(reason)
 
     def __str__(self) -> str:
         return self.reason or f"asked to be retried in {self.after_seconds:g} s"
@@ -73,6 +92,19 @@ class RetryLater(Exception):
 class DiscardEvent(Exception):
     """Raise it to drop this event for good: it is settled as discarded, with the reason in the log."""
 
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: object) -> None:
         super().__init__(reason)
-        self.reason = reason
+        self.reason = str(reason)
+
+
+def outcome_problem(outcome: object) -> str:
+    """Why a value that a batch returned is no outcome; empty when it is one."""
+    if not isinstance(outcome, Outcome):
+        return f"{outcome!r} is no outcome"
+    texts = [getattr(outcome, name, "") for name in ("error", "reason", "traceback")]
+    if not all(isinstance(text, str) for text in texts):
+        return f"{outcome!r} needs its reason in text"
+    seconds = getattr(outcome, "after_seconds", 0)
+    if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+        return f"{outcome!r} needs a number of seconds, 0 or more"
+    return ""

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
+from django.db import connections
+
 from zerver.lib import clock, signals
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane
@@ -32,6 +34,8 @@ _LOOK_UP_SECONDS = 1.0
 #: Take in one go about what can be handled in this time, so that what is in hand is never old.
 _IN_HAND_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
+#: What has been in hand for so long and is not begun is handed back: a quarter of RabbitMQ's consumer_timeout.
+_OLD_SECONDS = 450.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,8 @@ class QueueRunner:
             on_breaker=self._on_breaker,
         )
         self._trial = threading.Lock()
+        self._fetching = threading.Lock()
+        self._is_fetching = True
         #: Moving average of one event's handling time; None until there is one. Units: seconds.
         self.event_seconds: float | None = None
         #: When nothing was there to take, last; None until then. Units: seconds since the epoch.
@@ -128,16 +134,18 @@ class QueueRunner:
                 if self.breaker.is_open:
                     self._try_one(backlog, deadline)
                     continue
-                if not backlog:
-                    backlog.extend(self._take())
                 if backlog:
-                    self._handle(backlog.popleft(), deadline)
-                else:
+                    backlog.extendleft(reversed(self._handle(backlog.popleft(), deadline)))
+                    continue
+                backlog.extend(self._take())
+                if not backlog:
                     self.emptied_at = clock.now_ms() / 1000
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._error = self._error or error
             self.stop()
         self._journey.hand_back([delivery for group in backlog for delivery in group])
+        if threading.current_thread() is not threading.main_thread():
+            connections.close_all()  # nobody else closes a thread's own
 
     def _deadline(self) -> SoftDeadline:
         is_main = threading.current_thread() is threading.main_thread()
@@ -178,16 +186,23 @@ class QueueRunner:
             self.stopping.wait(min(wait or 0.1, _LOOK_UP_SECONDS))
             return
         try:
+            self._hand_back_old(backlog)
             if not backlog:
-                self._intake.resume()
+                self._fetch(True)
                 backlog.extend([delivery] for delivery in self._intake.take(1, _LOOK_UP_SECONDS))
             if backlog:
                 first, *rest = backlog.popleft()
                 if rest:
                     backlog.appendleft(rest)
-                self._handle([first], deadline)
+                backlog.extendleft(reversed(self._handle([first], deadline)))
         finally:
             self._trial.release()
+
+    def _hand_back_old(self, backlog: deque[list[Delivery]]) -> None:
+        """What has waited too long for the breaker goes to another process, before the broker's patience ends."""
+        before = clock.monotonic() - _OLD_SECONDS
+        while backlog and backlog[0][0].received_at < before:
+            self._journey.hand_back(backlog.popleft())
 
     def _recycle_if_due(self) -> None:
         limit = self.queue.max_events
@@ -197,25 +212,26 @@ class QueueRunner:
             )
             self.stop()
 
-    def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> None:
-        """One group, alone in the process if it is a suspect."""
+    def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
+        """One group, alone in the process if it is a suspect; returns the groups to be handled next."""
         is_suspect = any(delivery.redelivered for delivery in deliveries)
         solitude = self._host.solitude
         company: AbstractContextManager[None] = nullcontext()
         if solitude is not None:
             company = solitude.alone() if is_suspect else solitude.shared()
-        self.counters.started(len(deliveries))
-        started_at = clock.monotonic()
         with company:
-            settled, dropped = self._journey.travel(deliveries, deadline)
-        self._note_pace((clock.monotonic() - started_at) / len(deliveries))
+            self.counters.started(len(deliveries))
+            started_at = clock.monotonic()
+            travelled = self._journey.travel(deliveries, deadline)
+            self._note_pace((clock.monotonic() - started_at) / len(deliveries))
         now_ms = clock.now_ms()
-        for delivery, outcome in settled:
+        for delivery, outcome in travelled.settled:
             self.counters.ended(delivery, outcome, now_ms)
             tell(delivery, outcome)
-        for delivery in dropped:
+        for delivery in travelled.left:
             self.counters.ended(delivery, None, now_ms)
         self._recycle_if_due()
+        return travelled.again
 
     # exceptional ends
 
@@ -236,11 +252,23 @@ class QueueRunner:
 
     def _on_breaker(self, has_changed: bool) -> None:
         """Stop fetching while it is open, fetch again once it is closed, and say why."""
-        if self.breaker.is_open:
-            self._intake.pause()
-        else:
-            self._intake.resume()
+        self._fetch(None)
         if has_changed:
             signals.breaker_changed.send_robust(
                 sender=None, queue=self.queue.name, is_open=self.breaker.is_open, problem=self.breaker.reason
             )
+
+    def _fetch(self, wanted: bool | None) -> None:
+        """Pause or resume the lanes, once for each change; None: as the breaker says.
+
+        The breaker is read under the lock, or a thread that read it open could pause after another has closed it.
+        """
+        with self._fetching:
+            wanted = not self.breaker.is_open if wanted is None else wanted
+            if wanted == self._is_fetching:
+                return
+            self._is_fetching = wanted
+            if wanted:
+                self._intake.resume()
+            else:
+                self._intake.pause()

@@ -13,6 +13,7 @@ from zerver.lib.errors import EventNotStorable
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
 from zerver.lib.transport.base import Delivery
+from zerver.models import InboxEntry
 from zerver.worker import suspects
 from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 
@@ -63,6 +64,12 @@ class Settler:
             self._file(delivery, f"{outcome.error}; and it cannot be kept for a retry: {error}", "")
 
     def _file(self, delivery: Delivery, error: str, traceback: str) -> None:
+        event = delivery.event
+        inbox = InboxEntry.objects.using(self._alias).filter(queue=event.queue, message_id=event.message_id)
+        if inbox.exists():
+            # A transactional event that was committed and failed after that, in an on_commit hook or by a connection
+            # lost during COMMIT: it is done, and a replay would do it twice.
+            return
         file_failed(delivery.event, error=error, traceback=traceback, worker=self._worker, alias=self._alias)
 
 

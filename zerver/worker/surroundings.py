@@ -1,5 +1,7 @@
 """What Django does between requests, done between events, since nobody else does it here."""
 
+from contextlib import suppress
+
 from django.core.cache import caches
 from django.db import connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -12,13 +14,44 @@ _IDLE_SECONDS = 60.0
 _USED_AT = "_zerver_used_at"
 
 
-def freshen() -> None:
-    """Nothing of one event stays for the next: dead connections, logged queries, cached connections, translation."""
+def freshen() -> frozenset[str]:
+    """Nothing of one event stays for the next: dead connections, logged queries, cached connections, translation.
+
+    Shape: aliases on which a transaction is open already (a test's, around everything); for ``sober_up``.
+    """
     for connection in connections.all(initialized_only=True):
         _close_if_stale(connection)
     reset_queries()
     caches.close_all()
     translation.deactivate()
+    return frozenset(
+        connection.alias
+        for connection in connections.all(initialized_only=True)
+        if connection.in_atomic_block
+    )
+
+
+def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> bool:
+    """Throw away connections that a handler left in the middle of something. True: it left a transaction open.
+
+    An open transaction would swallow what comes after it, events settled on this thread included. A connection that a
+    timeout tore a handler out of may wait for an answer that nobody will read.
+    """
+    has_left_one = False
+    for connection in connections.all(initialized_only=True):
+        if connection.connection is None or connection.alias in in_transaction_before:
+            continue
+        is_open = (
+            connection.in_atomic_block or connection.autocommit != connection.settings_dict["AUTOCOMMIT"]
+        )
+        has_left_one |= is_open
+        if is_open or interrupted:
+            # Not closed and opened again: what Django remembers of the transaction goes with the object.
+            connection.in_atomic_block = False
+            with suppress(Exception):
+                connection.close()
+            del connections[connection.alias]
+    return has_left_one
 
 
 def _close_if_stale(connection: BaseDatabaseWrapper) -> None:
