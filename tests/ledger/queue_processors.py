@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
-from django.db import connection
+from django.db import IntegrityError, connection, transaction
 
 from tests.ledger.models import Effect
 from zerver.lib.queue import queue_json_publish
@@ -115,6 +115,43 @@ def _query() -> None:
         cursor.execute("SELECT 1")
 
 
+def _sleep_in_database(seconds: float) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_sleep(%s)", [seconds])
+
+
+def _swallow_a_database_error() -> None:
+    try:
+        Effect.objects.create(message_id="twice", n=None)
+    except IntegrityError:
+        note("swallowed")
+
+
+def _leave_a_transaction_open() -> None:
+    transaction.atomic().__enter__()
+    Effect.objects.create(message_id="never committed", n=0)
+
+
+def _fail_after_the_commit() -> None:
+    def fail() -> None:
+        raise ValueError("an on_commit hook of the handler's")
+
+    transaction.on_commit(fail)
+
+
+def _retry_with(seconds: Any, reason: Any = "") -> None:
+    raise RetryLater(seconds, reason)
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("not even this")
+
+
+def _raise_unspeakable() -> None:
+    raise UnspeakableError
+
+
 def _exit(code: int) -> None:
     raise SystemExit(code)
 
@@ -139,6 +176,12 @@ _STEPS: dict[str, Any] = {
     "hold_gil": _hold_gil,
     "allocate": _allocate,
     "query": _query,
+    "sleep_in_database": _sleep_in_database,
+    "swallow_a_database_error": _swallow_a_database_error,
+    "leave_a_transaction_open": _leave_a_transaction_open,
+    "fail_after_the_commit": _fail_after_the_commit,
+    "retry_with": _retry_with,
+    "raise_unspeakable": _raise_unspeakable,
     "exit": _exit,
     "interrupt": _interrupt,
     "publish": queue_json_publish,
@@ -189,7 +232,9 @@ class LedgerBatchWorker(LoopQueueProcessingWorker):
         return outcomes if any("outcome" in event for event in events) else None
 
 
-_OUTCOMES: dict[str, Outcome] = {
+_OUTCOMES: dict[str, Any] = {
+    "nonsense": "done, I think",
+    "dead with an exception": Dead(ValueError("no text")),  # type: ignore[arg-type]  # as a careless author writes it
     "done": Done(),
     "retry": Retry(0.05, "asked by the batch"),
     "discard": Discard("not wanted"),
@@ -209,7 +254,9 @@ class TransactionalLedgerBatchWorker(LoopQueueProcessingWorker):
 @assign_queue("ledger_typed", retry=QUICK)
 class TypedLedgerWorker(QueueProcessingWorker):
     def upgrade(self, event: dict[str, Any]) -> dict[str, Any]:
-        """Version 1 said ``number`` where today's type says ``n``."""
+        """Version 1 said ``number`` where today's type says ``n``; version 0 is not wanted any more."""
+        if "zero" in event:
+            raise DiscardEvent("version 0")
         return {**event, "n": event["number"]} if "number" in event else event
 
     def consume(self, event: Step) -> None:
