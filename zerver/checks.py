@@ -1,8 +1,8 @@
 """Django system checks: nonsense is refused before anything starts, each finding with its mend.
 
 Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
-module · E007 override · E008 timeout · E009 database not asked; W001 transaction mode · W002 override of an undeclared
-queue · W003 immediate mode in production.
+module · E007 override · E008 timeout · E009 database not asked · E010 autocommit; W001 transaction mode · W002 override
+of an undeclared queue · W003 immediate mode in production.
 """
 
 import sqlite3
@@ -161,6 +161,13 @@ def _product(connection: BaseDatabaseWrapper) -> Iterator[CheckMessage]:
             f"QUEUE_DATABASE is {connection.alias!r}, a {connection.display_name} database",
             hint="name an alias that is PostgreSQL (production) or SQLite (to start with)",
             id="zerver.E002",
+        )
+    if not connection.settings_dict["AUTOCOMMIT"]:
+        yield Error(
+            f"database {connection.alias!r}: with AUTOCOMMIT False, what is written to the event table is rolled back "
+            "with the connection unless somebody commits it, and nobody does",
+            hint=f'take "AUTOCOMMIT": False out of DATABASES[{connection.alias!r}]',
+            id="zerver.E010",
         )
     if connection.vendor != "sqlite":
         return

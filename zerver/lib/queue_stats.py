@@ -56,6 +56,20 @@ def read_stats(path: Path) -> QueueStats:
         raise ValueError(f"{path} is no stats file: {error}") from error
 
 
+def remove_stats(state_dir: Path, queue: str, worker_num: int, pid: int) -> None:
+    """At a worker's end: take its file away, unless a process other than ``pid`` has written it since.
+
+    Raises: OSError.
+    """
+    path = stats_path(state_dir, queue, worker_num)
+    try:
+        writer = read_stats(path).pid
+    except (FileNotFoundError, ValueError):
+        return
+    if writer == pid:
+        path.unlink(missing_ok=True)
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is seen either as it was or as it will be."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")

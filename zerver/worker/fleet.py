@@ -10,12 +10,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
 
+from django.db import connections
+
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.errors import QueueMismatch, TransportUnavailable, ZerverError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
-from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, host_name
 from zerver.worker.queue_processors import get_worker
@@ -27,12 +28,17 @@ from zerver.worker.timeouts import Running, Watchdog, tell_timeout
 EXIT_STUCK = 70
 #: How long other handlers of a process that must end may still take.
 _NEIGHBOURS_SECONDS = 5.0
+#: How long its lanes may take to close, all at once.
+_CLOSE_SECONDS = 2.0
+#: How long its end may take in all: to settle what is stuck may wait for a lock that the stuck handler itself holds.
+_END_SECONDS = 60.0
 
 
 class WorkerFleet:
-    """Runs the workers of some queues in this process until SIGTERM or SIGINT; one queue runs in the main thread.
+    """Runs the workers of some queues in this process until SIGTERM or SIGINT; a single one in the main thread.
 
-    ``worker_num`` is the number that a supervisor gave this process among the queue's workers.
+    ``worker_num`` is the number that a supervisor gave this process among the queue's workers; with
+    ``has_all_workers``, this process runs as many workers of each queue as it declares.
     """
 
     def __init__(
@@ -41,6 +47,7 @@ class WorkerFleet:
         settings: QueueSettings,
         *,
         worker_num: int | None = None,
+        has_all_workers: bool = False,
         health_file: Path | None = None,
     ) -> None:
         self._queues = list(queues)
@@ -49,6 +56,7 @@ class WorkerFleet:
         self._failures: list[tuple[str, BaseException]] = []
         self._health_file = health_file
         self._worker_num = worker_num
+        self._has_all_workers = has_all_workers
         self._runners: list[QueueRunner] = []
         self._solitude = Solitude()
         self._signals: SimpleQueue[int] = SimpleQueue()
@@ -59,7 +67,10 @@ class WorkerFleet:
         Raises: QueueMismatch, or what the worker's own code raises, when a queue cannot start.
         """
         self._check_lanes()
-        rows = [self._open(queue, number) for queue in self._queues for number in self._numbers(queue)]
+        rows = self._open_all()
+        if not rows:
+            current.close_all()
+            return self._report()
         self._runners = [row.runner for row in rows]
         housekeeper = Housekeeper(rows, self._settings, self._health_file)
         self._install_signals()
@@ -105,21 +116,32 @@ class WorkerFleet:
 
     def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
         """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""
-        if len(self._queues) == 1:
+        if not self._has_all_workers:
             return [self._worker_num]
         return list(range(1, queue.workers + 1))
 
-    def _open(self, queue: QueueDeclaration, worker_num: int | None) -> ProcessRow:
+    def _open_all(self) -> list[ProcessRow]:
+        """A queue whose worker cannot be made leaves the others alone."""
+        threads = sum(queue.threads * len(self._numbers(queue)) for queue in self._queues)
+        rows: list[ProcessRow] = []
+        for queue in self._queues:
+            try:
+                rows += [self._open(queue, number, is_alone=threads == 1) for number in self._numbers(queue)]
+            except Exception as error:
+                self._tell_failure(queue.name, error)
+        return rows
+
+    def _open(self, queue: QueueDeclaration, worker_num: int | None, *, is_alone: bool) -> ProcessRow:
+        worker = get_worker(queue)
         row_id = clock.new_message_id()
-        alone = len(self._queues) == 1 and queue.threads == 1
         host = Host(
             alias=self._settings.database,
             name=f"{host_name()}:{os.getpid()}",
             watchdog=self._watchdog,
-            solitude=None if alone else self._solitude,
+            solitude=None if is_alone else self._solitude,
         )
         lanes = [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
-        runner = QueueRunner(queue, get_worker(queue), lanes, host)
+        runner = QueueRunner(queue, worker, lanes, host)
         return ProcessRow(id=row_id, alias=self._settings.database, worker_num=worker_num, runner=runner)
 
     def _install_signals(self) -> None:
@@ -159,12 +181,17 @@ class WorkerFleet:
         try:
             runner.run()
         except Exception as error:
-            self._failures.append((runner.queue.name, error))
-            signals.worker_changed.send_robust(
-                sender=None, queue=runner.queue.name, state="failed", problem=_line(error)
-            )
+            self._tell_failure(runner.queue.name, error)
+        finally:
+            # This thread's own; nobody else would close them before the process ends.
+            connections.close_all()
         if runner.has_started:
             self.stop()
+
+    def _tell_failure(self, queue: str, error: Exception) -> None:
+        """At once, for the process may go on for days without this queue; and once more at its end."""
+        self._failures.append((queue, error))
+        signals.worker_changed.send_robust(sender=None, queue=queue, state="failed", problem=_line(error))
 
     def _report(self) -> int:
         for name, error in self._failures:
@@ -175,26 +202,46 @@ class WorkerFleet:
 
     def _end_stuck_process(self, entry: Running) -> None:
         """On the watchdog's thread: settle the guilty events, give the neighbours a moment, and end the process."""
-        tell_timeout(entry, is_hard=True)
-        faulthandler.dump_traceback(all_threads=True)
+        self._watchdog.end_within(_END_SECONDS)
+        try:
+            tell_timeout(entry, is_hard=True)
+            faulthandler.dump_traceback(all_threads=True)
+            self._settle_stuck(entry)
+            self.stop()
+            self._await_neighbours(entry)
+            self._close_lanes()
+            sys.stderr.flush()
+        finally:
+            os._exit(EXIT_STUCK)
+
+    def _settle_stuck(self, entry: Running) -> None:
         try:
             if entry.give_up is not None:
                 entry.give_up(entry)
-        except STORE_ERRORS as error:
+        except Exception as error:  # whatever it is: the neighbours' events must not suffer for it
             sys.stderr.write(
-                f"queue {entry.queue!r}: its stuck events could not be settled and will come again: {error}\n"
+                f"queue {entry.queue!r}: its stuck events could not be settled and will come again: {_line(error)}\n"
             )
-        self.stop()
+
+    def _await_neighbours(self, entry: Running) -> None:
         until = clock.monotonic() + _NEIGHBOURS_SECONDS
         pause = threading.Event()
         while clock.monotonic() < until and any(
             other is not entry for other in list(self._watchdog.running.values())
         ):
             pause.wait(0.05)
-        for runner in self._runners:
-            runner.close_lanes(2.0)
-        sys.stderr.flush()
-        os._exit(EXIT_STUCK)
+
+    def _close_lanes(self) -> None:
+        """All at once, under one deadline: a lane that waits for its broker takes no time from another."""
+        threads = [
+            threading.Thread(target=runner.close_lanes, args=[_CLOSE_SECONDS], daemon=True)
+            for runner in self._runners
+        ]
+        for thread in threads:
+            thread.start()
+        deadline = clock.monotonic() + _CLOSE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - clock.monotonic()))
 
 
 def _line(error: BaseException) -> str:

@@ -1,6 +1,7 @@
 """Where the lanes of a queue meet: handler threads take from all of them, whichever has something."""
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 
 from zerver.lib import clock
@@ -65,16 +66,15 @@ class Intake:
         for lane in self._lanes:
             lane.resume()
 
-    def flush(self) -> None:
-        """Raises: TransportUnavailable."""
-        for lane in self._lanes:
-            lane.flush()
-
     def close(self, timeout_seconds: float) -> None:
-        """Each lane in turn; what was never taken goes back."""
+        """Each lane in turn; what was never taken goes back.
+
+        Raises: what a lane raised, once all have been closed.
+        """
         deadline = clock.monotonic() + timeout_seconds
-        for lane in self._lanes:
-            lane.close(max(0.5, deadline - clock.monotonic()))
+        with ExitStack() as closing:
+            for lane in reversed(self._lanes):
+                closing.callback(_close_by, lane, deadline)
 
     def _look(self, limit: int) -> list[Delivery]:
         """Ask each lane once, another one first each time, so that neither starves the other."""
@@ -93,3 +93,7 @@ class Intake:
             # One wake stirs one thread; there may be more than this one can carry.
             self.wake()
         return found
+
+
+def _close_by(lane: Lane, deadline: float) -> None:
+    lane.close(max(0.5, deadline - clock.monotonic()))

@@ -7,8 +7,6 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from django.db.models import Q
-
 from zerver import __version__
 from zerver.lib import clock
 from zerver.lib.event_table import EventTable
@@ -18,6 +16,9 @@ from zerver.worker.runner import QueueRunner
 
 #: A process of another host that has not been heard of for so long is dead.
 SILENT_MS = 60_000
+#: Beats come every few seconds; so long a pause between two of one's own means that the database or this process was
+#: away, and that others may have been kept from beating just as well.
+GAP_MS = 20_000
 #: How long the row of a stopped process is kept, for its counts.
 _KEEP_STOPPED_MS = 3_600_000
 
@@ -53,6 +54,35 @@ def rss_bytes() -> int:
         unit = 1 if sys.platform == "darwin" else 1024
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
     return pages * resource.getpagesize()
+
+
+class Pulse:
+    """Since when this process's own beats have gone through without a gap. Only who could be heard all that time may
+    judge others by their silence: after an outage everybody was silent.
+
+    Units: milliseconds of the database's clock, the one that heartbeats are written in.
+    """
+
+    def __init__(self) -> None:
+        self._since_ms: int | None = None
+        self._last_ms = 0
+
+    def beat(self, now_ms: int) -> None:
+        """A beat has gone through."""
+        if not self._is_steady(now_ms):
+            self._since_ms = now_ms
+        self._last_ms = now_ms
+
+    def may_judge_silence(self, now_ms: int) -> bool:
+        return self._is_steady(now_ms) and self._since_ms is not None and now_ms - self._since_ms >= SILENT_MS
+
+    def _is_steady(self, now_ms: int) -> bool:
+        """A clock that was set back is a gap as well."""
+        return self._since_ms is not None and 0 <= now_ms - self._last_ms <= GAP_MS
+
+
+#: This process's own.
+pulse = Pulse()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,44 +130,45 @@ class ProcessRow:
             **asdict(self.runner.counters.read()),
         }
         rows = WorkerProcess.objects.using(self.alias)
-        if rows.filter(id=self.id).update(**said):
-            return
-        rows.create(
-            id=self.id,
-            queue=self.runner.queue.name,
-            worker_num=self.worker_num,
-            host=host_name(),
-            pid=os.getpid(),
-            start_mark=start_mark(os.getpid()),
-            version=__version__,
-            started_at_ms=now_ms,
-            **said,
-        )
+        if not rows.filter(id=self.id).update(**said):
+            rows.create(
+                id=self.id,
+                queue=self.runner.queue.name,
+                worker_num=self.worker_num,
+                host=host_name(),
+                pid=os.getpid(),
+                start_mark=start_mark(os.getpid()),
+                version=__version__,
+                started_at_ms=now_ms,
+                **said,
+            )
+        pulse.beat(now_ms)
 
 
-def sweep_dead(alias: str) -> int:
+def sweep_dead(alias: str, own: Pulse = pulse) -> int:
     """Free the rows that dead worker processes held, and mark them stopped; how many processes were found dead.
 
-    On this host a pid tells at once; of other hosts only silence does. A process that was merely silent loses its
-    leases: its events may run twice, never not at all.
+    On this host a pid tells, and nothing else; of other hosts only silence does, and only to one whose ``own`` beats
+    went through all that time. A process that was merely silent loses its leases: its events may run twice, never
+    not at all.
     """
     table = EventTable(alias)
     now_ms = table.now_ms()
     rows = WorkerProcess.objects.using(alias)
     rows.filter(state=WorkerProcess.State.STOPPED, heartbeat_at_ms__lt=now_ms - _KEEP_STOPPED_MS).delete()
-    silent = Q(heartbeat_at_ms__lt=now_ms - SILENT_MS)
+    silent_before_ms = now_ms - SILENT_MS if own.may_judge_silence(now_ms) else None
     living = rows.exclude(state=WorkerProcess.State.STOPPED)
-    dead = [row.id for row in living.filter(silent | Q(host=host_name())) if _is_dead(row, now_ms)]
+    dead = [row.id for row in living if _is_dead(row, silent_before_ms)]
     if dead:
         table.release_owned(dead)
         rows.filter(id__in=dead).update(state=WorkerProcess.State.STOPPED, in_flight=0)
     return len(dead)
 
 
-def _is_dead(row: WorkerProcess, now_ms: int) -> bool:
-    if row.heartbeat_at_ms < now_ms - SILENT_MS:
-        return True
+def _is_dead(row: WorkerProcess, silent_before_ms: int | None) -> bool:
+    """``silent_before_ms``: who was last heard of before it is dead; None: silence tells nothing now."""
     namespace = start_mark(os.getpid()).partition("]")[0]
-    if not row.start_mark or row.host != host_name() or row.start_mark.partition("]")[0] != namespace:
-        return False  # another host's or container's: its pids mean nothing here
-    return start_mark(row.pid) != row.start_mark
+    if row.start_mark and row.host == host_name() and row.start_mark.partition("]")[0] == namespace:
+        return start_mark(row.pid) != row.start_mark
+    # Another host's or container's: its pids mean nothing here.
+    return silent_before_ms is not None and row.heartbeat_at_ms < silent_before_ms

@@ -1,9 +1,9 @@
 """Discovery: which workers there are, and one of them by its queue's name."""
 
 import importlib
-import importlib.util
 
 from django.apps import apps
+from django.utils.module_loading import module_has_submodule
 
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.worker.base import QueueProcessingWorker
@@ -21,9 +21,10 @@ def discover() -> None:
     for module in _CORE_MODULES:
         importlib.import_module(module)
     for app in apps.get_app_configs():
-        module = f"{app.name}.queue_processors"
-        if importlib.util.find_spec(module) is None:
+        # An app that is a single module, not a package, has no modules of its own.
+        if not module_has_submodule(app.module, "queue_processors"):
             continue
+        module = f"{app.name}.queue_processors"
         try:
             importlib.import_module(module)
         except Exception as error:  # whatever the module's author did: it is told, not raised

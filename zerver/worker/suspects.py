@@ -5,13 +5,17 @@ process, so that nobody else is blamed. A first delivery pays nothing for this.
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from django.db import connections
 
 from zerver.lib.event_table import EventTable
 from zerver.models import Suspect
+
+#: How often one who waits for room looks whether it was told to stop.
+_LOOK_UP_SECONDS = 0.2
 
 
 def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
@@ -36,42 +40,59 @@ def clear(queue: str, message_id: str, alias: str) -> None:
 
 
 class Solitude:
-    """Lets a process's handler threads run side by side, or one of them alone."""
+    """Lets a process's handler threads run side by side, or one of them alone.
+
+    First come, first in: between two that must be alone, those get in that have stood in line before the second, so a
+    queue full of suspects slows its neighbours and stops none.
+    """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._running = 0
-        self._waiting_alone = 0
+        #: Who waits to get in, in the order of their coming.
+        self._line: deque[object] = deque()
+        self._inside = 0
         self._is_alone = False
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Beside others, but not beside one who must be alone; those who wait to be alone go first."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_alone and not self._waiting_alone)
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
+    def shared(self, stopping: threading.Event | None = None) -> AbstractContextManager[bool]:
+        """Beside others, but not beside one that must be alone.
+
+        Shape: ``as is_in``: False when ``stopping`` was set before there was room; then nothing may run.
+        """
+        return self._stay(stopping, is_alone=False)
+
+    def alone(self, stopping: threading.Event | None = None) -> AbstractContextManager[bool]:
+        """With no other handler running in this process. Shape: as ``shared``."""
+        return self._stay(stopping, is_alone=True)
 
     @contextmanager
-    def alone(self) -> Iterator[None]:
-        """With no other handler running in this process."""
-        with self._changed:
-            self._waiting_alone += 1
-            try:
-                self._changed.wait_for(lambda: not self._is_alone and not self._running)
-                self._is_alone = True
-            finally:
-                self._waiting_alone -= 1
-                # Should the wait have been broken off, those who made way for it go on.
-                self._changed.notify_all()
+    def _stay(self, stopping: threading.Event | None, *, is_alone: bool) -> Iterator[bool]:
+        if not self._enter(stopping, is_alone):
+            yield False
+            return
         try:
-            yield
+            yield True
         finally:
             with self._changed:
+                self._inside -= 1
                 self._is_alone = False
                 self._changed.notify_all()
+
+    def _enter(self, stopping: threading.Event | None, is_alone: bool) -> bool:
+        ticket = object()
+        with self._changed:
+            self._line.append(ticket)
+            try:
+                while not self._has_room(ticket, is_alone):
+                    if stopping is not None and stopping.is_set():
+                        return False
+                    self._changed.wait(_LOOK_UP_SECONDS)
+                self._inside += 1
+                self._is_alone = is_alone
+                return True
+            finally:
+                # Whether it got in or gave up: whoever stands behind it moves up.
+                self._line.remove(ticket)
+                self._changed.notify_all()
+
+    def _has_room(self, ticket: object, is_alone: bool) -> bool:
+        return self._line[0] is ticket and not self._is_alone and not (is_alone and self._inside)

@@ -9,14 +9,12 @@ is armed anew at each of its ticks.
 import ctypes
 import faulthandler
 import signal
-import sys
 import threading
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from zerver.lib import clock, signals
 from zerver.lib.transport.base import Delivery
@@ -50,75 +48,103 @@ class Running:
     #: Tells the runner that this call will never return.
     give_up: Callable[["Running"], None] | None = None
 
+    @property
+    def seconds_over(self) -> float:
+        """How long it has run over its soft limit; below 0 while it has time left."""
+        return clock.monotonic() - self.started_at - self.timeout_seconds
+
 
 class SoftDeadline(ABC):
     """Runs a call and raises HandlerTimeout inside it when it takes too long. One per handler thread."""
+
+    @abstractmethod
+    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+        """Raises: HandlerTimeout, and whatever the call raises."""
+
+
+class _WatchedDeadline(SoftDeadline):
+    """The watchdog sees the call as long as it runs, and not a moment longer."""
+
+    needs_soft: ClassVar[bool]
 
     def __init__(self, watchdog: "Watchdog", queue: str, give_up: Callable[[Running], None]) -> None:
         self._watchdog = watchdog
         self._queue = queue
         self._give_up = give_up
 
-    @abstractmethod
     def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
-        """Raises: HandlerTimeout, and whatever the call raises."""
+        entry = Running(
+            self._queue, deliveries, clock.monotonic(), seconds, self.needs_soft, give_up=self._give_up
+        )
+        thread_id = threading.get_ident()
+        try:
+            self._watchdog.running[thread_id] = entry
+            return self._call(entry, call)
+        finally:
+            # HandlerTimeout may land in ``_call``'s own ``finally``, but once only: nothing interrupts this one.
+            self._watchdog.running.pop(thread_id, None)
+            if entry.soft_fired:
+                tell_timeout(entry, is_hard=False)
 
-    def _entry(self, seconds: float, deliveries: Sequence[Delivery], needs_soft: bool) -> Running:
-        return Running(self._queue, deliveries, clock.monotonic(), seconds, needs_soft, give_up=self._give_up)
+    @abstractmethod
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
+        """Call it, and raise HandlerTimeout in it in time. Once this has ended in any way, nothing more is raised."""
 
 
-class MainThreadDeadline(SoftDeadline):
+class MainThreadDeadline(_WatchedDeadline):
     """Exact: an interval timer's signal is handled in the main thread, between two bytecodes of the handler."""
+
+    needs_soft = False
 
     def __init__(self, watchdog: "Watchdog", queue: str, give_up: Callable[[Running], None]) -> None:
         super().__init__(watchdog, queue, give_up)
-        self._is_armed = False
+        self._armed: Running | None = None
         signal.signal(signal.SIGALRM, self._fire)
 
-    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
-        running = self._watchdog.running
-        thread_id = threading.get_ident()
-        running[thread_id] = self._entry(seconds, deliveries, needs_soft=False)
-        self._is_armed = True
-        signal.setitimer(signal.ITIMER_REAL, seconds)
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
+        self._armed = entry
         try:
+            signal.setitimer(signal.ITIMER_REAL, entry.timeout_seconds)
             return call()
         finally:
             # A signal that lands before the next line still raises, out of this block: the event counts as timed
-            # out, though it had just finished. After it, nothing is raised.
-            self._is_armed = False
+            # out, though it had just finished. The timer has gone off then, so that nothing stays armed.
+            self._armed = None
             signal.setitimer(signal.ITIMER_REAL, 0)
-            del running[thread_id]
 
     def _fire(self, signal_number: int, frame: FrameType | None) -> None:
-        if self._is_armed:
-            self._is_armed = False
+        """A signal of the call before may come late, by way of another thread: it is not in time for this one."""
+        entry = self._armed
+        if entry is not None and entry.seconds_over >= 0:
+            self._armed = None
+            entry.soft_fired = True
             raise HandlerTimeout
 
 
-class ThreadDeadline(SoftDeadline):
+class ThreadDeadline(_WatchedDeadline):
     """Best effort: the watchdog asks the interpreter to raise in this thread; code in C is not interrupted."""
 
-    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
-        watchdog = self._watchdog
+    needs_soft = True
+
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
         thread_id = threading.get_ident()
-        entry = self._entry(seconds, deliveries, needs_soft=True)
-        watchdog.running[thread_id] = entry
         try:
             return call()
         finally:
-            with watchdog.soft_lock:
-                del watchdog.running[thread_id]
-            if entry.soft_fired and not isinstance(sys.exc_info()[1], HandlerTimeout):
-                self._swallow_late_exception()
+            with self._watchdog.soft_lock:
+                self._watchdog.running.pop(thread_id, None)
+            if entry.soft_fired:
+                # Asked for, and perhaps not raised yet. It lands before this line or never.
+                _raise_soon(thread_id, None)
 
-    def _swallow_late_exception(self) -> None:
-        """Asked for, but not raised before the call ended: it lands within a few bytecodes, so let it land here."""
-        try:
-            for _ in range(100):
-                time.sleep(0.001)
-        except HandlerTimeout:
-            return
+
+def _raise_soon(thread_id: int, error: type[BaseException] | None) -> None:
+    """Have the interpreter raise in that thread at one of its next bytecodes; None: take back what was asked for.
+
+    Source: PyThreadState_SetAsyncExc, Python/C API, "Initialization, Finalization, and Threads".
+    """
+    raised = ctypes.py_object() if error is None else ctypes.py_object(error)
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread_id), raised)
 
 
 class Watchdog:
@@ -147,14 +173,18 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._stop.wait(TICK_SECONDS):
             self._arm_last_resort()
-            now = clock.monotonic()
             for thread_id, entry in list(self.running.items()):
-                over = now - entry.started_at - entry.timeout_seconds
-                if over > HARD_GRACE_SECONDS:
+                over = entry.seconds_over
+                # Looked at again: it may have returned since the list was made.
+                if over > HARD_GRACE_SECONDS and self.running.get(thread_id) is entry:
                     self._on_hard(entry)
                     return
                 if over > 0 and entry.needs_soft and not entry.soft_fired:
                     self._raise_in(thread_id, entry)
+
+    def end_within(self, seconds: float) -> None:
+        """The process is ending, and no tick comes any more: should that take longer, C ends it, with exit code 1."""
+        faulthandler.dump_traceback_later(seconds, exit=True)
 
     def _arm_last_resort(self) -> None:
         """Armed anew at each tick, it fires only when the watchdog cannot run for so long. Exit code 1, by C."""
@@ -165,9 +195,7 @@ class Watchdog:
             if self.running.get(thread_id) is not entry:
                 return
             entry.soft_fired = True
-            ctypes.pythonapi.PyThreadState_SetAsyncExc(
-                ctypes.c_ulong(thread_id), ctypes.py_object(HandlerTimeout)
-            )
+            _raise_soon(thread_id, HandlerTimeout)
 
 
 def tell_timeout(entry: Running, *, is_hard: bool) -> None:

@@ -40,13 +40,22 @@ class Command(BaseCommand):
             help="these queues in this one process, a thread for each of their workers",
         )
         parser.add_argument(
-            "--worker_num", type=int, metavar="N", help="number of this process among the queue's"
+            "--worker_num",
+            type=int,
+            metavar="N",
+            help="with --queue: number of this process among the queue's",
         )
         parser.add_argument(
             "--health-file", type=Path, metavar="PATH", help="kept fresh while the process is well"
         )
 
+        self._usage_error = parser.error
+
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["worker_num"] is not None and options["queue"] is None:
+            self._usage_error(
+                "argument --worker_num: only with --queue; other processes number their workers"
+            )
         for module, why in queues.broken_modules.items():
             self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
         self._refuse_nonsense()
@@ -55,6 +64,7 @@ class Command(BaseCommand):
                 self._queues(options),
                 get_settings(),
                 worker_num=options["worker_num"],
+                has_all_workers=options["queue"] is None,
                 health_file=options["health_file"],
             )
             code = fleet.run()
