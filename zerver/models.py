@@ -34,7 +34,9 @@ class WaitingEvent(models.Model):
     class Meta:
         db_table = "zerver_event"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["message_id", "attempt"], name="zerver_event_once"),
+            # One message may stand on several queues: a fanout exchange puts it there. The id comes first, so that an
+            # event can be looked up without its queue.
+            models.UniqueConstraint(fields=["message_id", "queue", "attempt"], name="zerver_event_once"),
         ]
         indexes: ClassVar = [
             models.Index(fields=["queue", "available_at_ms", "id"], name="zerver_event_due"),
@@ -85,7 +87,9 @@ class FailedEvent(models.Model):
     class Meta:
         db_table = "zerver_failed_event"
         constraints: ClassVar = [
-            models.UniqueConstraint(fields=["message_id", "attempt"], name="zerver_failed_event_once"),
+            models.UniqueConstraint(
+                fields=["message_id", "queue", "attempt"], name="zerver_failed_event_once"
+            ),
         ]
         indexes: ClassVar = [
             models.Index(fields=["queue", "state", "failed_at_ms"], name="zerver_failed_event_queue"),

@@ -6,16 +6,18 @@ import os
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
-from django.db import connections
+from django.db import connection, connections
 
 from tests.contract.harness import event
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.lib.event import Event
-from zerver.lib.event_table import Claim, EventTable, TableDepth
+from zerver.lib.event_table import Claim, EventTable, TableDepth, key
+from zerver.lib.event_table_sql import dialect_of
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Fate
 from zerver.lib.transport.database import DatabaseTransport
@@ -160,6 +162,45 @@ def test_storing_again_changes_nothing(table: EventTable) -> None:
     assert table.depth(QUEUE.name).ready == 1
 
 
+def test_one_message_on_two_queues_is_two_events(table: EventTable) -> None:
+    """As a fanout exchange makes them: each queue's handler may fail, and each failure is to be kept."""
+    first = event(QUEUE, attempt=2)
+    second = replace(first, queue="other")
+    table.store([first, second], lease_seconds=30)
+
+    assert table.present([key(first), key(second)]) == {key(first), key(second)}
+    assert table.free([key(first)]) == 1
+    assert table.forget([key(second)]) == 1
+    assert ids(claim(table)) == [first.message_id]
+    assert table.depths().keys() == {QUEUE.name}
+
+
+def test_keys_are_found_by_an_index_on_both_databases(
+    table: EventTable, queue_database: TestDatabase
+) -> None:
+    stored(table, 3000)
+    events = stored(table, 3, lease_seconds=30)
+    dialect = dialect_of(connection)
+    keys = [key(item) for item in events]
+    values = [item[1] for item in keys] + [value for item in keys for value in item]
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        for statement, parameters in [
+            (dialect.forget(3), values),
+            (dialect.free(3), values),
+            (dialect.present(3), values),
+            (dialect.hold(3), [30_000, *values]),
+        ]:
+            explain = "EXPLAIN " if queue_database.vendor == "postgresql" else "EXPLAIN QUERY PLAN "
+            cursor.execute(explain + statement, parameters)
+            plan = "\n".join(str(row) for row in cursor.fetchall())
+            if queue_database.vendor == "postgresql":
+                assert "zerver_event_once" in plan, plan
+            else:
+                assert "SEARCH zerver_event USING" in plan, plan
+                assert "SCAN zerver_event" not in plan, plan
+
+
 def test_a_row_is_claimed_again_when_its_lease_has_ended_and_is_suspect_then(table: EventTable) -> None:
     stored(table)
     [first] = claim(table)
@@ -234,14 +275,31 @@ def test_rows_born_leased_are_claimed_when_the_publisher_let_go_or_died(table: E
     assert claim(table) == []
     assert table.depth(QUEUE.name) == TableDepth(held=3)
 
-    assert table.free([(freed.message_id, 1)]) == 1
-    assert table.forget([(sent.message_id, 1)]) == 1
+    assert table.free([key(freed)]) == 1
+    assert table.forget([key(sent)]) == 1
     assert ids(claim(table)) == [freed.message_id]
 
     let_time_pass(31)
     [last] = claim(table)
     assert last.event.message_id == orphaned.message_id
     assert not last.redelivered
+
+
+def test_a_publisher_holds_on_to_what_no_worker_has_taken(table: EventTable) -> None:
+    taken, late, gone = stored(table, 3, lease_seconds=30)
+    let_time_pass(31)
+    [first] = claim(table, 1)
+    assert first.event.message_id == taken.message_id
+    table.forget([key(gone)])
+
+    assert table.hold([key(taken), key(late), key(gone)], 30) == {key(late)}
+
+    let_time_pass(29)
+    assert claim(table, owner="worker-2") == []
+    let_time_pass(2)
+    [again] = claim(table, owner="worker-2")
+    assert again.event.message_id == late.message_id
+    assert not again.redelivered
 
 
 def test_a_lease_from_birth_does_not_bring_the_due_time_forward(table: EventTable) -> None:
@@ -256,11 +314,17 @@ def test_a_late_confirm_takes_no_row_out_of_a_workers_hand(table: EventTable) ->
     [doubtful] = stored(table, lease_seconds=30)
     let_time_pass(31)
     held = claim(table)
-    key = (doubtful.message_id, 1)
+    of_row = key(doubtful)
 
-    assert table.forget([key]) == 0
-    assert table.free([key]) == 0
-    assert table.present([key, (doubtful.message_id, 2), ("unknown", 1)]) == {key}
+    assert table.forget([of_row]) == 0
+    assert table.free([of_row]) == 0
+    assert table.hold([of_row], 30) == set()
+    others = [
+        (QUEUE.name, doubtful.message_id, 2),
+        (QUEUE.name, "unknown", 1),
+        ("other", doubtful.message_id, 1),
+    ]
+    assert table.present([of_row, *others]) == {of_row}
     assert table.delete(held) == 1
 
 
@@ -297,7 +361,7 @@ def test_depths_tell_rows_apart_and_the_age_of_the_oldest(table: EventTable) -> 
 
 def test_hundreds_of_keys_and_claims_fit_into_statements(table: EventTable) -> None:
     events = stored(table, 1000)
-    keys = [(item.message_id, item.attempt) for item in events]
+    keys = [key(item) for item in events]
     assert table.present(keys) == set(keys)
     held = claim(table, 1000)
     assert len(held) == 1000

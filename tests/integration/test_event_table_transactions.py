@@ -9,7 +9,7 @@ from django.db.transaction import TransactionManagementError
 from tests.contract.harness import event
 from tests.servers.databases import TestDatabase
 from zerver.lib.errors import EventNotStorable
-from zerver.lib.event_table import EventTable, TableDepth
+from zerver.lib.event_table import EventTable, TableDepth, key
 from zerver.lib.registry import QueueDeclaration
 from zerver.models import WaitingEvent
 
@@ -42,8 +42,9 @@ def test_rows_vanish_with_a_savepoint_that_is_rolled_back_and_the_others_stay(ta
             table.store([inside], lease_seconds=30)
             raise Mistake
         table.store([after], lease_seconds=30)
-    keys = [(item.message_id, 1) for item in (before, inside, after)]
+    keys = [key(item) for item in (before, inside, after)]
     assert table.present(keys) == {keys[0], keys[2]}
+    assert table.hold(keys, 30) == {keys[0], keys[2]}
 
 
 def test_a_deletion_is_taken_back_with_the_handlers_transaction(table: EventTable) -> None:

@@ -17,7 +17,7 @@ from tests.servers.databases import TestDatabase, use_database
 from tests.servers.postgres import PostgresServer
 from tests.wait import wait_for
 from zerver.lib import clock, signals
-from zerver.lib.event_table import EventTable
+from zerver.lib.event_table import EventTable, key
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import wakers
 from zerver.lib.transport.database import DatabaseTransport
@@ -113,7 +113,7 @@ def test_releasing_and_freeing_wake_too(ear: Ear) -> None:
     table.store([leased], lease_seconds=60)
     ear.forget()
 
-    table.free([(leased.message_id, 1)])
+    table.free([key(leased)])
     wait_for(lambda: ear.times, 5)
 
 

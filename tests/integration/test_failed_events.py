@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 
 import pytest
 from django.db import connections, transaction
@@ -75,6 +76,13 @@ def test_another_attempt_of_the_same_event_may_fail_too() -> None:
     filed(dead)
     filed(event(QUEUE, message_id=dead.message_id, attempt=2))
     assert FailedEvent.objects.count() == 2
+
+
+def test_one_message_that_fails_on_two_queues_is_two_failed_events() -> None:
+    dead = event(QUEUE)
+    filed(dead)
+    file_failed(replace(dead, queue=OTHER.name), error="no", traceback="", worker="", alias="default")
+    assert set(FailedEvent.objects.values_list("queue", flat=True)) == {QUEUE.name, OTHER.name}
 
 
 def test_long_texts_are_cut_with_a_mark_and_a_traceback_keeps_both_its_ends() -> None:

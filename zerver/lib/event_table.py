@@ -18,16 +18,22 @@ from zerver.lib.database import perform
 from zerver.lib.event import Event, decode_headers, encode_headers
 from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 
-#: Message id and attempt, which are unique together.
-Key = tuple[str, int]
+#: Queue, message id and attempt, which are unique together: one message may stand on several queues.
+Key = tuple[str, str, int]
 T = TypeVar("T")
 
-#: SQLite before 3.32 takes 999 parameters a statement; rows have six, claims and keys three.
+#: SQLite before 3.32 takes 999 parameters a statement; rows have six, claims three, keys four.
 _ROWS_PER_STATEMENT = 150
-_KEYS_PER_STATEMENT = 300
+_CLAIMS_PER_STATEMENT = 300
+_KEYS_PER_STATEMENT = 200
 #: Large bodies go in fewer at a time: a statement is held in memory several times over.
 _BYTES_PER_STATEMENT = 4 << 20
 _PURGED_PER_STATEMENT = 1000
+
+
+def key(event: Event) -> Key:
+    """What the table knows an event by."""
+    return event.queue, event.message_id, event.attempt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +87,7 @@ class EventTable:
         lease_seconds: float = 0,
         timeout_seconds: float | None = None,
     ) -> None:
-        """Store all or none, due after a delay or at a time; an event (id and attempt) that is there stays as it is.
+        """Store all or none, due after a delay or at a time; an event (by ``key``) that is there stays as it is.
 
         Units: with ``lease_seconds`` the rows are born leased to the publisher: no worker may claim them before that.
         ``timeout_seconds`` bounds the wait for SQLite's other writers, outside transactions.
@@ -136,7 +142,7 @@ class EventTable:
         dialect = self._dialect
         return sum(
             self._run(dialect.delete(len(chunk)), _claim_values(chunk))
-            for chunk in _chunks(claims, _KEYS_PER_STATEMENT)
+            for chunk in _chunks(claims, _CLAIMS_PER_STATEMENT)
         )
 
     def release(self, claims: Sequence[Claim]) -> int:
@@ -144,7 +150,7 @@ class EventTable:
         dialect = self._dialect
         return sum(
             self._run(dialect.release(len(chunk)), _claim_values(chunk), announce=True)
-            for chunk in _chunks(claims, _KEYS_PER_STATEMENT)
+            for chunk in _chunks(claims, _CLAIMS_PER_STATEMENT)
         )
 
     def release_owned(self, owners: Sequence[str]) -> int:
@@ -152,7 +158,7 @@ class EventTable:
         dialect = self._dialect
         return sum(
             self._run(dialect.release_owned(len(chunk)), list(chunk), announce=True)
-            for chunk in _chunks([owner for owner in owners if owner], _KEYS_PER_STATEMENT)
+            for chunk in _chunks([owner for owner in owners if owner], _CLAIMS_PER_STATEMENT)
         )
 
     def forget(self, keys: Sequence[Key]) -> int:
@@ -171,14 +177,23 @@ class EventTable:
             for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
         )
 
+    def hold(self, keys: Sequence[Key], lease_seconds: float) -> set[Key]:
+        """Keep rows from workers for so long from now, or longer if they were born so; those that were still free."""
+        dialect = self._dialect
+        return {
+            _key(row)
+            for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
+            for row in self._rows(dialect.hold(len(chunk)), [_ms(lease_seconds), *_key_values(chunk)])
+        }
+
     def present(self, keys: Sequence[Key]) -> set[Key]:
         """Those that have a row."""
-        found: set[Key] = set()
-        for chunk in _chunks(keys, _KEYS_PER_STATEMENT):
-            found.update(
-                (row[0], row[1]) for row in self._rows(self._dialect.present(len(chunk)), _key_values(chunk))
-            )
-        return found
+        dialect = self._dialect
+        return {
+            _key(row)
+            for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
+            for row in self._rows(dialect.present(len(chunk)), _key_values(chunk))
+        }
 
     def purge(self, queue: str) -> int:
         """Delete the queue's rows that nobody holds, later ones too; how many. Rows stored meanwhile may be spared."""
@@ -271,7 +286,12 @@ def _claim_values(claims: Sequence[Claim]) -> list[Any]:
 
 
 def _key_values(keys: Sequence[Key]) -> list[Any]:
-    return [message_id for message_id, _ in keys] + [value for key in keys for value in key]
+    return [message_id for _, message_id, _ in keys] + [value for each in keys for value in each]
+
+
+def _key(row: tuple[Any, ...]) -> Key:
+    queue, message_id, attempt = row
+    return queue, message_id, attempt
 
 
 def _claim(queue: str, row: tuple[Any, ...]) -> Claim:

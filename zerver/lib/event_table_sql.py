@@ -26,6 +26,8 @@ _STORED_COLUMNS: Final = (
 _CLAIMED_COLUMNS: Final = (
     "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms"
 )
+#: What is unique together, in the order of ``Key``.
+_KEY_COLUMNS: Final = "queue, message_id, attempt"
 #: In somebody's hand: claimed by a worker, or born leased to a publisher (which leaves its due time as it was).
 _HELD: Final = "(available_at_ms > {now} AND (lease_owner <> '' OR available_at_ms > due_at_ms))"
 
@@ -68,7 +70,7 @@ class Dialect:
         row = f"(%s, %s, %s, %s, %s, %s, {due}, {available}, 0, '', {self._false})"
         return (
             f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) VALUES {', '.join([row] * rows)}"
-            " ON CONFLICT (message_id, attempt) DO NOTHING"
+            " ON CONFLICT (message_id, queue, attempt) DO NOTHING"
         )
 
     def any_due(self) -> str:
@@ -122,9 +124,20 @@ class Dialect:
         """Parameters: see ``_of_keys``."""
         return f"DELETE FROM {TABLE} WHERE lease_owner = '' AND {_of_keys(keys)}"
 
+    def hold(self, keys: int) -> str:
+        """Parameters: lease_ms; then see ``_of_keys``. Never shortens a lease.
+
+        Shape: its result are the keys of the rows that it found free.
+        """
+        until = self.later_of("available_at_ms", f"{self.now()} + %s")
+        return (
+            f"UPDATE {TABLE} SET available_at_ms = {until} WHERE lease_owner = '' AND {_of_keys(keys)}"
+            f" RETURNING {_KEY_COLUMNS}"
+        )
+
     def present(self, keys: int) -> str:
         """Parameters: see ``_of_keys``."""
-        return f"SELECT message_id, attempt FROM {TABLE} WHERE {_of_keys(keys)}"
+        return f"SELECT {_KEY_COLUMNS} FROM {TABLE} WHERE {_of_keys(keys)}"
 
     def purge(self) -> str:
         """Parameters: queue, highest id, limit."""
@@ -155,9 +168,9 @@ def _of_claims(count: int) -> str:
 
 
 def _of_keys(count: int) -> str:
-    """Parameters: every message id, then (message id, attempt) for each."""
-    pairs = ", ".join(["(%s, %s)"] * count)
-    return f"message_id IN ({_marks(count)}) AND (message_id, attempt) IN (VALUES {pairs})"
+    """Parameters: every message id, then (queue, message id, attempt) for each. As in ``_of_claims``."""
+    values = ", ".join(["(%s, %s, %s)"] * count)
+    return f"message_id IN ({_marks(count)}) AND ({_KEY_COLUMNS}) IN (VALUES {values})"
 
 
 class Sqlite(Dialect):

@@ -31,7 +31,7 @@ State = FailedEvent.State
 
 
 def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias: str) -> None:
-    """Keep a dead event. One that is filed already (same id and attempt) stays as it is.
+    """Keep a dead event. One that is filed already (same queue, id and attempt) stays as it is.
 
     Raises: TransportUnavailable when the database is away (safe to repeat).
     """

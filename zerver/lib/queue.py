@@ -19,7 +19,7 @@ from zerver.lib.errors import EventError, PublishError, TransportError, ZerverEr
 from zerver.lib.event import WIRE_VERSION, Event, encode_event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
-from zerver.lib.transport.base import Fate
+from zerver.lib.transport.base import Fate, Published
 
 __all__ = [
     "PublishReport",
@@ -28,6 +28,10 @@ __all__ = [
     "queue_json_publish",
     "queue_json_publish_many",
 ]
+
+
+#: What a row may take when the fast lane has used up the deadline: it is the event's last resort.
+_ROW_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,7 +169,7 @@ def _store(
         transaction.on_commit(lambda: _store_after_foreign_commit(events, due), using=using)
         return {}
     if due.is_later:
-        return _store_rows(events, due)
+        return _store_rows(events, due, get_settings().publish_timeout_seconds)
     if connections[database].in_atomic_block:
         return _stored(events, lambda: outbox.store(events, database))
     return publish_now(events)
@@ -173,32 +177,52 @@ def _store(
 
 def publish_now(events: Sequence[Event]) -> dict[str, ZerverError]:
     """Over the fast lane under the deadline; what it misses becomes rows. See ``_store`` for the shape."""
+    timeout_seconds = get_settings().publish_timeout_seconds
     fast = current.fast_lane()
     if fast is None:
-        return _store_rows(events, _Due())
-    answers = fast.publish(events, get_settings().publish_timeout_seconds)
-    problems: dict[str, ZerverError] = {}
-    free = [event for event, answer in zip(events, answers, strict=True) if answer.fate is Fate.REFUSED]
-    if free:
-        problems |= _store_rows(free, _Due())
-    for event, answer in zip(events, answers, strict=True):
-        if answer.fate is Fate.UNKNOWN:
-            problems |= _stored([event], lambda: outbox.store_in_doubt([event], answer.late))  # noqa: B023 (runs at once)
-    missed = [event for event, answer in zip(events, answers, strict=True) if answer.fate is not Fate.STORED]
-    if missed:
-        reasons = {answer.problem for answer in answers if answer.fate is not Fate.STORED}
-        signals.fast_lane_missed.send_robust(
-            sender=None,
-            queue=missed[0].queue,
-            message_ids=[event.message_id for event in missed],
-            problem="; ".join(sorted(reasons)),
-        )
+        return _store_rows(events, _Due(), timeout_seconds)
+    deadline = clock.monotonic() + timeout_seconds
+    answers = fast.publish(events, timeout_seconds)
+    missed = [pair for pair in zip(events, answers, strict=True) if pair[1].fate is not Fate.STORED]
+    if not missed:
+        return {}
+    problems = _store_missed(missed, deadline)
+    signals.fast_lane_missed.send_robust(
+        sender=None,
+        queue=missed[0][0].queue,
+        message_ids=[event.message_id for event, _ in missed],
+        problem="; ".join(sorted({answer.problem for _, answer in missed})),
+    )
     return problems
 
 
-def _store_rows(events: Sequence[Event], due: _Due) -> dict[str, ZerverError]:
+def _store_missed(missed: Sequence[tuple[Event, Published]], deadline: float) -> dict[str, ZerverError]:
+    """Rows, free at once, for what the broker refused; rows for what is in doubt, which a late confirm deletes."""
+    problems: dict[str, ZerverError] = {}
+    refused = [event for event, answer in missed if answer.fate is Fate.REFUSED]
+    doubtful = [(event, answer.late) for event, answer in missed if answer.fate is Fate.UNKNOWN]
+    if refused:
+        problems |= _store_rows(refused, _Due(), _rest(deadline))
+    if doubtful:
+        seconds = _rest(deadline)
+        events = [event for event, _ in doubtful]
+        problems |= _stored(events, lambda: outbox.store_in_doubt(doubtful, seconds))
+    return problems
+
+
+def _rest(deadline: float) -> float:
+    """What is left until the deadline, but enough for a row: the fast lane may have used up all of it."""
+    return max(deadline - clock.monotonic(), _ROW_SECONDS)
+
+
+def _store_rows(events: Sequence[Event], due: _Due, timeout_seconds: float) -> dict[str, ZerverError]:
     table = current.table()
-    return _stored(events, lambda: table.store(events, delay_seconds=due.delay_seconds, due_at_ms=due.at_ms))
+    return _stored(
+        events,
+        lambda: table.store(
+            events, delay_seconds=due.delay_seconds, due_at_ms=due.at_ms, timeout_seconds=timeout_seconds
+        ),
+    )
 
 
 def _stored(events: Sequence[Event], store: Callable[[], object]) -> dict[str, ZerverError]:
@@ -212,6 +236,7 @@ def _stored(events: Sequence[Event], store: Callable[[], object]) -> dict[str, Z
 
 def _store_after_foreign_commit(events: list[Event], due: _Due) -> None:
     """The caller's commit has happened and cannot be taken back: what fails now is told by an exception."""
-    problems = _store_rows(events, due) if due.is_later else publish_now(events)
+    timeout_seconds = get_settings().publish_timeout_seconds
+    problems = _store_rows(events, due, timeout_seconds) if due.is_later else publish_now(events)
     for error in problems.values():
         raise error

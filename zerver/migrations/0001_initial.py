@@ -47,7 +47,9 @@ class Migration(migrations.Migration):
                     models.Index(fields=["failed_at_ms"], name="zerver_failed_event_age"),
                 ],
                 "constraints": [
-                    models.UniqueConstraint(fields=("message_id", "attempt"), name="zerver_failed_event_once")
+                    models.UniqueConstraint(
+                        fields=("message_id", "queue", "attempt"), name="zerver_failed_event_once"
+                    )
                 ],
             },
         ),
@@ -126,7 +128,9 @@ class Migration(migrations.Migration):
                     ),
                 ],
                 "constraints": [
-                    models.UniqueConstraint(fields=("message_id", "attempt"), name="zerver_event_once")
+                    models.UniqueConstraint(
+                        fields=("message_id", "queue", "attempt"), name="zerver_event_once"
+                    )
                 ],
             },
         ),
