@@ -15,12 +15,15 @@ from pytest_django import DjangoDbBlocker, Settings
 from tests.integration.commands import run
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess
+from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
+from zerver.lib.transport.rabbitmq import admin
 from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+from zerver.management.commands import queue_admin
 from zerver.management.queue_migration import second_queue
 from zerver.models import WaitingEvent
 
@@ -161,6 +164,55 @@ def test_it_refuses_while_somebody_consumes_and_says_how_many(broker: Broker) ->
     assert ran.code == 1
     assert "queue 'noop': is being consumed (consumers: 1); stop its workers first" in ran.err
     assert not broker.exists(SECOND)
+
+
+@pytest.mark.parametrize(
+    "arguments", [("migrate", "noop"), ("migrate", "noop", "--dry-run"), ("delete", "noop")]
+)
+def test_nothing_is_deleted_of_a_queue_whose_leader_does_not_answer(
+    broker: Broker,
+    rabbit_server: RabbitServer,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+) -> None:
+    """The broker says of it, to whoever asks, that it holds nothing."""
+    monkeypatch.setattr(admin, "ANSWER_SECONDS", 2.0)
+    if arguments[0] == "delete":
+        # Only what nobody declares is deleted without --force.
+        monkeypatch.setattr(queue_admin, "_refuse_declared", lambda _: None)
+    with broker.channel() as channel:
+        channel.queue_declare("noop", durable=True, arguments={"x-queue-type": "quorum"})
+    ids = broker.fill("noop", 50)
+    wait_for(lambda: broker.ready("noop") == 50, 20, "all to be counted")
+    rabbit_server.suspend_queue(broker.url, "noop")
+    try:
+        assert broker.ready("noop") == 0
+        ran = run("queue_admin", *arguments)
+    finally:
+        rabbit_server.resume_queue(broker.url, "noop")
+    assert ran.code == 1
+    assert "cannot be reached: an answer of queue 'noop' did not come" in ran.err
+    wait_for(lambda: broker.ready("noop") == 50, 20, "the leader to be back")
+    assert [properties.message_id for properties, _ in broker.drain("noop")] == ids
+    assert not broker.exists(SECOND)
+
+
+def test_a_broken_off_migration_does_not_forget_a_second_queue_that_does_not_answer(
+    broker: Broker, rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admin, "ANSWER_SECONDS", 2.0)
+    broker.declare("noop", "quorum")
+    broker.declare(SECOND, "quorum")
+    broker.fill(SECOND, 20)
+    rabbit_server.suspend_queue(broker.url, SECOND)
+    try:
+        ran = run("queue_admin", "migrate", "noop")
+    finally:
+        rabbit_server.resume_queue(broker.url, SECOND)
+    assert ran.code == 1
+    assert f"queue '{SECOND}'" in ran.err
+    assert run("queue_admin", "migrate", "noop").code == 0
+    assert len(broker.drain("noop")) == 20
 
 
 def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(

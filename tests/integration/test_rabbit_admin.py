@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
 
 import pika
 import pytest
@@ -14,7 +17,9 @@ from tests.wait import wait_for
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, QueueMismatch, QueueNotEmpty, TransportUnavailable
 from zerver.lib.transport.base import Depth, Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport, admin
+from zerver.lib.transport.rabbitmq import RabbitTransport, admin, questions, session
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection
+from zerver.lib.transport.rabbitmq.session import BrokerSession, Question
 
 
 @pytest.fixture
@@ -76,6 +81,125 @@ def test_a_queue_that_holds_events_is_not_deleted_by_accident(transport: RabbitT
     transport.admin.delete_queue("parcels", if_empty=False)
     transport.admin.delete_queue("parcels")
     assert transport.depth(declaration()).ready == 0
+
+
+@pytest.fixture
+def hung(transport: RabbitTransport, rabbit_vhost: str, rabbit_server: RabbitServer) -> Iterator[None]:
+    """The quorum queue ``parcels``: 5 events, and a leader that answers nobody."""
+    publish(transport, 5)
+    wait_for(lambda: transport.depth(declaration()).ready == 5, message="all to be counted")
+    rabbit_server.suspend_queue(rabbit_vhost, "parcels")
+    yield
+    rabbit_server.resume_queue(rabbit_vhost, "parcels")
+
+
+def test_a_queue_whose_leader_does_not_answer_is_not_taken_for_empty(
+    hung: None,
+    transport: RabbitTransport,
+    rabbit_vhost: str,
+    rabbit_server: RabbitServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(admin, "ANSWER_SECONDS", 2.0)
+    transport.check_queue(declaration("letters"))
+    for ask in (
+        lambda: transport.admin.is_empty("parcels"),
+        lambda: transport.admin.delete_queue("parcels", if_empty=True),
+        lambda: transport.admin.move("parcels", "letters"),
+    ):
+        with pytest.raises(TransportUnavailable):
+            ask()
+    rabbit_server.resume_queue(rabbit_vhost, "parcels")
+    wait_for(lambda: transport.depth(declaration()).ready == 5, message="all to be there still")
+    assert transport.admin.is_empty("letters")
+
+
+def test_looking_whether_a_queue_is_empty_takes_nothing_out_of_it(transport: RabbitTransport) -> None:
+    assert transport.admin.is_empty("parcels")
+    publish(transport, 1)
+    consumer = Consumer(transport, declaration(prefetch=1))
+    [held] = consumer.take(1)
+    publish(transport, 1)
+    assert not transport.admin.is_empty("parcels")
+    consumer.lane.done([held])
+    assert len(consumer.bodies(1)) == 1
+    consumer.close()
+    assert transport.admin.is_empty("parcels")
+
+
+def test_a_message_that_the_count_has_missed_is_found_and_comes_back(
+    transport: RabbitTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(transport, 1)
+    wait_for(lambda: transport.depth(declaration()).ready == 1, message="it to be counted")
+
+    nothing = SimpleNamespace(method=SimpleNamespace(message_count=0))
+    asked_of = questions.ask_of
+    told: list[object] = []
+
+    def ask_of(session: BrokerSession, queue: str, question: Question) -> object:
+        # The first question is for the count.
+        told.append(nothing if not told else asked_of(session, queue, question))
+        return told[-1]
+
+    monkeypatch.setattr(questions, "ask_of", ask_of)
+    assert not transport.admin.is_empty("parcels")
+    monkeypatch.undo()
+    consumer = Consumer(transport)
+    [back] = consumer.take(1)
+    assert back.redelivered
+    consumer.close()
+
+
+def test_a_quorum_queue_that_has_gone_in_the_meantime_is_deleted_already(transport: RabbitTransport) -> None:
+    assert transport.admin._look_and_delete("gone") == 0
+
+
+def test_the_depths_of_many_queues_come_over_one_connection(
+    transport: RabbitTransport, rabbit_server: RabbitServer, rabbit_vhost: str
+) -> None:
+    names = [f"q{n}" for n in range(120)]
+    publish(transport, 2, queue="q3")
+    publish(transport, 1, queue="q119")
+    with told_connections() as opened:
+        found = transport.depths([declaration(name) for name in names])
+    assert len(opened) == 1
+    assert {name: depth.ready for name, depth in found.items() if depth.ready} == {"q3": 2, "q119": 1}
+    assert found["q7"] == Depth(ready=0, consumers=0)
+    assert list(found) == names
+    consumer = Consumer(transport, declaration("q3"))
+    consumer.take(2)
+    with open_transport(rabbit_vhost, rabbit_server.management_url) as knowing:
+        wait_for(
+            lambda: knowing.depths([declaration("q3")])["q3"].unacked == 2, 20, "the management API to tell"
+        )
+    consumer.close()
+
+
+def test_a_queue_that_is_somebodys_own_costs_its_own_depth_alone(
+    transport: RabbitTransport, rabbit_vhost: str
+) -> None:
+    publish(transport, 2)
+    connection = pika.BlockingConnection(pika.URLParameters(rabbit_vhost))
+    connection.channel().queue_declare("letters", exclusive=True)
+    found = transport.depths([declaration("letters"), declaration()])
+    assert found == {"letters": Depth(), "parcels": Depth(ready=2, consumers=0)}
+    connection.close()
+
+
+@contextmanager
+def told_connections() -> Iterator[list[BrokerConnection]]:
+    """The connections that are made meanwhile."""
+    made: list[BrokerConnection] = []
+
+    class Counted(BrokerConnection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            made.append(self)
+            super().__init__(*arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "BrokerConnection", Counted)
+        yield made
 
 
 def test_events_move_with_all_that_was_said_of_them(transport: RabbitTransport) -> None:

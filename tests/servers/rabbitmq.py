@@ -142,6 +142,15 @@ class RabbitServer(ManagementApi):
         self.rabbitmqctl("set_vm_memory_high_watermark", watermark)
         wait_for(lambda: self.has_alarm() is on, 20, f"memory alarm {'on' if on else 'off'}")
 
+    def suspend_queue(self, vhost: str, name: str) -> None:
+        """The queue's leader answers nobody, as on a node that hangs; only for a quorum queue. ``vhost`` is a name or
+        a URL. A vhost with a suspended queue cannot be deleted: see ``resume_queue``.
+        """
+        self.rabbitmqctl("eval", f"sys:suspend('{vhost.rpartition('/')[2]}_{name}').")
+
+    def resume_queue(self, vhost: str, name: str) -> None:
+        self.rabbitmqctl("eval", f"sys:resume('{vhost.rpartition('/')[2]}_{name}').")
+
     def rabbitmqctl(self, *arguments: str) -> str:
         # Not /usr/sbin/rabbitmqctl: it changes to the user rabbitmq, who has another cookie.
         command = [str(self._programs / "rabbitmqctl"), "--quiet", "--node", self._node, *arguments]

@@ -84,13 +84,23 @@ def look(admin: BrokerAdmin, queue: QueueDeclaration) -> Findings:
         admin.declare(queue)
     except QueueMismatch as mismatch:
         difference = mismatch.difference
-    depth = admin.depth(queue.name)
+    # First what is ready: who says how much it holds is there to say who consumes it.
+    ready = _ready(admin, queue.name)
     return Findings(
         difference=difference,
-        ready=depth.ready or 0,
-        consumers=depth.consumers or 0,
-        left_over=admin.depth(second_queue(queue.name)).ready or 0,
+        ready=ready,
+        consumers=admin.depth(queue.name).consumers or 0,
+        left_over=_ready(admin, second_queue(queue.name)),
     )
+
+
+def _ready(admin: BrokerAdmin, name: str) -> int:
+    """At least so many; 0 is certain.
+
+    Raises: TransportUnavailable when whoever holds the queue's events does not answer, whatever the broker counts.
+    """
+    ready = admin.depth(name).ready or 0
+    return ready if ready or admin.is_empty(name) else 1
 
 
 def migrate(admin: BrokerAdmin, queue: QueueDeclaration, tell: Tell, *, force: bool = False) -> int:
@@ -119,7 +129,7 @@ def migrate(admin: BrokerAdmin, queue: QueueDeclaration, tell: Tell, *, force: b
 def _empty_and_delete(admin: BrokerAdmin, name: str, second: str, tell: Tell) -> None:
     admin.declare(QueueDeclaration(name=second))
     for _ in range(MAX_ROUNDS):
-        ready = admin.depth(name).ready or 0
+        ready = _ready(admin, name)
         if ready:
             admin.move(name, second, progress=tell(f"moving {name} to {second}", ready))
         if _delete(admin, name):
@@ -131,7 +141,7 @@ def _empty_and_delete(admin: BrokerAdmin, name: str, second: str, tell: Tell) ->
 
 def _bring_back(admin: BrokerAdmin, second: str, name: str, tell: Tell) -> None:
     for _ in range(MAX_ROUNDS):
-        ready = admin.depth(second).ready or 0
+        ready = _ready(admin, second)
         if ready:
             admin.move(second, name, progress=tell(f"moving {second} to {name}", ready))
         _refuse_company(admin, second)
@@ -151,7 +161,8 @@ def _refuse_company(admin: BrokerAdmin, second: str) -> None:
 def _delete(admin: BrokerAdmin, name: str) -> bool:
     """Delete it if it is empty, or gone already; False when something came in meanwhile.
 
-    Raises: EventsDeleted when the queue is of a kind that the broker cannot delete only if it is empty.
+    Raises: EventsDeleted when the queue is of a kind that the broker cannot delete only if it is empty;
+    TransportUnavailable when nobody can say whether it is.
     """
     try:
         lost = admin.delete_queue(name, if_empty=True)

@@ -165,6 +165,14 @@ class Transport(ABC):
     def depth(self, queue: QueueDeclaration) -> Depth:
         """Raises: TransportUnavailable."""
 
+    def depths(self, queues: Sequence[QueueDeclaration]) -> dict[str, Depth]:
+        """``depth`` of each by name, as cheaply as the transport can ask for all at once.
+
+        Shape: all None for a queue of which nothing could be told, while others could.
+        Raises: TransportUnavailable when none could.
+        """
+        return {queue.name: self.depth(queue) for queue in queues}
+
     @abstractmethod
     def close(self) -> None:
         """Give back connections and threads."""

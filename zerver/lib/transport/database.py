@@ -8,7 +8,7 @@ from typing import ClassVar
 from zerver.lib import clock
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
 from zerver.lib.event import Event
-from zerver.lib.event_table import Claim, EventTable
+from zerver.lib.event_table import Claim, EventTable, TableDepth
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.ack_window import AckWindow
 from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
@@ -52,11 +52,19 @@ class DatabaseTransport(Transport):
         return self._table.purge(queue.name)
 
     def depth(self, queue: QueueDeclaration) -> Depth:
-        rows = self._table.depth(queue.name)
-        return Depth(ready=rows.ready, unacked=rows.held, later=rows.later, oldest_ms=rows.oldest_ms)
+        return _depth(self._table.depth(queue.name))
+
+    def depths(self, queues: Sequence[QueueDeclaration]) -> dict[str, Depth]:
+        rows = self._table.depths()
+        nothing = Depth(ready=0, unacked=0, later=0)
+        return {queue.name: _depth(rows[queue.name]) if queue.name in rows else nothing for queue in queues}
 
     def close(self) -> None:
         """Nothing to give back: connections are Django's, and threads end with the last lane."""
+
+
+def _depth(rows: TableDepth) -> Depth:
+    return Depth(ready=rows.ready, unacked=rows.held, later=rows.later, oldest_ms=rows.oldest_ms)
 
 
 @dataclass(slots=True, eq=False)

@@ -1,10 +1,6 @@
 """What operators do to queues, each over a connection that lives for one question."""
 
-import json
-import urllib.parse
-import urllib.request
-from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,9 +10,10 @@ from zerver.lib.errors import QueueNotEmpty, TransportError, TransportUnavailabl
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Depth
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
-from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.management_api import ManagementApi
 from zerver.lib.transport.rabbitmq.move import move_events
-from zerver.lib.transport.rabbitmq.session import BrokerSession, open_session
+from zerver.lib.transport.rabbitmq.questions import ask_each, ask_of, is_empty, is_not_found, passive
+from zerver.lib.transport.rabbitmq.session import BrokerSession, Question, open_session
 from zerver.lib.transport.rabbitmq.topology import (
     DEAD_QUEUE,
     declaration_error,
@@ -25,7 +22,6 @@ from zerver.lib.transport.rabbitmq.topology import (
 )
 
 ANSWER_SECONDS = 10.0
-_NOT_FOUND = 404
 
 
 class BrokerAdmin:
@@ -33,7 +29,7 @@ class BrokerAdmin:
 
     def __init__(self, address: BrokerAddress, management_url: str = "") -> None:
         self._address = address
-        self._management_url = management_url.rstrip("/")
+        self._management = ManagementApi(management_url, address.virtual_host) if management_url else None
 
     def declare(self, queue: QueueDeclaration) -> None:
         """Make sure that the queue is there as declared. Raises: QueueMismatch."""
@@ -46,36 +42,65 @@ class BrokerAdmin:
 
     def purge(self, queue: str) -> int:
         """How many were deleted; none for a queue that is not there."""
-        return _count(self._ask(lambda channel, answered: channel.queue_purge(queue, callback=answered)))
+        return _count(
+            self._ask(queue, lambda channel, answered: channel.queue_purge(queue, callback=answered))
+        )
 
     def depth(self, queue: str) -> Depth:
-        """``unacked`` only where ``QUEUE_MANAGEMENT_URL`` is set: AMQP does not tell it."""
-        frame = self._ask(
-            lambda channel, answered: channel.queue_declare(queue, passive=True, callback=answered)
-        )
-        if frame is None:
-            return Depth(ready=0, consumers=0)
-        return Depth(
-            ready=frame.method.message_count,
-            consumers=frame.method.consumer_count,
-            unacked=self._unacked(queue),
-        )
+        """``unacked`` only where ``QUEUE_MANAGEMENT_URL`` is set: AMQP does not tell it.
+
+        A quorum queue whose leader does not answer looks as if it were empty; see ``is_empty``.
+        """
+        frame = self._ask(queue, passive(queue))
+        return _depth(frame, None if frame is None else self._unacked(queue))
+
+    def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
+        """``depth`` of each, over one connection and one call of the management API.
+
+        Shape: by name; all None for a queue of which the broker would not, or did not, tell.
+        """
+        with open_session(self._address, ANSWER_SECONDS) as session:
+            answers = ask_each(session, queues)
+        unacked: Mapping[str, int] = {}
+        if self._management is not None:
+            with suppress(TransportUnavailable):
+                unacked = self._management.unacked()
+        found = {}
+        for queue in queues:
+            answer = answers.get(queue, _SILENCE)
+            if is_not_found(answer):
+                answer = None
+            is_told = not isinstance(answer, BaseException)
+            found[queue] = _depth(answer, unacked.get(queue)) if is_told else Depth()
+        return found
+
+    def is_empty(self, queue: str) -> bool:
+        """Surely nothing is ready in it, or it is not there.
+
+        Raises: TransportUnavailable too when whoever holds its events does not answer, whatever its counts say.
+        """
+        with open_session(self._address, ANSWER_SECONDS) as session:
+            return is_empty(session, queue)
 
     def delete_queue(self, queue: str, *, if_empty: bool = True) -> int:
         """How many events were deleted with it. Deleting one that is not there is no error.
 
         With ``if_empty`` that is 0, but for a quorum queue that somebody published to in the very moment.
-        Raises: QueueNotEmpty, unless what waits may be lost.
+        Raises: QueueNotEmpty, unless what waits may be lost; TransportUnavailable too when nobody can say whether it
+        is empty. Nothing is deleted then.
         """
         if not if_empty:
-            return _count(self._ask(lambda channel, answered: channel.queue_delete(queue, callback=answered)))
+            return _count(
+                self._ask(queue, lambda channel, answered: channel.queue_delete(queue, callback=answered))
+            )
         unacked = self._unacked(queue)
         if unacked:
             raise QueueNotEmpty(queue, unacked)
         try:
             return _count(
                 self._ask(
-                    lambda channel, answered: channel.queue_delete(queue, if_empty=True, callback=answered)
+                    queue,
+                    lambda channel, answered: channel.queue_delete(queue, if_empty=True, callback=answered),
                 )
             )
         except TransportUnavailable as error:
@@ -88,13 +113,13 @@ class BrokerAdmin:
     def _look_and_delete(self, queue: str) -> int:
         """Quorum queues know no if-empty (540, which closes the connection; 3.10), so it is asked right beforehand."""
         with open_session(self._address, ANSWER_SECONDS) as session:
-            frame = session.ask(
-                lambda channel, answered: channel.queue_declare(queue, passive=True, callback=answered)
-            )
-            if frame.method.message_count:
-                raise QueueNotEmpty(queue, int(frame.method.message_count))
+            if not is_empty(session, queue):
+                frame = ask_of(session, queue, passive(queue))
+                raise QueueNotEmpty(queue, _count(frame) or 1)
             return _count(
-                session.ask(lambda channel, answered: channel.queue_delete(queue, callback=answered))
+                ask_of(
+                    session, queue, lambda channel, answered: channel.queue_delete(queue, callback=answered)
+                )
             )
 
     def move(
@@ -116,48 +141,32 @@ class BrokerAdmin:
 
         Shape: at least name, type, arguments, durable each; counts as the API has them.
         """
-        if not self._management_url:
-            return None
-        found = self._get(f"/queues/{self._quoted_vhost()}")
-        return list(found) if isinstance(found, list) else []
+        return None if self._management is None else self._management.queues()
 
-    def _ask(self, question: Callable[[Any, Callable[[Any], None]], object]) -> Any:
+    def _ask(self, queue: str, question: Question) -> Any:
         """The answer; None for a queue that is not there."""
         with open_session(self._address, ANSWER_SECONDS) as session:
-            try:
-                return session.ask(question)
-            except pika.exceptions.ChannelClosed as reason:
-                if reason.reply_code == _NOT_FOUND:
-                    return None
-                raise TransportUnavailable(f"RabbitMQ at {self._address}", describe(reason)) from reason
+            return ask_of(session, queue, question)
 
     def _unacked(self, queue: str) -> int | None:
-        if not self._management_url:
+        if self._management is None:
             return None
         try:
-            found = self._get(f"/queues/{self._quoted_vhost()}/{urllib.parse.quote(queue, safe='')}")
+            return self._management.unacked_of(queue)
         except TransportUnavailable:
             return None
-        count = found.get("messages_unacknowledged") if isinstance(found, dict) else None
-        return count if isinstance(count, int) else None
 
-    def _quoted_vhost(self) -> str:
-        return urllib.parse.quote(self._address.virtual_host, safe="")
 
-    def _get(self, path: str) -> Any:
-        """Raises: TransportUnavailable."""
-        url = urllib.parse.urlsplit(self._management_url)
-        # urllib does not take a login from the URL.
-        login = f"{urllib.parse.unquote(url.username or '')}:{urllib.parse.unquote(url.password or '')}"
-        bare = url._replace(netloc=url.netloc.rpartition("@")[2], path=f"{url.path}/api{path}").geturl()
-        request = urllib.request.Request(bare)  # noqa: S310 (the operator's own setting)
-        if url.username:
-            request.add_header("Authorization", "Basic " + b64encode(login.encode()).decode())
-        try:
-            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310 (as above)
-                return json.load(response)
-        except (OSError, ValueError) as error:
-            raise TransportUnavailable("the broker's management API", str(error)) from error
+#: Stands for the answer of a queue that gave none.
+_SILENCE = TimeoutError()
+
+
+def _depth(frame: Any, unacked: int | None) -> Depth:
+    """``frame`` is None for a queue that is not there."""
+    if frame is None:
+        return Depth(ready=0, consumers=0)
+    method = frame.method
+    return Depth(ready=method.message_count, consumers=method.consumer_count, unacked=unacked)
 
 
 def _count(frame: Any) -> int:

@@ -10,6 +10,7 @@ from pika import spec
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.properties import to_forward
+from zerver.lib.transport.rabbitmq.questions import is_empty
 from zerver.lib.transport.rabbitmq.session import BrokerSession
 
 PREFETCH = 200
@@ -39,7 +40,7 @@ def move_events(
             raise TransportUnavailable(
                 f"moving from {source!r} to {target!r}, with {moved} moved,", moving.problem
             )
-        if moved == before and moving.is_idle() and _ready(session, source) == 0:
+        if moved == before and moving.is_idle() and is_empty(session, source):
             break
         if progress is not None and moved != told:
             told = moved
@@ -47,13 +48,6 @@ def move_events(
     moving.finish()
     session.turn(moving.is_closed, QUIET_SECONDS * 20)
     return moving.moved
-
-
-def _ready(session: BrokerSession, queue: str) -> int:
-    frame = session.ask(
-        lambda channel, answered: channel.queue_declare(queue, passive=True, callback=answered)
-    )
-    return int(frame.method.message_count)
 
 
 class _Move:

@@ -4,8 +4,9 @@ pika's own blocking connection has no deadline on its calls: a broker that accep
 would hold the caller for minutes.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pika
@@ -17,6 +18,12 @@ from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener
 
 CLOSE_SECONDS = 2.0
+#: Channels open at the same time; a broker may be told to allow no more than a few hundred.
+AT_ONCE = 50
+
+Answered = Callable[[Any], object]
+#: Asks on the open channel that it is given, and hands on the answer.
+Question = Callable[[Any, Answered], object]
 
 
 class BrokerSession(ConnectionListener):
@@ -38,28 +45,59 @@ class BrokerSession(ConnectionListener):
 
     def channel(self) -> Any:
         """A fresh, open channel. Raises: TransportUnavailable."""
-        self.wait(lambda: self._pika is not None, "a connection")
-        connection = self._pika
-        assert connection is not None  # noqa: S101 (narrows the type)
         opened: list[Any] = []
-        connection.channel(on_open_callback=opened.append)
+        self._connected().channel(on_open_callback=opened.append)
         self.wait(lambda: bool(opened), "a channel")
         return opened[0]
 
-    def ask(self, question: Callable[[Any, Callable[[Any], None]], object]) -> Any:
+    def ask(self, question: Question, what: str = "an answer") -> Any:
         """``question(channel, answered)`` on a channel of its own; the frame that ``answered`` is called with.
 
         Raises: pika's ChannelClosedByBroker when the broker refuses; TransportUnavailable.
         """
-        channel = self.channel()
         answers: list[Any] = []
-        refusals: list[BaseException] = []
-        channel.add_on_close_callback(lambda _, reason: refusals.append(reason))
-        question(channel, answers.append)
-        self.wait(lambda: bool(answers or refusals), "an answer")
-        if not answers:
-            raise refusals[0]
+        self._put(question, answers.append)
+        self.wait(lambda: bool(answers), what)
+        if isinstance(answers[0], BaseException):
+            raise answers[0]
         return answers[0]
+
+    def ask_each(self, questions: Mapping[str, Question]) -> dict[str, Any]:
+        """As ``ask``, all at once and under one deadline for every ``AT_ONCE`` of them.
+
+        Shape: by name the frame, or the exception where the broker refused; nothing where no answer came in time.
+        Raises: TransportUnavailable without a connection.
+        """
+        answers: dict[str, Any] = {}
+        names = list(questions)
+        for start in range(0, len(names), AT_ONCE):
+            for name in names[start : start + AT_ONCE]:
+                self._put(questions[name], partial(answers.setdefault, name))
+            expected = min(start + AT_ONCE, len(names))
+            self.turn(partial(_has, answers, expected), self._timeout_seconds)
+            if len(answers) < expected:
+                break  # somebody hangs; those who come after would have to wait as long
+        return answers
+
+    def _put(self, question: Question, answered: Answered) -> None:
+        """Ask on a channel of its own, which closes with the answer; what came first, answer or refusal, counts."""
+        is_answered = False
+
+        def settle(answer: Any) -> None:
+            nonlocal is_answered
+            if not is_answered:
+                is_answered = True
+                answered(answer)
+                if channel.is_open:
+                    channel.close()
+
+        channel = self._connected().channel(on_open_callback=lambda opened: question(opened, settle))
+        channel.add_on_close_callback(lambda _, reason: settle(reason))
+
+    def _connected(self) -> pika.SelectConnection:
+        self.wait(lambda: self._pika is not None, "a connection")
+        assert self._pika is not None  # noqa: S101 (narrows the type)
+        return self._pika
 
     def wait(self, is_done: Callable[[], bool], what: str) -> None:
         """Raises: TransportUnavailable when it does not come in time, or the connection goes."""
@@ -75,6 +113,10 @@ class BrokerSession(ConnectionListener):
         self._owner.turn(lambda: is_done() or self._problem is not None, monotonic() + seconds)
         if self._problem is not None:
             raise self._problem
+
+
+def _has(answers: Sized, expected: int) -> bool:
+    return len(answers) >= expected
 
 
 @contextmanager

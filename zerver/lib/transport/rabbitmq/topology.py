@@ -66,7 +66,7 @@ def declaration_error(queue: str, reason: BaseException) -> TransportError:
 
 
 def declare_on(
-    channel: Any, queue: QueueDeclaration, answered: Callable[[Any], None], *, passive: bool = False
+    channel: Any, queue: QueueDeclaration, answered: Callable[[Any], object], *, passive: bool = False
 ) -> None:
     """``passive`` asks only whether there is a queue of that name."""
     told = {} if passive else arguments(queue)

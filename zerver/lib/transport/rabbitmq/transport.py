@@ -68,6 +68,9 @@ class RabbitTransport(Transport):
     def depth(self, queue: QueueDeclaration) -> Depth:
         return self.admin.depth(queue.name)
 
+    def depths(self, queues: Sequence[QueueDeclaration]) -> dict[str, Depth]:
+        return self.admin.depths([queue.name for queue in queues])
+
     def close(self) -> None:
         self._publisher.close(CLOSE_SECONDS)
         shared = self._shared_by_pid.pop(os.getpid(), None)

@@ -1,0 +1,91 @@
+"""RabbitMQ's management API, for what AMQP cannot tell: reading only, and never over a redirect."""
+
+import http.client
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from base64 import b64encode
+from collections.abc import Mapping
+from typing import IO, Any
+
+from django.views.decorators.debug import sensitive_variables
+
+from zerver.lib.errors import TransportUnavailable
+
+ANSWER_SECONDS = 10.0
+
+_WHAT = "the broker's management API"
+
+
+class ManagementApi:
+    """``url`` is ``QUEUE_MANAGEMENT_URL``, login included; every method raises TransportUnavailable."""
+
+    def __init__(self, url: str, virtual_host: str) -> None:
+        self._url = url.rstrip("/")
+        self._vhost = urllib.parse.quote(virtual_host, safe="")
+
+    def queues(self) -> list[Mapping[str, Any]]:
+        """The vhost's queues. Shape: at least name, type, arguments, durable each; counts as the API has them."""
+        return _objects(self._get(f"/queues/{self._vhost}"))
+
+    def unacked(self) -> dict[str, int]:
+        """By queue, what is in consumers' hands; a queue of which the API does not know it is missing."""
+        found = _objects(self._get(f"/queues/{self._vhost}", "columns=name,messages_unacknowledged"))
+        counts = {queue.get("name"): queue.get("messages_unacknowledged") for queue in found}
+        return {
+            name: count for name, count in counts.items() if isinstance(name, str) and isinstance(count, int)
+        }
+
+    def unacked_of(self, queue: str) -> int | None:
+        """None where the API does not know it, or knows no such queue."""
+        quoted = urllib.parse.quote(queue, safe="")
+        found = self._get(f"/queues/{self._vhost}/{quoted}", "columns=messages_unacknowledged")
+        count = found.get("messages_unacknowledged") if isinstance(found, dict) else None
+        return count if isinstance(count, int) else None
+
+    @sensitive_variables()
+    def _get(self, path: str, query: str = "") -> Any:
+        """A crash reporter shows nothing of this call: nearly all of its variables hold the login."""
+        try:
+            with _opener.open(_request(self._url, path, query), timeout=ANSWER_SECONDS) as response:
+                return json.load(response)
+        except http.client.InvalidURL as error:
+            # Its text may quote a part of the password.
+            raise TransportUnavailable(
+                _WHAT, "QUEUE_MANAGEMENT_URL is no http://user:password@host:15672"
+            ) from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            # HTTPException: who answers there does not speak HTTP.
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()
+            # From None: urllib's frames hold the login, and not every crash reporter heeds Django's decorators.
+            raise TransportUnavailable(_WHAT, str(error) or type(error).__name__) from None
+
+
+class _NoRedirect(urllib.request.HTTPRedirectHandler):
+    """The login belongs to the host that the operator named; urllib would carry it to any other."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> None:
+        return None
+
+
+_opener = urllib.request.build_opener(_NoRedirect)
+
+
+@sensitive_variables()
+def _request(base: str, path: str, query: str) -> urllib.request.Request:
+    url = urllib.parse.urlsplit(base)
+    bare = url._replace(netloc=url.netloc.rpartition("@")[2], path=f"{url.path}/api{path}", query=query)
+    request = urllib.request.Request(bare.geturl())  # noqa: S310 (the operator's own setting)
+    if url.username:
+        # urllib does not take a login from the URL.
+        login = f"{urllib.parse.unquote(url.username)}:{urllib.parse.unquote(url.password or '')}"
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(login.encode()).decode())
+    return request
+
+
+def _objects(found: Any) -> list[Mapping[str, Any]]:
+    return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
