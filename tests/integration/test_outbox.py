@@ -43,7 +43,8 @@ def _statements() -> Iterator[list[str]]:
         return execute(statement, *arguments)
 
     def listen(connection: Any, **_: Any) -> None:
-        connection.execute_wrappers.append(note)
+        if note not in connection.execute_wrappers:
+            connection.execute_wrappers.append(note)
 
     connection_created.connect(listen)
     with connection.execute_wrapper(note):
