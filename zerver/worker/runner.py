@@ -216,10 +216,12 @@ class QueueRunner:
         """One group, alone in the process if it is a suspect; returns the groups to be handled next."""
         is_suspect = any(delivery.redelivered for delivery in deliveries)
         solitude = self._host.solitude
-        company: AbstractContextManager[None] = nullcontext()
+        company: AbstractContextManager[bool] = nullcontext(True)
         if solitude is not None:
-            company = solitude.alone() if is_suspect else solitude.shared()
-        with company:
+            company = solitude.alone(self.stopping) if is_suspect else solitude.shared(self.stopping)
+        with company as is_in:
+            if not is_in:
+                return [deliveries]  # told to stop while waiting for a turn: handed back with the rest
             self.counters.started(len(deliveries))
             started_at = clock.monotonic()
             travelled = self._journey.travel(deliveries, deadline)
