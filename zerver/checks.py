@@ -67,18 +67,19 @@ def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> list[
         return []
     connection = connections[settings.database]
     found = list(_product(connection))
-    if found or settings.database not in (databases or ()):
+    if any(message.is_serious() for message in found) or settings.database not in (databases or ()):
         return found
     try:
-        return list(_version(connection)) + list(_sqlite_pragmas(connection))
+        return [*found, *_version(connection), *_sqlite_pragmas(connection)]
     except DatabaseError as error:
         problem = " ".join(str(error).split())
         return [
+            *found,
             Error(
                 f"the database {connection.alias!r} cannot be asked: {problem}",
                 hint="see that it runs and lets this project in",
                 id="zerver.E009",
-            )
+            ),
         ]
 
 
