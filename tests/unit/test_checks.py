@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from types import ModuleType
+
 import pytest
+from django.apps import AppConfig, apps
 from django.core.checks import CheckMessage
+from django.db import connections
 from pytest_django import Settings
 
 from zerver import checks
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import ConfigurationError
 from zerver.lib.registry import QueueDeclaration, QueueRegistry
+from zerver.worker.queue_processors import discover
 
 
 @pytest.fixture
@@ -97,3 +103,22 @@ def test_a_timeout_over_half_of_the_brokers_is_an_error_where_there_is_a_broker(
 def test_immediate_mode_is_warned_of_in_a_deployment(settings: Settings) -> None:
     settings.QUEUE_URL = "immediate://"
     assert ids(checks.check_deployment()) == ["zerver.W003"]
+
+
+def test_a_database_that_commits_nothing_by_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = connections["default"]
+    assert "zerver.E010" not in ids(checks.check_database())
+    monkeypatch.setitem(connection.settings_dict, "AUTOCOMMIT", False)
+    assert "zerver.E010" in ids(checks.check_database())
+
+
+def test_an_app_that_is_a_single_module_has_no_workers_and_stops_nobody(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = ModuleType("lone_app")
+    monkeypatch.setitem(sys.modules, "lone_app", module)
+    config = type("LoneConfig", (AppConfig,), {"name": "lone_app", "path": "/", "__module__": "lone_app"})
+    monkeypatch.setattr(module, "LoneConfig", config, raising=False)
+    settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "lone_app.LoneConfig"]
+    assert apps.is_installed("lone_app")
+    discover()

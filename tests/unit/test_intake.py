@@ -180,16 +180,15 @@ def test_a_lane_that_cannot_be_reached_rests_while_the_other_goes_on(monkeypatch
     assert intake.problems == {}
 
 
-def test_every_lane_is_started_paused_resumed_flushed_and_closed() -> None:
+def test_every_lane_is_started_paused_resumed_and_closed() -> None:
     lanes = [ListLane("left"), ListLane("right")]
     intake = Intake(lanes, threads=1)
     intake.start()
     intake.pause()
     intake.resume()
-    intake.flush()
     intake.close(10)
     for lane in lanes:
-        assert lane.calls == ["start", "pause", "resume", "flush", "close within 10.0 s"]
+        assert lane.calls == ["start", "pause", "resume", "close within 10.0 s"]
 
 
 def test_a_lane_gets_a_moment_to_close_though_the_one_before_took_all_the_time(
@@ -200,3 +199,15 @@ def test_a_lane_gets_a_moment_to_close_though_the_one_before_took_all_the_time(
     lanes = [ListLane("slow"), ListLane("next")]
     Intake(lanes, threads=1).close(10)
     assert [lane.calls for lane in lanes] == [["close within 10.0 s"], ["close within 0.5 s"]]
+
+
+def test_every_lane_is_closed_though_one_of_them_raises() -> None:
+    class TornLane(ListLane):
+        def close(self, timeout_seconds: float) -> None:
+            super().close(timeout_seconds)
+            raise TransportUnavailable(self.name, "torn")
+
+    lanes = [TornLane("broker"), ListLane("table")]
+    with pytest.raises(TransportUnavailable, match="torn"):
+        Intake(lanes, threads=1).close(10)
+    assert all(len(lane.calls) == 1 for lane in lanes)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from zerver.lib.queue_stats import QueueStats, read_stats, stats_path, write_stats
+from zerver.lib.queue_stats import QueueStats, read_stats, remove_stats, stats_path, write_stats
 
 
 def _stats(**changes: object) -> QueueStats:
@@ -30,3 +30,13 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> No
     path.write_text(text)
     with pytest.raises(ValueError, match=r"mail\.0\.stats is no stats file"):
         read_stats(path)
+
+
+def test_only_who_wrote_a_file_last_takes_it_away(tmp_path: Path) -> None:
+    write_stats(tmp_path, _stats(pid=7))
+    write_stats(tmp_path, _stats(pid=8))
+    remove_stats(tmp_path, "mail", 2, pid=7)
+    assert read_stats(stats_path(tmp_path, "mail", 2)).pid == 8
+    remove_stats(tmp_path, "mail", 2, pid=8)
+    assert list(tmp_path.iterdir()) == []
+    remove_stats(tmp_path, "mail", 2, pid=8)

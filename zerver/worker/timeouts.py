@@ -108,7 +108,7 @@ class MainThreadDeadline(_WatchedDeadline):
             return call()
         finally:
             # A signal that lands before the next line still raises, out of this block: the event counts as timed
-            # out, though it had just finished. The timer has gone off then, so that nothing stays armed.
+            # out, though it had just finished. ``_fire`` has disarmed then what is not disarmed here.
             self._armed = None
             signal.setitimer(signal.ITIMER_REAL, 0)
 
@@ -117,6 +117,7 @@ class MainThreadDeadline(_WatchedDeadline):
         entry = self._armed
         if entry is not None and entry.seconds_over >= 0:
             self._armed = None
+            signal.setitimer(signal.ITIMER_REAL, 0)
             entry.soft_fired = True
             raise HandlerTimeout
 

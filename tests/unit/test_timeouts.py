@@ -1,0 +1,229 @@
+"""Soft limits, landing wherever they like: the outcome is the limit or the result, and nothing stays behind."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import CodeType, FrameType
+from typing import Any
+
+import pytest
+
+from zerver.lib import clock, signals
+from zerver.worker.timeouts import (
+    HandlerTimeout,
+    MainThreadDeadline,
+    Running,
+    ThreadDeadline,
+    Watchdog,
+)
+
+#: The limit of tests is usually kept by the very timer that is under test here.
+pytestmark = pytest.mark.timeout(60, method="thread")
+
+
+@pytest.fixture
+def watchdog() -> Watchdog:
+    """One that does not look by itself."""
+    return Watchdog(lambda entry: None)
+
+
+@pytest.fixture
+def main_deadline(watchdog: Watchdog) -> Iterator[MainThreadDeadline]:
+    before = signal.getsignal(signal.SIGALRM)
+    yield MainThreadDeadline(watchdog, "letters", _give_up)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def told() -> Iterator[list[dict[str, Any]]]:
+    """What ``handler_timed_out`` said."""
+    heard: list[dict[str, Any]] = []
+
+    def hear(**facts: Any) -> None:
+        heard.append(facts)
+
+    signals.handler_timed_out.connect(hear)
+    yield heard
+    signals.handler_timed_out.disconnect(hear)
+
+
+def _give_up(entry: Running) -> None: ...
+
+
+def _codes(kind: type[MainThreadDeadline]) -> Sequence[CodeType]:
+    """Of the functions that run around the handler."""
+    methods = [kind.run, kind._call]
+    return [method.__code__ for method in methods]
+
+
+class LandingAt:
+    """Fires at the nth bytecode that these functions come to."""
+
+    def __init__(self, place: int, codes: Sequence[CodeType], fire: Callable[[], bool]) -> None:
+        self.has_fired = False
+        self._left = place
+        self._codes = codes
+        self._fire = fire
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        before = sys.gettrace()
+        sys.settrace(self._trace)
+        try:
+            yield
+        finally:
+            sys.settrace(before)
+
+    def _trace(self, frame: FrameType, event: str, argument: Any) -> Any:
+        if frame.f_code not in self._codes:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode" and not self.has_fired:
+            self._left -= 1
+            if self._left < 0:
+                # Said before: what lands, lands right here.
+                self.has_fired = True
+                self.has_fired = self._fire()
+        return self._trace
+
+
+def _outcomes(deadline: MainThreadDeadline, watchdog: Watchdog, fire: Callable[[], bool]) -> list[str]:
+    """One for each bytecode at which the limit can land."""
+    found: list[str] = []
+    while True:
+        landing = LandingAt(len(found), _codes(type(deadline)), fire)
+        try:
+            with landing.watching():
+                outcome = deadline.run(30.0, [], lambda: "result")
+        except HandlerTimeout:
+            outcome = "timed out"
+        assert watchdog.running == {}, f"left behind by a limit at bytecode {len(found)}"
+        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0, f"armed after a limit at bytecode {len(found)}"
+        if not landing.has_fired:
+            assert outcome == "result"
+            return found
+        found.append(outcome)
+        assert deadline.run(30.0, [], lambda: "next") == "next"
+
+
+def test_a_signal_may_land_at_any_bytecode_of_the_main_thread(
+    watchdog: Watchdog, main_deadline: MainThreadDeadline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+
+    def fire() -> bool:
+        now[0] += 100.0
+        signal.raise_signal(signal.SIGALRM)
+        return True
+
+    outcomes = _outcomes(main_deadline, watchdog, fire)
+    assert set(outcomes) == {"timed out", "result"}
+
+
+class AskingWatchdog(Watchdog):
+    """Asks for the soft limit at one place of a call's way; it lands at once, or where the lock is left."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(lambda entry: None)
+        self._place = place
+        self.running = _Told(self)
+        self.has_asked = False
+        self.soft_lock = _ToldLock(self)  # type: ignore[assignment] # does what is needed of a lock
+
+    def at(self, place: str) -> None:
+        if place == self._place and not self.has_asked:
+            self.has_asked = True
+            [(thread_id, entry)] = self.running.items()
+            self._raise_in(thread_id, entry)
+
+
+class _Told(dict[int, Running]):
+    def __init__(self, watchdog: AskingWatchdog) -> None:
+        super().__init__()
+        self._watchdog = watchdog
+
+    def __setitem__(self, thread_id: int, entry: Running) -> None:
+        super().__setitem__(thread_id, entry)
+        self._watchdog.at("entered")
+
+
+class _ToldLock:
+    def __init__(self, watchdog: AskingWatchdog) -> None:
+        self._lock = threading.Lock()
+        self._watchdog = watchdog
+
+    def __enter__(self) -> None:
+        self._watchdog.at("leaving")
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+@pytest.mark.parametrize("place", ["entered", "running", "leaving"])
+def test_an_asynchronous_limit_may_land_anywhere_in_another_thread(place: str) -> None:
+    watchdog = AskingWatchdog(place)
+    deadline = ThreadDeadline(watchdog, "letters", _give_up)
+    with pytest.raises(HandlerTimeout):
+        deadline.run(30.0, [], lambda: watchdog.at("running"))
+    assert watchdog.has_asked
+    assert watchdog.running == {}
+    assert deadline.run(30.0, [], lambda: "next") == "next"
+
+
+def test_a_signal_of_the_call_before_does_not_end_this_one(
+    watchdog: Watchdog, main_deadline: MainThreadDeadline
+) -> None:
+    def handle() -> str:
+        signal.raise_signal(signal.SIGALRM)
+        return "result"
+
+    assert main_deadline.run(30.0, [], handle) == "result"
+
+
+def test_a_soft_limit_in_the_main_thread_is_told_once_it_has_fired(
+    main_deadline: MainThreadDeadline, told: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(HandlerTimeout):
+        main_deadline.run(0.02, [], lambda: threading.Event().wait(20))
+    [said] = told
+    assert (said["queue"], said["is_hard"]) == ("letters", False)
+    assert 0.02 <= said["seconds"] < 10
+
+
+def test_a_soft_limit_that_the_handler_swallowed_is_told_as_well(
+    main_deadline: MainThreadDeadline, told: list[dict[str, Any]]
+) -> None:
+    def handle() -> str:
+        try:
+            threading.Event().wait(20)
+        except BaseException:
+            return "swallowed"
+        return "slept well"
+
+    assert main_deadline.run(0.02, [], handle) == "swallowed"
+    assert [said["is_hard"] for said in told] == [False]
+
+
+def test_a_soft_limit_in_another_thread_is_told(watchdog: Watchdog, told: list[dict[str, Any]]) -> None:
+    def handle() -> None:
+        [(thread_id, entry)] = watchdog.running.items()
+        watchdog._raise_in(thread_id, entry)
+
+    with pytest.raises(HandlerTimeout):
+        ThreadDeadline(watchdog, "letters", _give_up).run(30.0, [], handle)
+    assert [(said["queue"], said["is_hard"]) for said in told] == [("letters", False)]
+
+
+def test_a_call_that_ends_in_time_is_not_told_of(
+    main_deadline: MainThreadDeadline, told: list[dict[str, Any]]
+) -> None:
+    with pytest.raises(KeyError):
+        main_deadline.run(30.0, [], lambda: dict[str, str]()["nothing"])
+    assert told == []
