@@ -327,6 +327,19 @@ def test_the_depth_tells_what_waits_and_nothing_that_it_cannot_know(harness: Har
     party.lane.pause()
 
 
+def test_the_depths_of_several_queues_are_told_at_once(harness: Harness) -> None:
+    queue, other = harness.declare(), harness.declare("contract_other")
+    harness.publish(*[event(queue, number) for number in range(3)])
+    harness.publish(event(other))
+    harness.wait_for_ready(queue, 3)
+    harness.wait_for_ready(other, 1)
+
+    depths = harness.publisher.depths([other, queue])
+
+    assert [(name, depth.ready) for name, depth in depths.items()] == [("contract_other", 1), ("contract", 3)]
+    assert harness.publisher.depths([]) == {}
+
+
 def test_an_empty_queue_has_nothing_ready(harness: Harness) -> None:
     queue = harness.declare()
     party = harness.open(queue)

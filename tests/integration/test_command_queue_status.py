@@ -15,6 +15,7 @@ from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.event_table import EventTable
 from zerver.lib.queue import queue_json_publish
+from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import WaitingEvent, WorkerProcess
 
@@ -69,6 +70,29 @@ def test_an_undeclared_queue_that_holds_events_is_marked(queue_database: TestDat
     queue_json_publish("noop", {})
     WaitingEvent.objects.update(queue="bygone")
     assert run("queue_status").row("bygone")[-1] == "undeclared"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "note"),
+    [({}, "critical: nobody takes from it"), ({"enabled": False}, "disabled")],
+)
+def test_the_note_says_that_nobody_takes_what_waits_where_somebody_should(
+    queue_database: TestDatabase, overrides: dict[str, object], note: str
+) -> None:
+    queues.apply_overrides({"user_activity": overrides})
+    try:
+        queue_json_publish(
+            "user_activity", {"user": "a", "client": "b", "query": "c", "time": "2026-01-01T00:00:00Z"}
+        )
+        assert run("queue_status", "user_activity").row("user_activity")[-1] == note
+    finally:
+        queues.apply_overrides({})
+
+
+def test_the_note_says_that_and_why_nothing_can_be_known(away: None) -> None:
+    row("user_activity")
+    cells = run("queue_status", "user_activity").row("user_activity")
+    assert cells[-1] == "unknown: not all that waits could be counted"
 
 
 def test_with_the_broker_away_the_tables_figures_are_shown_as_a_lower_bound(away: None) -> None:

@@ -241,11 +241,18 @@ def test_what_is_not_supported_yet_is_refused_by_name(option: str) -> None:
 def test_warn_seconds_and_crit_seconds_are_the_backlogs_that_status_warns_of(
     spine: Spine, options: dict[str, float], level: str
 ) -> None:
-    spine.publish("ledger", n=1)
+    """The second event waits behind the first, at which the worker is held."""
+    spine.work("--queue=ledger", ledger={"prefetch": 1})
+    spine.publish("ledger", ["wait_while_exists", _gate(spine)], n=1)
+    spine.wait_for_note("started")
+    spine.publish("ledger", n=2)
     env = {**spine.env, "QUEUE_OVERRIDES": json.dumps({"ledger": options})}
     process = spine.start("queue_status", "ledger", "--json", env=env)
     assert process.wait() == 0
-    assert json.loads(process.output)["queues"][0]["level"] == level
+    [queue] = json.loads(process.output)["queues"]
+    assert (queue["ready"], queue["level"], queue["reason"]) == (1, level, "")
+    _open_gate(spine)
+    spine.wait_for_numbers([1, 2])
 
 
 @on_sqlite

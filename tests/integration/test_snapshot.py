@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db.models import F
 from pytest_django import Settings
 
 from tests.servers.databases import TestDatabase
@@ -20,8 +22,13 @@ from zerver.lib.latency import Histogram
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
+from zerver.lib.transport.rabbitmq import admin
+from zerver.lib.transport.rabbitmq.session import open_session
 from zerver.models import FailedEvent, WaitingEvent, WorkerProcess
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, take_snapshot
+from zerver.monitoring.thresholds import Level
+
+ACTIVITY = {"user": "a", "client": "b", "query": "c", "time": "2026-01-01T00:00:00Z"}
 
 pytestmark = pytest.mark.usefixtures("queue_database")
 
@@ -122,6 +129,89 @@ def test_the_rate_is_over_the_workers_lives_at_first_and_then_between_heartbeats
     WorkerProcess.objects.filter(pk=row.pk).update(consumed=250, heartbeat_at_ms=row.heartbeat_at_ms + 10_000)
     later = take_snapshot(test_queues=True, previous=again)
     assert of("noop", later).rate_per_minute == pytest.approx(60)
+
+
+def test_what_waits_on_the_broker_while_nobody_takes_it_is_critical(
+    rabbit_vhost: str, settings: Settings
+) -> None:
+    settings.QUEUE_URL = rabbit_vhost
+    queue_json_publish("user_activity", ACTIVITY)
+    queue_json_publish("noop", {})
+    wait_for(lambda: of("user_activity").ready == of("noop").ready == 1, 10, "both to be counted")
+    found = of("user_activity")
+    assert (found.level, found.verdict.reason) == (Level.CRITICAL, "nobody takes from it")
+    assert found.backlog_seconds is None
+    # A test queue's worker runs when somebody wants it to.
+    assert of("noop").level is Level.OK
+
+
+def test_what_waits_in_the_table_while_nobody_takes_it_is_critical_until_a_worker_comes() -> None:
+    queue_json_publish("user_activity", ACTIVITY)
+    assert of("user_activity").level is Level.CRITICAL
+    worker("user_activity")
+    assert of("user_activity").level is Level.OK
+
+
+def test_events_of_a_queue_that_is_turned_off_may_wait() -> None:
+    queues.apply_overrides({"user_activity": {"enabled": False}})
+    try:
+        queue_json_publish("user_activity", ACTIVITY)
+        assert of("user_activity").level is Level.OK
+    finally:
+        queues.apply_overrides({})
+
+
+def test_workers_that_finish_nothing_of_what_waits_on_the_broker_are_critical(
+    rabbit_vhost: str, settings: Settings
+) -> None:
+    settings.QUEUE_URL = rabbit_vhost
+    lane = current.worker_lanes()[0].open_lane(replace(queues.lookup("user_activity"), prefetch=1), "test")
+    lane.start(lambda: None)
+    try:
+        wait_for(lambda: of("user_activity").consumers == 1, 10, "the consumer")
+        for _ in range(150):
+            queue_json_publish("user_activity", ACTIVITY)
+        row = worker("user_activity", age_ms=50_000)
+        wait_for(lambda: (of("user_activity").ready or 0) > 0, 10, "some to wait")
+        found = of("user_activity")
+        assert (found.level, found.rate_per_minute, found.backlog_seconds) == (Level.UNKNOWN, 0, None)
+        assert "how fast" in found.verdict.reason
+        WorkerProcess.objects.filter(pk=row.pk).update(started_at_ms=row.started_at_ms - 60_000)
+        found = of("user_activity")
+        assert (found.level, found.verdict.reason) == (Level.CRITICAL, "its workers get nothing done")
+    finally:
+        lane.close(5)
+
+
+def test_how_long_workers_have_finished_nothing_is_added_up_over_snapshots() -> None:
+    row = worker(age_ms=120_000, consumed=240)
+
+    def after(seconds: int, previous: Snapshot, **fields: Any) -> Snapshot:
+        rows = WorkerProcess.objects.filter(pk=row.pk)
+        rows.update(heartbeat_at_ms=F("heartbeat_at_ms") + seconds * 1000, **fields)
+        return take_snapshot(test_queues=True, previous=previous)
+
+    first = take_snapshot(test_queues=True)
+    assert of("noop", first).idle_seconds is None
+    second = after(5, first)
+    third = after(5, second)
+    assert (of("noop", second).idle_seconds, of("noop", third).idle_seconds) == (5, 10)
+    assert of("noop", after(5, third, discarded=1)).idle_seconds is None
+
+
+def test_the_broker_is_asked_over_one_connection(
+    rabbit_vhost: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.QUEUE_URL = rabbit_vhost
+    opened: list[object] = []
+
+    def counted(*arguments: Any) -> Any:
+        opened.append(arguments)
+        return open_session(*arguments)
+
+    monkeypatch.setattr(admin, "open_session", counted)
+    assert len(take_snapshot(test_queues=True).queues) > 5
+    assert len(opened) == 1
 
 
 def test_queues_that_nobody_declares_are_shown_while_they_hold_something() -> None:

@@ -1,8 +1,10 @@
 """When a backlog is worth a warning."""
 
+from typing import Any
+
 import pytest
 
-from zerver.monitoring.thresholds import Level, backlog_seconds, judge
+from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
 
 
 @pytest.mark.parametrize(
@@ -26,9 +28,58 @@ def test_a_backlog_is_the_larger_of_what_can_be_known(
     assert backlog_seconds(ready=ready, oldest_ms=oldest_ms, rate_per_minute=rate) == seconds
 
 
+def verdict(is_expected: bool = True, **known: Any) -> Verdict:
+    """Of a queue that warns at 30 s and is critical at 60 s, and whose events may take 90 s."""
+    nothing = {
+        "ready": 5,
+        "untaken": 0,
+        "ready_of_unknown_age": 0,
+        "backlog_seconds": None,
+        "idle_seconds": None,
+    }
+    return judge(
+        Signs(**(nothing | known)),
+        warn_seconds=30,
+        crit_seconds=60,
+        timeout_seconds=90,
+        is_expected=is_expected,
+    )
+
+
 @pytest.mark.parametrize(
     ("seconds", "level"),
     [(0, Level.OK), (29.9, Level.OK), (30, Level.WARNING), (60, Level.CRITICAL), (None, Level.UNKNOWN)],
 )
 def test_the_level_is_by_the_queues_own_thresholds(seconds: float | None, level: Level) -> None:
-    assert judge(seconds, warn_seconds=30, crit_seconds=60) is level
+    assert verdict(backlog_seconds=seconds).level is level
+
+
+def test_what_nobody_takes_is_critical_however_little_is_known_of_it() -> None:
+    for seconds in (None, 0.1):
+        found = verdict(ready=100_000, untaken=100_000, ready_of_unknown_age=100_000, backlog_seconds=seconds)
+        assert found == Verdict(level=Level.CRITICAL, reason="nobody takes from it")
+
+
+def test_where_no_worker_is_meant_to_be_events_may_wait() -> None:
+    assert verdict(is_expected=False, untaken=5, backlog_seconds=3600).level is Level.OK
+    assert verdict(is_expected=False, backlog_seconds=3600).level is Level.CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("idle_seconds", "level"),
+    # The worker may still be at its first event.
+    [(None, Level.UNKNOWN), (60, Level.UNKNOWN), (89, Level.UNKNOWN), (90, Level.CRITICAL)],
+)
+def test_workers_that_get_nothing_done_are_critical_after_a_while(
+    idle_seconds: float | None, level: Level
+) -> None:
+    assert verdict(ready_of_unknown_age=5, idle_seconds=idle_seconds).level is level
+
+
+def test_a_worker_that_had_nothing_to_do_is_not_blamed_for_what_has_just_come() -> None:
+    assert verdict(idle_seconds=36_000, backlog_seconds=0.1).level is Level.OK
+
+
+def test_what_is_unknown_says_why() -> None:
+    assert "how old" in verdict(ready_of_unknown_age=5).reason
+    assert "counted" in verdict(ready=None).reason

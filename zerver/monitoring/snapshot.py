@@ -20,7 +20,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth, Transport
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
-from zerver.monitoring.thresholds import Level, backlog_seconds, judge
+from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
 from zerver.worker.process import SILENT_MS
 
 LaneFigure = Literal["ready", "unacked", "later"]
@@ -43,6 +43,8 @@ class QueueSnapshot:
     consumers: int | None = None
     #: Publish-to-done of the newest event that a worker has dealt with. Units: milliseconds.
     lag_ms: int | None = None
+    #: For so long at least none of the workers has finished anything; None when one has, or nothing can tell.
+    idle_seconds: float | None = None
     #: Consumed in a minute; see ``take_snapshot`` for over which time.
     rate_per_minute: float | None = None
     #: Publish-to-done of all that the known worker processes have dealt with. Units: milliseconds.
@@ -81,19 +83,40 @@ class QueueSnapshot:
         )
 
     @property
-    def level(self) -> Level:
+    def verdict(self) -> Verdict:
         """By the queue's own ``warn_seconds`` and ``crit_seconds``; unknown for a queue that nobody declares."""
-        if self.declaration is None:
-            return Level.UNKNOWN
+        queue = self.declaration
+        if queue is None:
+            return Verdict(level=Level.UNKNOWN, reason="nobody declares it")
         return judge(
-            self.backlog_seconds,
-            warn_seconds=self.declaration.warn_seconds,
-            crit_seconds=self.declaration.crit_seconds,
+            Signs(
+                ready=self.ready,
+                untaken=sum(depth.ready or 0 for depth in self.lanes.values() if self._takers(depth) == 0),
+                ready_of_unknown_age=sum(
+                    depth.ready or 0 for depth in self.lanes.values() if depth.oldest_ms is None
+                ),
+                backlog_seconds=self.backlog_seconds,
+                idle_seconds=self.idle_seconds,
+            ),
+            warn_seconds=queue.warn_seconds,
+            crit_seconds=queue.crit_seconds,
+            timeout_seconds=queue.timeout_seconds,
+            # Both are run when somebody asks for them by name; events may wait for that.
+            is_expected=queue.enabled and not queue.is_test_queue,
         )
+
+    @property
+    def level(self) -> Level:
+        """See ``verdict``."""
+        return self.verdict.level
 
     def known(self, name: LaneFigure) -> int:
         """What those lanes add up to that could tell: less than the truth while a total is None."""
         return sum(getattr(depth, name) or 0 for depth in self.lanes.values())
+
+    def _takers(self, of_lane: Depth) -> int | None:
+        """A broker counts its consumers; every worker takes from the event table."""
+        return of_lane.consumers if of_lane.consumers is not None else self.workers
 
     def _total(self, name: LaneFigure) -> int | None:
         figures = [getattr(depth, name) for depth in self.lanes.values()]
@@ -112,7 +135,8 @@ class QueueSnapshot:
             "workers": self.workers,
             "oldest_ms": self.oldest_ms,
             "backlog_seconds": self.backlog_seconds,
-            "level": self.level.value,
+            "level": self.verdict.level.value,
+            "reason": self.verdict.reason,
             "lag_ms": self.lag_ms,
             "rate_per_minute": self.rate_per_minute,
             "p50_ms": self.p50_ms,
@@ -127,8 +151,12 @@ class Progress:
     """How far a worker process had come when it was last heard of, and how fast it went."""
 
     consumed: int
+    #: Consumed, discarded, or dead.
+    finished: int
     at_ms: int
     per_minute: float | None
+    #: How long ``finished`` has not moved, as far as can be known; 0 when it has.
+    idle_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -257,19 +285,20 @@ def _ask_lanes(
 def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: list[str]) -> dict[str, Depth]:
     # A lane that cannot hold an event until later holds none, whether it can be reached or not.
     later = None if lane.supports_delay else 0
-    found = {queue.name: Depth(later=later) for queue in wanted}
-    for queue in wanted:
-        try:
-            depth = lane.depth(queue)
-        except TransportUnavailable as error:
-            # Whatever else would be asked of it would wait just as long for the same answer.
-            problems.append(str(error))
-            break
-        except TransportError as error:
-            problems.append(str(error))
-            continue
-        found[queue.name] = replace(depth, later=depth.later if lane.supports_delay else later)
-    return found
+    found: Mapping[str, Depth] = {}
+    try:
+        found = lane.depths(wanted)
+    except TransportError as error:
+        problems.append(str(error))
+    else:
+        silent = [queue.name for queue in wanted if found[queue.name].ready is None]
+        if silent:
+            problems.append(f"{lane.name} did not tell of {', '.join(silent)}")
+    depths = {queue.name: found.get(queue.name, Depth()) for queue in wanted}
+    return {
+        name: replace(depth, later=depth.later if lane.supports_delay else later)
+        for name, depth in depths.items()
+    }
 
 
 def _queue_snapshot(
@@ -293,6 +322,7 @@ def _queue_snapshot(
         workers=None if live is None else len(live),
         consumers=lanes[fast.name].consumers if fast is not None else None if live is None else len(live),
         lag_ms=max((worker.lag_ms for worker in live or () if worker.lag_ms is not None), default=None),
+        idle_seconds=_idle_seconds(live or (), progress),
         rate_per_minute=_rate(live or (), progress),
         p50_ms=latencies.quantile(0.5),
         p99_ms=latencies.quantile(0.99),
@@ -314,6 +344,12 @@ def _rate(live: Sequence[WorkerProcess], progress: Mapping[str, Progress]) -> fl
     return sum(told) if told else None
 
 
+def _idle_seconds(live: Sequence[WorkerProcess], progress: Mapping[str, Progress]) -> float | None:
+    """Of the worker that was at it last."""
+    idle_ms = min((progress[worker.pk].idle_ms for worker in live), default=0)
+    return idle_ms / 1000 if idle_ms else None
+
+
 def _progress(workers: Sequence[WorkerProcess], previous: Snapshot | None) -> dict[str, Progress]:
     """Counters move at heartbeats only, so the time between them counts, not the time between two snapshots."""
     found = {}
@@ -322,12 +358,22 @@ def _progress(workers: Sequence[WorkerProcess], previous: Snapshot | None) -> di
         if before is not None and before.at_ms == worker.heartbeat_at_ms:
             found[worker.pk] = before
             continue
-        since_ms = before.at_ms if before is not None else worker.started_at_ms
-        consumed = worker.consumed - (before.consumed if before is not None else 0)
-        elapsed_ms = worker.heartbeat_at_ms - since_ms
-        found[worker.pk] = Progress(
-            consumed=worker.consumed,
-            at_ms=worker.heartbeat_at_ms,
-            per_minute=max(consumed, 0) * 60_000 / elapsed_ms if elapsed_ms > 0 else None,
-        )
+        found[worker.pk] = _progress_of(worker, before)
     return found
+
+
+def _progress_of(worker: WorkerProcess, before: Progress | None) -> Progress:
+    finished = worker.consumed + worker.discarded + worker.failed
+    since_ms, consumed_before, finished_before, idle_ms = worker.started_at_ms, 0, 0, 0
+    if before is not None:
+        since_ms, consumed_before, finished_before = before.at_ms, before.consumed, before.finished
+        idle_ms = before.idle_ms
+    elapsed_ms = max(0, worker.heartbeat_at_ms - since_ms)
+    consumed = max(0, worker.consumed - consumed_before)
+    return Progress(
+        consumed=worker.consumed,
+        finished=finished,
+        at_ms=worker.heartbeat_at_ms,
+        per_minute=consumed * 60_000 / elapsed_ms if elapsed_ms else None,
+        idle_ms=0 if finished != finished_before else idle_ms + elapsed_ms,
+    )

@@ -1,6 +1,7 @@
 """When a backlog is worth a warning: pure arithmetic, standard library only, for plugins that import no Django."""
 
 import enum
+from dataclasses import dataclass
 
 
 class Level(enum.Enum):
@@ -31,10 +32,61 @@ def backlog_seconds(
     return max(known, default=None)
 
 
-def judge(seconds: float | None, *, warn_seconds: float, crit_seconds: float) -> Level:
-    """A queue's level, by its own thresholds."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """A level and why. The reason is empty where the backlog's length says it all."""
+
+    level: Level
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signs:
+    """What is known of a queue when it is judged; None where nothing can know."""
+
+    #: Due and in nobody's hand.
+    ready: int | None
+    #: Those that wait in a lane that nobody takes from.
+    untaken: int
+    #: Those of which nobody can tell how long they have waited: a broker does not.
+    ready_of_unknown_age: int
+    #: See ``backlog_seconds``.
+    backlog_seconds: float | None
+    #: For so long at least none of its workers has finished anything, although each of them has been there.
+    idle_seconds: float | None
+
+
+def judge(
+    signs: Signs,
+    *,
+    warn_seconds: float,
+    crit_seconds: float,
+    timeout_seconds: float,
+    is_expected: bool,
+) -> Verdict:
+    """A queue's level, by its own thresholds.
+
+    ``timeout_seconds`` is the longest that its workers may be busy with one event. ``is_expected``: workers should be
+    there all the time. Where none is meant to be, and none is, what waits is as it should be.
+    """
+    if signs.untaken:
+        return Verdict(level=Level.CRITICAL, reason="nobody takes from it") if is_expected else _FINE
+    patience_seconds = max(crit_seconds, timeout_seconds)
+    if signs.ready_of_unknown_age and (signs.idle_seconds or 0) >= patience_seconds:
+        # How old these are cannot be known, but that nobody gets anywhere with them can.
+        return Verdict(level=Level.CRITICAL, reason="its workers get nothing done")
+    seconds = signs.backlog_seconds
     if seconds is None:
-        return Level.UNKNOWN
+        return Verdict(level=Level.UNKNOWN, reason=_unknown(signs))
     if seconds >= crit_seconds:
-        return Level.CRITICAL
-    return Level.WARNING if seconds >= warn_seconds else Level.OK
+        return Verdict(level=Level.CRITICAL)
+    return Verdict(level=Level.WARNING) if seconds >= warn_seconds else _FINE
+
+
+_FINE = Verdict(level=Level.OK)
+
+
+def _unknown(signs: Signs) -> str:
+    if signs.ready is None:
+        return "not all that waits could be counted"
+    return "neither how old they are nor how fast they are taken is known"

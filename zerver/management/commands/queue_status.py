@@ -41,9 +41,10 @@ _COLUMNS = [
 
 class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
-    "failed", "consumers", "workers", "oldest_ms", "backlog_seconds", "level", "lag_ms", "rate_per_minute", "p50_ms",
-    "p99_ms", "breaker", "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null where
-    nothing can know; level is ``ok``, ``warning``, ``critical`` or ``unknown``.
+    "failed", "consumers", "workers", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms", "rate_per_minute",
+    "p50_ms", "p99_ms", "breaker", "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null
+    where nothing can know; level is ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why, in words, where it
+    is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
 
@@ -161,11 +162,22 @@ def _note(queue: QueueSnapshot) -> str:
         notes.append("undeclared")
     elif not queue.declaration.enabled:
         notes.append("disabled")
-    if queue.level in (Level.WARNING, Level.CRITICAL) and queue.backlog_seconds is not None:
-        notes.append(f"{queue.level.value}: {duration(queue.backlog_seconds * 1000)} behind")
+    if concern := _concern(queue):
+        notes.append(concern)
     if queue.breaker:
         notes.append(f"breaker open: {queue.breaker}")
     return "; ".join(notes)
+
+
+def _concern(queue: QueueSnapshot) -> str:
+    """Why somebody should look, or cannot tell whether to; of an undeclared queue there is nothing to judge."""
+    verdict = queue.verdict
+    if verdict.level is Level.OK or queue.declaration is None:
+        return ""
+    if verdict.reason:
+        return f"{verdict.level.value}: {verdict.reason}"
+    behind_ms = None if queue.backlog_seconds is None else queue.backlog_seconds * 1000
+    return f"{verdict.level.value}: {duration(behind_ms)} behind"
 
 
 def _is_known(queue: QueueSnapshot) -> bool:

@@ -50,7 +50,7 @@ class ManagementApi:
         try:
             with _opener.open(_request(self._url, path, query), timeout=ANSWER_SECONDS) as response:
                 return json.load(response)
-        except http.client.InvalidURL as error:
+        except http.client.InvalidURL:
             # Its text may quote a part of the password.
             raise TransportUnavailable(
                 _WHAT, "QUEUE_MANAGEMENT_URL is no http://user:password@host:15672"
