@@ -29,7 +29,11 @@ class Block:
 
 
 def documents() -> list[Path]:
-    return [REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+    return [
+        REPOSITORY / "README.md",
+        REPOSITORY / "CHANGELOG.md",
+        *sorted((REPOSITORY / "docs").glob("*.md")),
+    ]
 
 
 def blocks(text: str, language: str) -> list[Block]:

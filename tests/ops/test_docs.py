@@ -100,6 +100,7 @@ def test_every_setting_stands_with_its_default() -> None:
     with pytest.MonkeyPatch.context() as patch, override_settings():
         for setting in names.values():
             patch.delenv(setting, raising=False)
+        get_settings.cache_clear()
         defaults = get_settings()
     get_settings.cache_clear()
     for name, setting in names.items():
