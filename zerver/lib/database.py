@@ -1,20 +1,36 @@
 """The edge to the project's database: one way to run a statement, and Django's errors made ours, once.
 
 The event table must go on working in a process that outlives a restart of the database, so a statement that finds its
-connection dead is run once more on a new one.
+connection dead is run once more on a new one. So is one that finds the server read-only: after a failover the old
+primary may be there still, and a new connection finds the new one.
 """
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, Final, TypeVar
 
-from django.db import DataError, InterfaceError, OperationalError, ProgrammingError, connections, transaction
+from django.db import (
+    DatabaseError,
+    DataError,
+    InterfaceError,
+    InternalError,
+    OperationalError,
+    ProgrammingError,
+    connections,
+    transaction,
+)
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import QuerySet
 
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
 
 T = TypeVar("T")
 
 _AWAY = (OperationalError, InterfaceError)
+#: PostgreSQL's ``sqlstate``: "undefined table", "read only sql transaction".
+_NO_TABLE: Final = "42P01"
+_READ_ONLY: Final = "25006"
+
+_DELETED_PER_STATEMENT: Final = 500
 
 
 def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
@@ -24,21 +40,36 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
     caller's transaction it is run once, and a failure leaves that transaction to be rolled back: PostgreSQL would
     answer a later COMMIT with a silent rollback.
 
-    Raises: TransportUnavailable (the database is away, or locked for too long); EventNotStorable.
+    Raises: TransportUnavailable (the database is away, read-only, or locked for too long); EventNotStorable.
     """
     connection = connections[alias]
     driver_connection = connection.connection
     try:
         return _attempt(connection, operation)
-    except TransportUnavailable:
+    except TransportUnavailable as problem:
         if connection.in_atomic_block or driver_connection is None:
             raise
         # Leaving an atomic block Django replaces a dead connection by itself; elsewhere nobody does.
         if connection.connection is driver_connection:
-            if connection.is_usable():
+            if not _is_read_only(problem.__cause__) and connection.is_usable():
                 raise
             connection.close()
     return _attempt(connection, operation)
+
+
+def delete_by_chunks(rows: "QuerySet[Any]", alias: str) -> int:
+    """Delete them, some hundreds at a time; how many.
+
+    By chunks, so that nobody waits long for SQLite's write lock, nor PostgreSQL for one vast transaction.
+    Raises: TransportUnavailable; what was deleted until then stays deleted.
+    """
+    # In whatever order an index finds them.
+    found = rows.using(alias).order_by().values_list("pk", flat=True)
+    total = 0
+    while keys := perform(alias, lambda _: list(found[:_DELETED_PER_STATEMENT])):
+        chunk = rows.model._default_manager.using(alias).filter(pk__in=keys)
+        total += perform(alias, lambda _: chunk.delete()[0])  # noqa: B023 (runs at once)
+    return total
 
 
 def _attempt(connection: BaseDatabaseWrapper, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
@@ -50,8 +81,8 @@ def _attempt(connection: BaseDatabaseWrapper, operation: Callable[[BaseDatabaseW
         raise EventNotStorable(what, _one_line(error)) from error
     except _AWAY as error:
         raise TransportUnavailable(what, _hinted(error)) from error
-    except ProgrammingError as error:
-        if not _is_missing_table(error):
+    except (ProgrammingError, InternalError) as error:
+        if not _is_missing_table(error) and not _is_read_only(error):
             raise
         raise TransportUnavailable(what, _hinted(error)) from error
 
@@ -63,7 +94,12 @@ def _hinted(error: Exception) -> str:
 
 def _is_missing_table(error: Exception) -> bool:
     """SQLite calls it an operational error, PostgreSQL a programming error (42P01)."""
-    return str(error).startswith("no such table") or getattr(error.__cause__, "sqlstate", "") == "42P01"
+    return str(error).startswith("no such table") or getattr(error.__cause__, "sqlstate", "") == _NO_TABLE
+
+
+def _is_read_only(error: BaseException | None) -> bool:
+    """A standby, or a primary that was demoted (25006). SQLite's read-only file is an operational error."""
+    return isinstance(error, DatabaseError) and getattr(error.__cause__, "sqlstate", "") == _READ_ONLY
 
 
 def _one_line(error: Exception) -> str:

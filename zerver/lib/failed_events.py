@@ -9,7 +9,7 @@ from django.db.models import BigIntegerField, QuerySet
 from django.db.models.expressions import RawSQL
 
 from zerver.lib import clock
-from zerver.lib.database import perform
+from zerver.lib.database import delete_by_chunks, perform
 from zerver.lib.event import Event, decode_headers, encode_headers
 from zerver.lib.event_table import EventTable
 from zerver.models import FailedEvent
@@ -24,8 +24,6 @@ _TRACEBACK_HEAD: Final = 16_384
 
 #: Names the message id of the failed event that an event replays.
 REPLAY_HEADER: Final = "x-replay-of"
-
-_PRUNED_PER_STATEMENT: Final = 500
 
 State = FailedEvent.State
 
@@ -116,12 +114,7 @@ def prune(
         old = old.filter(queue=queue)
     if states is not None:
         old = old.filter(state__in=list(states))
-    total = 0
-    # By chunks, so that nobody waits long for SQLite's write lock, nor PostgreSQL for one vast transaction.
-    while keys := perform(alias, lambda _: list(old.values_list("pk", flat=True)[:_PRUNED_PER_STATEMENT])):
-        chunk = FailedEvent.objects.using(alias).filter(pk__in=keys)
-        total += perform(alias, lambda _: chunk.delete()[0])  # noqa: B023 (runs at once)
-    return total
+    return delete_by_chunks(old, alias)
 
 
 def _resolve(failed: FailedEvent, state: str, by: str, alias: str, *, replay_message_id: str = "") -> bool:

@@ -24,7 +24,7 @@ class DatabaseGuard:
         self._stop = stop
 
     def was_away(self) -> bool:
-        """Is a connection of this thread dead, or does the queues' database not answer?"""
+        """Is a connection of this thread dead, or does the queues' database not answer, or take no writes?"""
         lost = False
         for connection in connections.all(initialized_only=True):
             if (
@@ -54,12 +54,17 @@ class DatabaseGuard:
         return True
 
     def _answers(self) -> bool:
+        """Ready for what workers do, which is to write: a standby, or a primary that was demoted, is not."""
         connection = connections[self._alias]
+        is_postgres = connection.vendor == "postgresql"
         try:
             connection.close_if_unusable_or_obsolete()
             with connection.cursor() as cursor:
-                cursor.execute("SELECT 1")
+                cursor.execute("SHOW transaction_read_only" if is_postgres else "SELECT 1")
+                is_ready = not is_postgres or cursor.fetchone() == ("off",)
         except Exception:  # whatever the driver raises: it does not answer
+            is_ready = False
+        if not is_ready:
+            # The next connection may find the server that has taken over.
             connection.close()
-            return False
-        return True
+        return is_ready

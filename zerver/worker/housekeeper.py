@@ -6,14 +6,15 @@ import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from django.db import connections
+from django.db import DatabaseError, connections
 
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
+from zerver.lib.database import delete_by_chunks
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.queue_stats import stats_path, write_stats, write_whole
-from zerver.models import WorkerProcess
+from zerver.models import Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
@@ -26,7 +27,10 @@ _DAY_MS = 86_400_000
 
 
 class Housekeeper:
-    """One thread a process, with a database connection of its own; a database that is away makes it miss a beat."""
+    """One thread a process, with a database connection of its own.
+
+    A database that is away makes it miss a beat; nothing makes it end before the process does.
+    """
 
     def __init__(self, rows: Sequence[ProcessRow], settings: QueueSettings, health_file: Path | None) -> None:
         self._rows = list(rows)
@@ -35,7 +39,8 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
         self._sweep_at = 0.0
-        self._files_problem = ""
+        #: Chores that fail, of which has been told.
+        self._failing: set[str] = set()
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
 
@@ -50,30 +55,27 @@ class Housekeeper:
         """Say the last word: stopped, with the final counts."""
         self._stop.set()
         self._thread.join(10.0)
-        if self._health_file is not None:
-            self._health_file.unlink(missing_ok=True)
-        for row in self._rows:
-            stats_path(self._settings.state_dir, row.runner.queue.name, row.number).unlink(missing_ok=True)
+        self._quietly("removing stats and health files", self._remove_files)
 
     def _run(self) -> None:
         try:
             while not self._stop.wait(BEAT_SECONDS):
                 self._round()
-            self._quietly(lambda: self._write(WorkerProcess.State.STOPPED))
+            self._quietly("the last heartbeat", lambda: self._write(WorkerProcess.State.STOPPED))
         finally:
             connections.close_all()
 
     def _round(self) -> None:
-        self._recycle_if_large()
-        self._write_files()
-        self._quietly(lambda: self._write(None))
+        self._quietly("measuring memory", self._recycle_if_large)
+        self._quietly("writing stats or health files", self._write_files)
+        self._quietly("the heartbeat", lambda: self._write(None))
         now = clock.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
-            self._quietly(lambda: sweep_dead(self._settings.database))
+            self._quietly("looking for dead processes", lambda: sweep_dead(self._settings.database))
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
-            self._quietly(self._prune)
+            self._quietly("forgetting what is old", self._prune)
 
     def _write(self, state: WorkerProcess.State | None) -> None:
         for row in self._rows:
@@ -85,13 +87,31 @@ class Housekeeper:
         older_than_ms = EventTable(alias).now_ms() - int(self._settings.retention_days * _DAY_MS)
         prune_failed(older_than_ms=older_than_ms, alias=alias)
         inbox.prune(older_than_ms, alias)
+        # Of events that were purged, or settled by a process that could not say so.
+        delete_by_chunks(Suspect.objects.filter(last_started_at_ms__lt=older_than_ms), alias)
 
-    def _quietly(self, work: Callable[[], object]) -> None:
-        """The database may be away; the runners tell about that, and the next round tries again."""
+    def _quietly(self, chore: str, work: Callable[[], object]) -> None:
+        """Whatever goes wrong, the next round tries again. What is wrong is told once, until the chore succeeds; but
+        of a database that is away the runners tell.
+        """
         try:
             work()
         except STORE_ERRORS:
             connections.close_all()
+        except Exception as error:
+            if isinstance(error, DatabaseError):
+                connections.close_all()
+            if chore in self._failing:
+                return
+            self._failing.add(chore)
+            signals.worker_changed.send_robust(
+                sender=None,
+                queue=self._rows[0].runner.queue.name,
+                state=f"fails at {chore}",
+                problem=f"{type(error).__name__}: {error}",
+            )
+        else:
+            self._failing.discard(chore)
 
     def _recycle_if_large(self) -> None:
         size_mb = rss_bytes() / (1 << 20)
@@ -125,18 +145,13 @@ class Housekeeper:
         write_whole(self._health_file, json.dumps(health) + "\n")
 
     def _write_files(self) -> None:
-        """A disk that is full must not end the process: the files grow old, which is what their readers look at."""
-        try:
-            self._write_health()
-            for row in self._rows:
-                write_stats(self._settings.state_dir, row.stats())
-            self._files_problem = ""
-        except OSError as error:
-            if not self._files_problem:
-                self._files_problem = str(error)
-                signals.worker_changed.send_robust(
-                    sender=None,
-                    queue=self._rows[0].runner.queue.name,
-                    state="cannot write its stats or health file",
-                    problem=self._files_problem,
-                )
+        """What a full disk prevents grows old, which is what its readers look at."""
+        self._write_health()
+        for row in self._rows:
+            write_stats(self._settings.state_dir, row.stats())
+
+    def _remove_files(self) -> None:
+        if self._health_file is not None:
+            self._health_file.unlink(missing_ok=True)
+        for row in self._rows:
+            stats_path(self._settings.state_dir, row.runner.queue.name, row.number).unlink(missing_ok=True)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from django.db import connections
 
+from zerver.lib.database import delete_by_chunks
 from zerver.lib.event_table import EventTable
 from zerver.models import InboxEntry
 
@@ -39,5 +40,8 @@ def leave(queue: str, message_ids: Sequence[str], alias: str) -> None:
 
 
 def prune(older_than_ms: int, alias: str) -> int:
-    """Forget entries older than that; how many. An event redelivered after its retention would run again."""
-    return InboxEntry.objects.using(alias).filter(done_at_ms__lt=older_than_ms).delete()[0]
+    """Forget entries older than that; how many. An event redelivered after its retention would run again.
+
+    Raises: TransportUnavailable; what was deleted until then stays deleted.
+    """
+    return delete_by_chunks(InboxEntry.objects.filter(done_at_ms__lt=older_than_ms), alias)

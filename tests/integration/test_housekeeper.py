@@ -1,0 +1,145 @@
+"""The housekeeper: a thread that nothing ends, and what it forgets."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection, connections
+from pytest_django import Settings
+
+from tests.servers.databases import TestDatabase
+from tests.wait import wait_for
+from zerver.lib import clock, signals
+from zerver.lib.conf import get_settings
+from zerver.lib.registry import queues
+from zerver.lib.transport import current
+from zerver.models import InboxEntry, Suspect, WorkerProcess
+from zerver.worker import housekeeper as house
+from zerver.worker import inbox
+from zerver.worker.housekeeper import Housekeeper
+from zerver.worker.process import ProcessRow
+from zerver.worker.queue_processors import get_worker
+from zerver.worker.runner import Host, QueueRunner
+from zerver.worker.suspects import Solitude
+from zerver.worker.timeouts import Watchdog
+
+DAY_MS = 86_400_000
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, str]]]:
+    """What workers said of themselves: state and problem."""
+    heard: list[tuple[str, str]] = []
+
+    def hear(*, state: str, problem: str, **_: Any) -> None:
+        heard.append((state, problem))
+
+    signals.worker_changed.connect(hear)
+    yield heard
+    signals.worker_changed.disconnect(hear)
+
+
+@pytest.fixture
+def make_housekeeper(
+    queue_database: TestDatabase, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[], Housekeeper]]:
+    settings.QUEUE_STATE_DIR = str(tmp_path / "state")
+    monkeypatch.setattr(house, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(clock, "offset_ms", 0)
+    made: list[Housekeeper] = []
+
+    def make() -> Housekeeper:
+        queue = queues.lookup("noop")
+        host = Host(alias="default", name="h:1", watchdog=Watchdog(lambda _: None), solitude=Solitude())
+        lane = current.table_lane().open_lane(queue, "h:1")
+        runner = QueueRunner(queue, get_worker(queue), [lane], host)
+        row = ProcessRow(id="me", alias="default", worker_num=None, runner=runner)
+        made.append(Housekeeper([row], get_settings(), tmp_path / "health.json"))
+        return made[-1]
+
+    yield make
+    for housekeeper in made:
+        housekeeper.stop()
+    connections.close_all()
+
+
+def _beats() -> int:
+    row = WorkerProcess.objects.filter(id="me").first()
+    return row.heartbeat_at_ms if row is not None else 0
+
+
+@pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)
+def test_an_error_of_the_database_is_told_once_and_the_beats_go_on_after_it(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]]
+) -> None:
+    make_housekeeper().start()
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_worker_process RENAME COLUMN breaker TO hidden")
+    wait_for(lambda: told, 10, "the trouble to be told")
+    rounds = threading.Event()
+    assert not rounds.wait(0.5)  # ten more rounds, each with the same error
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_worker_process RENAME COLUMN hidden TO breaker")
+    beats = _beats()
+    wait_for(lambda: _beats() > beats, 10, "a beat after the error")
+    assert {state for state, _ in told} <= {"fails at the heartbeat", "fails at looking for dead processes"}
+    assert len(told) == len({state for state, _ in told})
+
+
+def test_a_disk_that_takes_no_files_is_told_once_and_the_beats_go_on(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "state").write_text("a file where the directory should be")
+    make_housekeeper().start()
+    beats = _beats()
+    wait_for(lambda: _beats() > beats, 10, "a beat")
+    assert [state for state, _ in told] == ["fails at writing stats or health files"]
+
+
+def test_files_that_cannot_be_removed_spoil_no_end(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    housekeeper = make_housekeeper()
+    housekeeper.start()
+    (tmp_path / "health.json").unlink()
+    (tmp_path / "health.json").mkdir()
+    housekeeper.stop()
+    assert WorkerProcess.objects.get().state == WorkerProcess.State.STOPPED
+    assert "fails at removing stats and health files" in [state for state, _ in told]
+    (tmp_path / "health.json").rmdir()
+
+
+def test_what_is_older_than_its_retention_is_forgotten(
+    make_housekeeper: Callable[[], Housekeeper], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.QUEUE_RETENTION_DAYS = 10
+    now_ms = clock.now_ms()
+    for name, age_days in (("old", 11), ("young", 9)):
+        at_ms = now_ms - age_days * DAY_MS
+        Suspect.objects.create(queue="noop", message_id=name, crashes=1, last_started_at_ms=at_ms)
+        InboxEntry.objects.create(queue="noop", message_id=name, done_at_ms=at_ms)
+    monkeypatch.setattr(house, "_PRUNE_SECONDS", 0.0)
+    make_housekeeper().start()
+    assert list(Suspect.objects.values_list("message_id", flat=True)) == ["young"]
+    assert list(InboxEntry.objects.values_list("message_id", flat=True)) == ["young"]
+
+
+def test_thousands_of_inbox_entries_are_forgotten_by_chunks(queue_database: TestDatabase) -> None:
+    InboxEntry.objects.bulk_create(
+        InboxEntry(queue="noop", message_id=str(number), done_at_ms=number) for number in range(1_200)
+    )
+    sizes: list[int] = []
+
+    def note(execute: Callable[..., Any], statement: str, values: Any, *rest: Any) -> Any:
+        if statement.startswith("DELETE"):
+            sizes.append(len(values))
+        return execute(statement, values, *rest)
+
+    with connection.execute_wrapper(note):
+        assert inbox.prune(1_100, "default") == 1_100
+    assert sizes == [500, 500, 100]
+    assert InboxEntry.objects.count() == 100
