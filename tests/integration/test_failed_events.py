@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import threading
+import uuid
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from django.db import connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 from tests.contract.harness import event
-from zerver.lib import clock
+from zerver.lib import clock, failed_events
+from zerver.lib.database import perform
 from zerver.lib.event import Event
 from zerver.lib.event_table import Claim, EventTable
 from zerver.lib.failed_events import (
@@ -85,6 +90,16 @@ def test_one_message_that_fails_on_two_queues_is_two_failed_events() -> None:
     assert set(FailedEvent.objects.values_list("queue", flat=True)) == {QUEUE.name, OTHER.name}
 
 
+def test_events_that_have_no_id_of_their_own_fail_apart() -> None:
+    """Two webhooks that say the same, from a client that numbers nothing."""
+    for _ in range(2):
+        tick = event(QUEUE, message_id=clock.foreign_message_id(QUEUE.name, b"{}"), has_own_id=False)
+        file_failed(tick, error="no", traceback="", worker="", alias="default")
+    first, second = FailedEvent.objects.all()
+    assert first.message_id != second.message_id
+    assert uuid.UUID(first.message_id).version == 7
+
+
 def test_long_texts_are_cut_with_a_mark_and_a_traceback_keeps_both_its_ends() -> None:
     row = filed(error="E" * 5000, traceback="begin" + "x" * 100_000 + "the end")
 
@@ -154,6 +169,27 @@ def test_of_two_replays_at_once_one_publishes() -> None:
     [message_id] = [answer for answer in answers if answer is not None]
     assert len(answers) == 4
     assert [claim.event.message_id for claim in published()] == [message_id]
+
+
+def test_who_resolved_it_is_told_so_even_if_the_first_answer_was_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The commit went through, its answer did not: everything is run once more on a new connection."""
+
+    def perform_twice(alias: str, operation: Callable[[BaseDatabaseWrapper], Any]) -> Any:
+        perform(alias, operation)
+        connections[alias].close()
+        return perform(alias, operation)
+
+    replayed, discarded = filed(), filed()
+    monkeypatch.setattr(failed_events, "perform", perform_twice)
+    message_id = replay(replayed, by="ann", alias="default")
+    assert discard(discarded, by="ann", alias="default")
+    assert [claim.event.message_id for claim in published()] == [message_id]
+
+    clock.offset_ms += 1
+    assert replay(replayed, by="ann", alias="default") is None
+    assert not discard(discarded, by="ann", alias="default")
 
 
 def test_what_was_discarded_is_not_replayed_nor_the_other_way_round() -> None:

@@ -55,6 +55,9 @@ _FOREIGN_NAMESPACE = uuid.UUID("6b1f7a52-8a43-5ac5-9a53-6f4f2f6d3c10")
 
 
 def foreign_message_id(queue: str, body: bytes) -> str:
-    """UUIDv5 of queue and body: the same for every redelivery of an event that carries no id of its own."""
+    """UUIDv5 of queue and body: the same for every redelivery of an event that carries no id of its own.
+
+    And for every other event that says the same: see ``Event.has_own_id``.
+    """
     digest = uuid.uuid5(_FOREIGN_NAMESPACE, queue).bytes
     return str(uuid.uuid5(uuid.UUID(bytes=digest), body.decode("latin-1")))

@@ -1,7 +1,8 @@
 """Failed events: filed when an event is dead, then replayed, discarded, or pruned when their retention ends."""
 
 from collections.abc import Iterable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -10,7 +11,7 @@ from django.db.models.expressions import RawSQL
 
 from zerver.lib import clock
 from zerver.lib.database import delete_by_chunks, perform
-from zerver.lib.event import Event, decode_headers, encode_headers
+from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
 from zerver.models import FailedEvent
 
@@ -31,8 +32,11 @@ State = FailedEvent.State
 def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias: str) -> None:
     """Keep a dead event. One that is filed already (same queue, id and attempt) stays as it is.
 
+    An event without an id of its own is filed under a fresh one, lest it be taken for another that says the same;
+    filed twice, because a process died before the ack, it is there twice.
     Raises: TransportUnavailable when the database is away (safe to repeat).
     """
+    event = identified(event)
     row = FailedEvent(
         message_id=_storable(event.message_id)[:255],
         queue=event.queue,
@@ -82,11 +86,13 @@ def replay(failed: FailedEvent, *, by: str, alias: str, body: bytes | None = Non
         headers={**decode_headers(failed.headers), REPLAY_HEADER: failed.message_id},
     )
 
+    resolved = _Resolved(state=State.REPLAYED, by=by, at_ms=EventTable(alias).now_ms(), message_id=message_id)
+
     def swap(_: BaseDatabaseWrapper) -> bool:
         with transaction.atomic(using=alias):
             # The row is locked by the update: of two replays, the later one waits and then finds it replayed.
-            if not _resolve(failed, State.REPLAYED, by, alias, replay_message_id=message_id):
-                return False
+            if not _resolve(failed, resolved, alias):
+                return _is_resolved(failed, resolved, alias)
             EventTable(alias).store([event])
             return True
 
@@ -98,7 +104,10 @@ def discard(failed: FailedEvent, *, by: str, alias: str) -> bool:
 
     Raises: TransportUnavailable.
     """
-    return perform(alias, lambda _: _resolve(failed, State.DISCARDED, by, alias))
+    resolved = _Resolved(state=State.DISCARDED, by=by, at_ms=EventTable(alias).now_ms())
+    return perform(
+        alias, lambda _: _resolve(failed, resolved, alias) or _is_resolved(failed, resolved, alias)
+    )
 
 
 def prune(
@@ -117,19 +126,35 @@ def prune(
     return delete_by_chunks(old, alias)
 
 
-def _resolve(failed: FailedEvent, state: str, by: str, alias: str, *, replay_message_id: str = "") -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Resolved:
+    """What becomes of a failed event."""
+
+    state: str
+    by: str
+    #: By the database's clock.
+    at_ms: int
+    #: Of the event that a replay publishes.
+    message_id: str = ""
+
+    def columns(self) -> dict[str, Any]:
+        return {
+            "state": self.state,
+            "resolved_at_ms": self.at_ms,
+            "resolved_by": _storable(self.by)[:150],
+            "replay_message_id": self.message_id,
+        }
+
+
+def _resolve(failed: FailedEvent, resolved: _Resolved, alias: str) -> bool:
     """Move it out of ``failed``; False when it was out already."""
-    return bool(
-        FailedEvent.objects.using(alias)
-        .open()
-        .filter(pk=failed.pk)
-        .update(
-            state=state,
-            resolved_at_ms=_now(alias),
-            resolved_by=_storable(by)[:150],
-            replay_message_id=replay_message_id,
-        )
-    )
+    row = FailedEvent.objects.using(alias).open().filter(pk=failed.pk)
+    return bool(row.update(**resolved.columns()))
+
+
+def _is_resolved(failed: FailedEvent, resolved: _Resolved, alias: str) -> bool:
+    """Was it we? The answer to a commit may be lost with the connection; ``perform`` then runs all of it once more."""
+    return FailedEvent.objects.using(alias).filter(pk=failed.pk, **resolved.columns()).exists()
 
 
 def _now(alias: str) -> RawSQL:

@@ -5,10 +5,26 @@ from collections.abc import Sequence
 from django.db import connections
 
 from zerver.lib.database import delete_by_chunks
+from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
 from zerver.models import InboxEntry
 
 _CHUNK = 200
+
+
+def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
+    """Write these into the inbox, in the open transaction. Shape: for each, in order, whether it is to be run.
+
+    One that was done before is not, nor is the second of two that are the same event. An event without an id of its
+    own cannot be recognised: it is always run, and nothing is written of it.
+    """
+    entered = enter(queue, [event.message_id for event in events if event.has_own_id], alias)
+    admitted: list[bool] = []
+    for event in events:
+        admitted.append(not event.has_own_id or event.message_id in entered)
+        if event.has_own_id:
+            entered.discard(event.message_id)
+    return admitted
 
 
 def enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
