@@ -17,7 +17,6 @@ from zerver.lib.conf import get_settings
 from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
 from zerver.models import WorkerProcess
-from zerver.worker import fleet
 from zerver.worker.fleet import EXIT_STUCK, WorkerFleet
 from zerver.worker.process import SILENT_MS, Pulse, host_name, start_mark, sweep_dead
 from zerver.worker.timeouts import Running
@@ -189,7 +188,7 @@ def test_whatever_settling_what_is_stuck_raises_the_process_ends_with_70(
         raise KeyError("something else")
 
     ended: list[int] = []
-    monkeypatch.setattr(fleet.os, "_exit", end)
+    monkeypatch.setattr(os, "_exit", end)
     entry = Running("ledger", [], clock.monotonic(), 1.0, needs_soft=False, give_up=give_up)
     try:
         with pytest.raises(Ended):
