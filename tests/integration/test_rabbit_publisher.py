@@ -6,6 +6,7 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.clock import monotonic
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport, engine
+from zerver.lib.transport.rabbitmq import RabbitTransport, engine, flight
 from zerver.lib.transport.rabbitmq.address import parse_address
 
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
@@ -135,6 +136,75 @@ def test_a_frozen_broker_is_waited_for_no_longer_than_the_deadline_and_a_late_co
     wait_for(is_back(transport), 20, "publishing to work again")
 
 
+@contextmanager
+def standing_still(server: RabbitServer, url: str, queue: str = "parcels") -> Iterator[None]:
+    """One quorum queue's leader hangs; the broker and all other queues go on."""
+    process = f"'{url.rpartition('/')[2]}_{queue}'"
+    server.rabbitmqctl("eval", f"sys:suspend({process}).")
+    try:
+        yield
+    finally:
+        server.rabbitmqctl("eval", f"sys:resume({process}).")
+
+
+@pytest.mark.parametrize("size_bytes", [10, 20_000], ids=["many", "large"])
+def test_a_queue_that_stands_still_holds_up_no_other(
+    rabbit_server: RabbitServer, rabbit_vhost: str, size_bytes: int
+) -> None:
+    with open_transport(rabbit_vhost) as transport:
+        assert fates(transport.publish([event(), event(queue="letters")], 10)) == [STORED] * 2
+        with standing_still(rabbit_server, rabbit_vhost):
+            count = 2 * engine.WINDOW_EVENTS
+            events = [event(body=b"x" * size_bytes) for _ in range(count)]
+            with ThreadPoolExecutor(1) as pool:
+                stuck = pool.submit(transport.publish, events, 2)
+                in_flight = transport._publisher._engines()._threaded_engine()
+                wait_for(lambda: len(in_flight._in_flight) > 20, message="the first to be sent")
+                for _ in range(5):
+                    letters = [event(queue="letters") for _ in range(200)]
+                    assert fates(transport.publish(letters, 2)) == [STORED] * 200
+                answers = stuck.result()
+            unknown = [answer for answer in answers if answer.fate is UNKNOWN]
+            assert 0 < len(unknown) <= flight.FIRST_WINDOW_EVENTS
+            assert len(answers) - len(unknown) == fates(answers).count(REFUSED)
+            wait_for(lambda: not in_flight._waiting, message="what nobody waits for to be let go")
+            # Now that it is known, nobody waits and nobody is sent there.
+            started = monotonic()
+            assert fates(transport.publish([event()], 5)) == [REFUSED]
+            assert monotonic() - started < EPSILON_SECONDS
+        assert all(answer.late and answer.late.result(timeout=20) for answer in unknown)
+        wait_for(is_back(transport), 20, "publishing to work again")
+
+
+def test_a_queue_whose_events_were_never_sent_is_not_waited_for_again(
+    rabbit_server: RabbitServer, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flight, "FIRST_WINDOW_EVENTS", 0)
+    with open_transport(rabbit_vhost) as transport:
+        transport.check_queue(declaration())
+        wait_for(
+            lambda: "stopped confirming" in transport.publish([event()], 0.5)[0].problem,
+            message="it to be known",
+        )
+
+
+def test_the_search_for_a_guilty_message_does_not_wait_for_a_queue_that_stands_still(
+    start_rabbit_server: Callable[..., RabbitServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = start_rabbit_server(conf={"max_message_size": "100000"})
+    monkeypatch.setattr(engine, "_TOO_LARGE", re.compile("never said"))
+    with server.vhost() as vhost, open_transport(server.url(vhost)) as transport:
+        assert fates(transport.publish([event(), event(queue="letters")], 10)) == [STORED] * 2
+        with standing_still(server, server.url(vhost)):
+            events = [event(n % 7, "letters") for n in range(20)] + [event(n) for n in range(20)]
+            events[7] = event(queue="letters", body=b"x" * 100_001)
+            answers = transport.publish(events, 2)
+            assert answers[7].fate is not STORED
+            assert STORED not in fates(answers[20:])
+            # Sent, that is: a hanging leader may hold up the broker's side of a fresh channel for a while.
+            assert fates(transport.publish([event(queue="letters")], 2)) != [REFUSED]
+
+
 def test_connecting_to_a_frozen_broker_takes_no_longer_than_the_deadline(
     rabbit_vhost: str, rabbit_server: RabbitServer
 ) -> None:
@@ -154,8 +224,8 @@ def test_a_network_that_swallows_everything_is_survived(
     with open_transport(proxy.through(rabbit_vhost)) as transport:
         assert fates(transport.publish([event()], 10)) == [STORED]
         proxy.pause()
-        answers = transport.publish([event(n) for n in range(100)], 1)
-        assert fates(answers) == [UNKNOWN] * 100
+        answers = transport.publish([event(n) for n in range(20)], 1)
+        assert fates(answers) == [UNKNOWN] * 20
         proxy.resume()
         assert all(answer.late and answer.late.result(timeout=10) for answer in answers)
         proxy.cut()

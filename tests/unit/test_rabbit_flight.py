@@ -6,11 +6,22 @@ import threading
 
 from zerver.lib.event import Event
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq.flight import STORED, Batch, Flight, InFlight, halves, in_doubt, refused
+from zerver.lib.transport.rabbitmq.flight import (
+    FIRST_WINDOW_EVENTS,
+    QUEUE_WINDOW_EVENTS,
+    STORED,
+    Batch,
+    Flight,
+    InFlight,
+    Waiting,
+    halves,
+    in_doubt,
+    refused,
+)
 
 
-def event(name: str = "m") -> Event:
-    return Event(queue="parcels", message_id=name, body=b"0123456789", published_at_ms=1)
+def event(name: str = "m", queue: str = "parcels") -> Event:
+    return Event(queue=queue, message_id=name, body=b"0123456789", published_at_ms=1)
 
 
 def fates(batch: Batch) -> list[Fate]:
@@ -90,13 +101,13 @@ def flights(count: int) -> tuple[InFlight, list[Flight]]:
 
 def test_confirms_name_one_tag_or_all_up_to_it() -> None:
     in_flight, made = flights(6)
-    assert in_flight.size_bytes == 60
+    assert in_flight.total(bool).size_bytes == 60
     assert in_flight.pop(2, multiple=False) == [made[1]]
     assert in_flight.pop(4, multiple=True) == [made[0], made[2], made[3]]
     assert in_flight.pop(4, multiple=True) == []
     assert in_flight.pop(3, multiple=False) == []
     assert list(in_flight) == made[4:]
-    assert in_flight.size_bytes == 20
+    assert in_flight.total(bool).size_bytes == 20
     assert in_flight.pop(6, multiple=True) == made[4:]
     assert len(in_flight) == 0
 
@@ -111,6 +122,103 @@ def test_a_return_marks_the_first_of_that_id_that_is_not_marked() -> None:
     assert in_flight.mark_returned("b", "no queue") is made[2]
     assert in_flight.mark_returned("b", "no queue") is None
     assert [flight.returned for flight in made] == ["", "no queue", "no queue"]
+
+
+def test_thousands_of_returns_are_one_walk() -> None:
+    looked_at = 0
+
+    class Counted(str):
+        __slots__ = ()
+
+        def __eq__(self, other: object) -> bool:
+            nonlocal looked_at
+            looked_at += 1
+            return str.__eq__(self, other)
+
+        __hash__ = str.__hash__
+
+    in_flight, _ = flights(500)
+    for n in range(500):
+        assert in_flight.mark_returned(Counted(n), "no queue") is not None
+    assert looked_at == 500
+
+
+def test_a_return_out_of_order_is_found_all_the_same() -> None:
+    in_flight, made = flights(4)
+    assert in_flight.mark_returned("2", "no queue") is made[2]
+    assert in_flight.mark_returned("0", "no queue") is made[0]
+    assert in_flight.mark_returned("3", "no queue") is made[3]
+    assert in_flight.mark_returned("7", "no queue") is None
+
+
+def test_what_was_returned_on_an_earlier_channel_may_be_stored_on_the_next() -> None:
+    in_flight, (flight,) = flights(1)
+    in_flight.mark_returned("0", "no queue")
+    assert flight.begin()
+    assert flight.returned == ""
+
+
+def test_loads_are_told_by_queue_and_those_that_do_not_count_are_left_out() -> None:
+    batch = Batch([event("a"), event("b", "letters"), event("c")])
+    in_flight = InFlight()
+    for index in range(3):
+        in_flight.add(Flight(batch, index))
+    assert {queue: load.events for queue, load in in_flight.loads.items()} == {"parcels": 2, "letters": 1}
+    assert in_flight.total(lambda queue: queue != "parcels").events == 1
+    in_flight.pop(2, multiple=False)
+    assert set(in_flight.loads) == {"parcels"}
+
+
+def test_the_window_of_a_queue_grows_with_its_confirms_and_begins_anew_after_a_rest() -> None:
+    in_flight, _ = flights(FIRST_WINDOW_EVENTS)
+    load = in_flight.loads["parcels"]
+    in_flight.pop(FIRST_WINDOW_EVENTS // 2, multiple=True)
+    grown = load.window_events
+    assert FIRST_WINDOW_EVENTS < grown <= QUEUE_WINDOW_EVENTS
+    in_flight.pop(FIRST_WINDOW_EVENTS - 1, multiple=True)
+    assert load.window_events == grown, "it grows only where it is used"
+    in_flight.pop(FIRST_WINDOW_EVENTS, multiple=True)
+    assert in_flight.loads == {}
+
+
+def test_queues_without_an_answer_are_told_whether_sent_to_or_not() -> None:
+    batch = Batch([event("a"), event("b", "letters"), event("c", "third")])
+    batch.begin(0)
+    batch.answer(2, STORED)
+    assert batch.unanswered_queues() == {"parcels", "letters"}
+    batch.answer(0, STORED)
+    batch.answer(1, refused("no"))
+    assert batch.unanswered_queues() == set()
+
+
+def waiting(*queues: str) -> tuple[Waiting, Batch]:
+    batch = Batch([event(str(n), queue) for n, queue in enumerate(queues)])
+    made = Waiting()
+    for index in range(len(queues)):
+        made.add(Flight(batch, index))
+    return made, batch
+
+
+def test_whoever_was_sent_of_is_the_last_next_time() -> None:
+    made, _ = waiting("a", "a", "b", "c")
+    for queue, line in made.lines():
+        if queue == "a":
+            line.popleft()
+    assert [queue for queue, _ in made.lines()] == ["b", "c", "a"]
+    for _, line in made.lines():
+        line.clear()
+    assert not made
+
+
+def test_flights_that_nobody_waits_for_leave_their_line() -> None:
+    made, batch = waiting("a", "b")
+    other = Flight(Batch([event("other", "b")]), 0)
+    made.add(other)
+    batch.conclude("late")
+    made.drop_concluded()
+    assert len(made) == 1
+    assert made.drain() == [other]
+    assert not made
 
 
 def test_halves_keep_everything_in_order() -> None:

@@ -12,17 +12,28 @@ from zerver.lib.errors import TransportError, TransportUnavailable, UnknownQueue
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Published
+from zerver.lib.transport.rabbitmq.circuit import Circuit
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
-from zerver.lib.transport.rabbitmq.flight import STORED, Batch, Flight, InFlight, halves, in_doubt, refused
+from zerver.lib.transport.rabbitmq.flight import (
+    STORED,
+    Batch,
+    Flight,
+    InFlight,
+    Load,
+    Waiting,
+    halves,
+    in_doubt,
+    refused,
+)
 from zerver.lib.transport.rabbitmq.properties import to_properties
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS, Declarer
 
-#: What may be sent and unconfirmed at once; the rest waits here.
+#: What may be sent and unconfirmed at once, stuck queues aside; the rest waits here.
 WINDOW_EVENTS = 5_000
 WINDOW_BYTES = 32 << 20
-#: A queue whose confirms stay away is tried again so often; in between its events are refused at once.
-STALL_SECONDS = 10.0
+#: Of one queue, so that one that stands still does not hold up the others. For events, see ``flight``.
+QUEUE_WINDOW_BYTES = 8 << 20
 #: Waits before an event is sent again that the broker could not store: an election of a leader takes some 0.5 s.
 NACK_RETRY_SECONDS = (0.05, 0.2, 0.6)
 
@@ -39,7 +50,7 @@ class PublishEngine(ConnectionListener):
         self._declaration_of = declaration_of
         self._inbox: deque[Batch] = deque()
         self._is_drain_posted = False
-        self._waiting: deque[Flight] = deque()
+        self._waiting = Waiting()
         self._undeclared: dict[str, list[Flight]] = {}
         #: Groups to be sent again one at a time, since one of them may hold the message that closes channels.
         self._suspects: deque[list[Flight]] = deque()
@@ -51,7 +62,9 @@ class PublishEngine(ConnectionListener):
         self._declarer: Declarer | None = None
         #: Learnt when the broker refused a body; AMQP does not tell it before.
         self._max_body_bytes: int | None = None
-        self._stalled: dict[str, float] = {}
+        self._circuit = Circuit()
+        #: When the present channel was asked for; what waited since before has not seen the broker all the time.
+        self._channel_at = 0.0
         #: Queue, or "" for all, to (problem, until).
         self._refusals: dict[str, tuple[str, float]] = {}
         connection.add_listener(self)
@@ -78,31 +91,35 @@ class PublishEngine(ConnectionListener):
             problem, until = self._refusals.get(key, ("", 0.0))
             if now < until:
                 return refused(problem)
-        until = self._stalled.get(event.queue, 0.0)
-        if now < until:
+        if not self._circuit.lets_pass(event.queue, now, timeout_seconds):
             return refused("the broker has stopped confirming events of this queue")
-        if until:
-            # This one goes to see; the others do not wait along with it.
-            self._stalled[event.queue] = now + timeout_seconds
         return None
 
-    def note_stall(self, queues: Iterable[str]) -> None:
-        """Events of these queues were sent and not confirmed in time."""
-        until = monotonic() + STALL_SECONDS
+    def note_unanswered(self, batch: Batch) -> None:
+        """After it was concluded: the queues that it got no answers of may be stuck, whether sent to or not."""
+        queues = batch.unanswered_queues()
+        if not queues:
+            return
+        # What nobody waits for makes room.
+        self.connection.call_soon(self._let_go)
+        if (
+            self.connection.problem is not None
+            or self.connection.is_frozen()
+            or self._channel_at >= batch.begun_at
+        ):
+            return  # known already; our own fault; or too early to tell
+        now = monotonic()
+        loads = self._in_flight.loads
         for queue in queues:
-            self._stalled[queue] = until
+            self._circuit.unanswered(queue, now, batch.begun_at, is_in_flight=queue in loads)
 
     # -- the connection
 
     def on_open(self, connection: pika.SelectConnection) -> None:
         self._declarer = Declarer(self.connection, connection)
-        self._stalled.clear()
         self._refusals.clear()
         self._open_channel(connection)
-        flights = [*self._waiting, *(flight for group in self._undeclared.values() for flight in group)]
-        self._waiting.clear()
-        self._undeclared.clear()
-        self._accept(flights)
+        self._accept(self._take_unsent())
 
     def on_away(self, problem: TransportUnavailable) -> None:
         self._is_ready = False
@@ -124,13 +141,14 @@ class PublishEngine(ConnectionListener):
         self._pump()
 
     def _refuse_unsent(self, problem: str) -> None:
-        flights = [*self._waiting, *(flight for group in self._undeclared.values() for flight in group)]
-        flights += self._nacked
+        flights = [*self._take_unsent(), *self._nacked]
         self._nacked.clear()
-        self._waiting.clear()
-        self._undeclared.clear()
         for flight in flights:
             flight.answer(refused(problem))
+
+    def _take_unsent(self) -> list[Flight]:
+        undeclared, self._undeclared = self._undeclared, {}
+        return self._waiting.drain() + [flight for group in undeclared.values() for flight in group]
 
     # -- batches
 
@@ -150,7 +168,7 @@ class PublishEngine(ConnectionListener):
         for flight in flights:
             queue = flight.event.queue
             if declarer is None or declarer.is_declared(queue):
-                self._waiting.append(flight)
+                self._waiting.add(flight)
             elif queue in self._undeclared:
                 self._undeclared[queue].append(flight)
             else:
@@ -170,7 +188,8 @@ class PublishEngine(ConnectionListener):
         if error is not None:
             self._not_declared(queue, error)
             return
-        self._waiting.extend(self._undeclared.pop(queue, ()))
+        for flight in self._undeclared.pop(queue, ()):
+            self._waiting.add(flight)
         self._pump()
 
     def _not_declared(self, queue: str, error: Exception) -> None:
@@ -180,23 +199,41 @@ class PublishEngine(ConnectionListener):
 
     # -- sending
 
+    def _let_go(self) -> None:
+        self._waiting.drop_concluded()
+        self._pump()
+
     def _pump(self) -> None:
         """Send what may be sent now."""
         if not self._is_ready or self.connection.state is not State.OPEN:
             return
         with self._channel.connection.together():
-            while self._suspects and not self._in_flight:
-                self._send_all(deque(self._suspects.popleft()))
-            if not self._suspects:
-                self._send_all(self._waiting)
+            while self._suspects and all(flight.batch.is_concluded for flight in self._in_flight):
+                for flight in self._suspects.popleft():
+                    self._begin(flight)
+            if self._waiting and not self._suspects:
+                self._send_waiting()
 
-    def _send_all(self, flights: deque[Flight]) -> None:
-        while flights and len(self._in_flight) < WINDOW_EVENTS and self._in_flight.size_bytes < WINDOW_BYTES:
-            flight = flights.popleft()
-            if flight.begin():
-                self._send(flight)
-            else:
-                flight.answer(refused("sent no more"))
+    def _send_waiting(self) -> None:
+        total = self._in_flight.total(lambda queue: not self._circuit.is_stuck(queue))
+        loads = self._in_flight.loads
+        for queue, line in self._waiting.lines():
+            load = loads.get(queue) or Load()
+            events = min(WINDOW_EVENTS - total.events, load.window_events - load.events)
+            size_bytes = min(WINDOW_BYTES - total.size_bytes, QUEUE_WINDOW_BYTES - load.size_bytes)
+            while line and events > 0 and size_bytes > 0:
+                flight = line.popleft()
+                if self._begin(flight):
+                    events -= 1
+                    size_bytes -= len(flight.event.body)
+                    total.add(len(flight.event.body))
+
+    def _begin(self, flight: Flight) -> bool:
+        if not flight.begin():
+            flight.answer(refused("sent no more"))
+            return False
+        self._send(flight)
+        return True
 
     def _send(self, flight: Flight) -> None:
         event = flight.event
@@ -214,6 +251,8 @@ class PublishEngine(ConnectionListener):
 
     def _open_channel(self, connection: pika.SelectConnection) -> None:
         self._is_ready = False
+        self._channel_at = monotonic()
+        self._circuit.clear()
         self._in_flight = InFlight()
         self._channel = connection.channel(on_open_callback=self._on_channel_open)
         self._channel.add_on_close_callback(self._on_channel_closed)
@@ -229,9 +268,11 @@ class PublishEngine(ConnectionListener):
     def _on_confirm(self, frame: Any) -> None:
         method = frame.method
         is_ack = isinstance(method, pika.spec.Basic.Ack)
-        for flight in self._in_flight.pop(method.delivery_tag, method.multiple):
-            if self._stalled:
-                self._stalled.pop(flight.event.queue, None)
+        flights = self._in_flight.pop(method.delivery_tag, method.multiple)
+        now = monotonic()
+        for queue in {flight.event.queue for flight in flights}:
+            self._circuit.confirmed(queue, now)
+        for flight in flights:
             if flight.returned:
                 flight.answer(refused(flight.returned))
             elif is_ack:
@@ -254,7 +295,7 @@ class PublishEngine(ConnectionListener):
     def _send_again(self, flight: Flight) -> None:
         if flight in self._nacked:
             self._nacked.discard(flight)
-            self._waiting.append(flight)
+            self._waiting.add(flight)
             self._pump()
 
     def _on_return(self, _: Any, method: Any, properties: Any, __: bytes) -> None:
@@ -268,7 +309,12 @@ class PublishEngine(ConnectionListener):
         if channel is not self._channel or not isinstance(reason, pika.exceptions.ChannelClosedByBroker):
             return  # the connection is lost, and ``on_away`` comes
         self._is_ready = False
-        unanswered = list(self._in_flight)
+        unanswered = []
+        for flight in self._in_flight:
+            if flight.batch.is_concluded:
+                flight.answer(in_doubt(describe(reason)))
+            else:
+                unanswered.append(flight)
         if reason.reply_code == 406:
             self._seek_guilty(unanswered, reason.reply_text)
         else:

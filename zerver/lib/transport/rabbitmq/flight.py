@@ -1,13 +1,21 @@
 """What is between a caller that publishes and the I/O thread: a batch of events, and one flight for each."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Final
 
+from zerver.lib.clock import monotonic
 from zerver.lib.event import Event
 from zerver.lib.transport.base import Fate, Published
+
+#: What one queue may have sent and unconfirmed at first. With over 32 at a quorum queue that stands still, RabbitMQ
+#: (3.10.8; its ``quorum_commands_soft_limit``) stops reading from the channel, and after 400 from the connection.
+FIRST_WINDOW_EVENTS = 30
+#: ... and at most, while its confirms keep coming.
+QUEUE_WINDOW_EVENTS = 1_000
 
 STORED: Final = Published(fate=Fate.STORED)
 
@@ -31,11 +39,13 @@ class Batch:
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.events = events
+        self.begun_at = monotonic()
         self._lock = threading.Lock()
         self._answers: list[Published | None] = [None] * len(events)
         self._is_sent = bytearray(len(events))
         self._open = len(events)
-        self._is_concluded = False
+        #: The caller waits no longer. Written under the lock.
+        self.is_concluded = False
         self._hurry_problem = ""
         self._late: dict[int, Future[bool]] = {}
         self._done = threading.Event()
@@ -45,7 +55,7 @@ class Batch:
     def begin(self, index: int) -> bool:
         """About to send this event. False: the caller has given up waiting, and stored it elsewhere."""
         with self._lock:
-            if self._is_concluded:
+            if self.is_concluded:
                 return False
             self._is_sent[index] = 1
             return True
@@ -54,7 +64,7 @@ class Batch:
         """Only the first answer of an event counts."""
         with self._lock:
             late = self._late.pop(index, None)
-            if late is None and not self._is_concluded and self._answers[index] is None:
+            if late is None and not self.is_concluded and self._answers[index] is None:
                 self._answers[index] = published
                 self._open -= 1
                 if not self._open:
@@ -85,10 +95,21 @@ class Batch:
                 answer is None and not sent for answer, sent in zip(self._answers, self._is_sent, strict=True)
             )
 
+    def unanswered_queues(self) -> set[str]:
+        """Queues of events, sent or not, of which nothing has been said."""
+        with self._lock:
+            if not self._open:
+                return set()
+            return {
+                event.queue
+                for event, answer in zip(self.events, self._answers, strict=True)
+                if answer is None
+            }
+
     def conclude(self, problem: str) -> list[Published]:
         """Stop waiting. What was never sent is refused; what was sent and not answered is in doubt, with ``late``."""
         with self._lock:
-            self._is_concluded = True
+            self.is_concluded = True
             problem = self._hurry_problem or problem
             return [
                 answer if answer is not None else self._unanswered(index, problem)
@@ -117,21 +138,49 @@ class Flight:
         self.nacks = 0
 
     def begin(self) -> bool:
+        """About to be sent, perhaps again: what was said on an earlier channel is void."""
+        self.returned = ""
         return self.batch.begin(self.index)
 
     def answer(self, published: Published) -> None:
         self.batch.answer(self.index, published)
 
 
+class Load:
+    """How much is in flight, and how much more of it may be."""
+
+    __slots__ = ("events", "size_bytes", "window_events")
+
+    def __init__(self) -> None:
+        self.events = 0
+        self.size_bytes = 0
+        #: Begins small, grows as confirms come, and is forgotten when nothing is in flight.
+        self.window_events = FIRST_WINDOW_EVENTS
+
+    def add(self, size_bytes: int) -> None:
+        self.events += 1
+        self.size_bytes += size_bytes
+
+    def confirmed(self, size_bytes: int) -> None:
+        # Twice as much each time that the window is used and comes back: a batch is at full speed after some five.
+        if 2 * self.events >= self.window_events:
+            self.window_events = min(self.window_events + 1, QUEUE_WINDOW_EVENTS)
+        self.events -= 1
+        self.size_bytes -= size_bytes
+
+
 class InFlight:
     """Flights that were sent on one channel and are not answered, by delivery tag."""
 
     def __init__(self) -> None:
-        self.size_bytes = 0
+        #: Of each queue that has any.
+        self.loads: dict[str, Load] = {}
         self._by_tag: dict[int, Flight] = {}
         self._next_tag = 1
         #: Every tag below has been answered.
         self._lowest = 1
+        #: Every flight that was returned has a lower tag.
+        self._next_return = 1
 
     def __len__(self) -> int:
         return len(self._by_tag)
@@ -140,11 +189,23 @@ class InFlight:
         """In the order sent."""
         return iter(self._by_tag.values())
 
+    def total(self, is_counted: Callable[[str], bool]) -> Load:
+        """Of the queues that count."""
+        total = Load()
+        for queue, load in self.loads.items():
+            if is_counted(queue):
+                total.events += load.events
+                total.size_bytes += load.size_bytes
+        return total
+
     def add(self, flight: Flight) -> None:
         """The broker counts what is published on a channel from 1; so do we."""
         self._by_tag[self._next_tag] = flight
         self._next_tag += 1
-        self.size_bytes += len(flight.event.body)
+        load = self.loads.get(flight.event.queue)
+        if load is None:
+            load = self.loads[flight.event.queue] = Load()
+        load.add(len(flight.event.body))
 
     def pop(self, tag: int, multiple: bool) -> list[Flight]:
         """The flights that one confirm answers: this tag, or all up to it."""
@@ -157,16 +218,61 @@ class InFlight:
                 self._lowest += 1
         found = [flight for flight in (self._by_tag.pop(each, None) for each in tags) if flight is not None]
         for flight in found:
-            self.size_bytes -= len(flight.event.body)
+            load = self.loads[flight.event.queue]
+            load.confirmed(len(flight.event.body))
+            if not load.events:
+                del self.loads[flight.event.queue]
         return found
 
     def mark_returned(self, message_id: str, problem: str) -> Flight | None:
         """Returns come in the order sent, each before its confirm; a message id may be in flight twice."""
-        for flight in self._by_tag.values():
-            if flight.event.message_id == message_id and not flight.returned:
-                flight.returned = problem
-                return flight
+        # From where the last one was, so that thousands of returns are one walk. From the start only for one that
+        # breaks the order: to overlook it would be to call it stored.
+        for tags in (range(self._next_return, self._next_tag), range(self._lowest, self._next_return)):
+            for tag in tags:
+                flight = self._by_tag.get(tag)
+                if flight is not None and flight.event.message_id == message_id and not flight.returned:
+                    flight.returned = problem
+                    self._next_return = max(self._next_return, tag + 1)
+                    return flight
         return None
+
+
+class Waiting:
+    """Flights that are to be sent, a line for each queue: one that stands still lets the others pass."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, deque[Flight]] = {}
+
+    def __len__(self) -> int:
+        """How many queues."""
+        return len(self._lines)
+
+    def add(self, flight: Flight) -> None:
+        self._lines.setdefault(flight.event.queue, deque()).append(flight)
+
+    def drain(self) -> list[Flight]:
+        """All of them; none are left."""
+        lines, self._lines = self._lines, {}
+        return [flight for line in lines.values() for flight in line]
+
+    def lines(self) -> Iterator[tuple[str, deque[Flight]]]:
+        """Each queue's, to be taken from at the front; whoever had a turn is the last next time."""
+        for queue, line in tuple(self._lines.items()):
+            before = len(line)
+            yield queue, line
+            if len(line) < before and self._lines.get(queue) is line:
+                del self._lines[queue]
+                if line:
+                    self._lines[queue] = line
+
+    def drop_concluded(self) -> None:
+        """Without those whose callers have given up: in a line that stands still they would never leave."""
+        lines, self._lines = self._lines, {}
+        for line in lines.values():
+            for flight in line:
+                if not flight.batch.is_concluded:
+                    self.add(flight)
 
 
 def halves(flights: Sequence[Flight]) -> list[list[Flight]]:

@@ -155,9 +155,5 @@ def _answered(
 
 def _conclude(engine: PublishEngine, batch: Batch) -> list[Published]:
     answers = batch.conclude("the broker did not answer before the deadline")
-    engine.note_stall(
-        event.queue
-        for event, answer in zip(batch.events, answers, strict=True)
-        if answer.late is not None and not answer.late.done()
-    )
+    engine.note_unanswered(batch)
     return answers
