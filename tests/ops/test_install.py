@@ -186,9 +186,11 @@ def test_the_check_of_a_new_project_shows_all_that_it_lacks(environment: Environ
     settings.write_text(settings.read_text() + '\nINSTALLED_APPS += ["zerver"]\n')
     check = ["python", "manage.py", "check", "--database=default"]
 
-    told = subprocess.run(
-        check, cwd=tmp_path, env=environment.environ, capture_output=True, text=True, timeout=60, check=True
-    ).stderr
+    refused = subprocess.run(
+        check, cwd=tmp_path, env=environment.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode == 1
+    told = refused.stderr
     options = re.search(r'HINT: in DATABASES\[\'default\'\] write "OPTIONS": (\{.*\})', told)
     assert options, told
     pasted = f'DATABASES["default"]["OPTIONS"] = {options[1]}\n'
