@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from zerver.lib.errors import AuthenticationRefused, InvalidSetting
 from zerver.lib.transport.rabbitmq.address import parse_address
@@ -38,17 +41,24 @@ def test_urls_are_read(url: str, hosts: object, user: str, password: str, virtua
         ("amqp:h", "does not begin with amqp"),
         ("amqp://", "has no host"),
         ("amqp://u:s3cret@", "has no host"),
-        ("amqp://u:s3cret@h1,,h2", "empty one between commas"),
-        ("amqp://u:s3cret@h:port", "port 'port'"),
-        ("amqp://u:s3cret@h:70000", "port '70000'"),
-        ("amqp://u:s3cret@h:0", "port '0'"),
-        ("amqp://u:s3cret@h:", "port ''"),
+        ("amqp://u:s3cret@h1,,h2", "an empty one (number 2)"),
+        ("amqp://u:s3cret@h:port", "port after the : of host number 1"),
+        ("amqp://u:s3cret@a,h:70000", "port after the : of host number 2"),
+        ("amqp://u:s3cret@h:0", "write 1 to 65535"),
+        ("amqp://u:s3cret@h:", "write 1 to 65535"),
         ("amqp://u:s3cret@::1", "where a host should stand"),
         ("amqp://u:s3cret@[::1", "where a host should stand"),
         ("amqp://u:s3cret@h/a/b", "%2F"),
         ("amqp://u:s3cret/s3cret@h", "@ after a / or ?"),
         ("amqp://u:s3cret?s3cret@h/v", "@ after a / or ?"),
         ("amqp://u:s3cret%@h", "write a bare % as %25"),
+        ("amqp://u:s3cret", "port after the : of host number 1"),
+        ("amqp://u:s3cret.host:5672/", "port after the : of host number 1"),
+        ("amqp://u:s3cret,host", "port after the : of host number 1"),
+        ("amqp://[s3cret:5672", "where a host should stand (number 1)"),
+        ("amqp://h?s3cret", "has an unknown option (number 1)"),
+        ("amqp://h?heartbeat=s3cret", "the value of its heartbeat"),
+        ("amqp://h?connection_timeout=s3cret", "the value of its connection_timeout"),
         ("amqp://u:s3cret@h?heartbeats=3", "options are heartbeat, connection_timeout"),
         ("amqp://u:s3cret@h?heartbeat=soon", "whole seconds"),
         ("amqp://u:s3cret@h?heartbeat=0", "whole seconds"),
@@ -62,6 +72,23 @@ def test_what_is_wrong_is_told_and_the_password_is_not(url: str, told: str) -> N
     assert told in str(caught.value)
     assert caught.value.name == "QUEUE_URL"
     assert "s3cret" not in str(caught.value)
+
+
+#: Capitals that no word of ours is written with, and whatever may be out of place.
+_CAPITALS = "ZXJKV"
+_secret = st.text(st.sampled_from(_CAPITALS + "\u017e7 :,[]#&=+%$\\"), min_size=1, max_size=12)
+_between = st.sampled_from(["@", "/", "?", ":", ",", "?heartbeat=", "&connection_timeout=", "?cafile="])
+
+
+@given(scheme=st.sampled_from(["amqp", "amqps"]), parts=st.lists(_secret | _between, max_size=8))
+def test_no_error_quotes_anything_that_may_be_a_password(scheme: str, parts: list[str]) -> None:
+    rest = "".join(parts)
+    try:
+        parse_address(f"{scheme}://{rest}")
+    except InvalidSetting as error:
+        told = "".join(traceback.format_exception(error))
+        pieces = {rest[start : start + 3] for start in range(len(rest) - 2)}
+        assert not [piece for piece in pieces if piece in told and not set(_CAPITALS).isdisjoint(piece)]
 
 
 def test_options_are_read() -> None:

@@ -98,14 +98,17 @@ class BrokerAddress:
 
 
 def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
-    """Shape: hosts in the order written. Raises: InvalidSetting, which never shows the password."""
+    """Shape: hosts in the order written.
+
+    Raises: InvalidSetting, which quotes nothing from the URL: with an @ or a / out of place, any of it may belong to the
+    password.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _PORTS:
         raise _invalid("does not begin with amqp:// or amqps://")
     if _BAD_ESCAPE.search(rest):
         raise _invalid("has a % that is not followed by two hexadecimal digits", "write a bare % as %25")
     if _LATE_LOGIN.search(rest):
-        # Told before anything is taken apart: what would be quoted as a port may be half a password.
         raise _invalid(
             "has an @ after a / or ?", "write / as %2F, ? as %3F and @ as %40 in passwords and vhosts"
         )
@@ -122,7 +125,7 @@ def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
     if has_password:
         given["password"] = unquote(password)
     return BrokerAddress(
-        hosts=tuple(_host(host, _PORTS[scheme]) for host in hosts.split(",")),
+        hosts=tuple(_host(place, host, _PORTS[scheme]) for place, host in enumerate(hosts.split(","), 1)),
         virtual_host=unquote(path) or "/",
         uses_tls=scheme == "amqps",
         password_file=password_file,
@@ -131,20 +134,19 @@ def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
     )
 
 
-def _host(text: str, default_port: int) -> tuple[str, int]:
+def _host(place: int, text: str, default_port: int) -> tuple[str, int]:
+    """``place`` counts the hosts from 1."""
     matched = _BRACKETED.fullmatch(text) or _PLAIN.fullmatch(text)
     if matched is None:
-        problem = (
-            f"has {text!r} where a host should stand"
-            if text
-            else "has no host, or an empty one between commas"
-        )
-        raise _invalid(problem, "write host, host:5672 or [::1]:5672, comma-separated")
+        problem = "has something else where a host should stand" if text else "has no host, or an empty one"
+        raise _invalid(f"{problem} (number {place})", "write host, host:5672 or [::1]:5672, comma-separated")
     port = matched["port"]
     if port is None:
         return unquote(matched["host"]), default_port
-    if not port.isdecimal() or not 0 < int(port) < 65536:
-        raise _invalid(f"has port {port!r}", "write a port between 1 and 65535")
+    if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
+        raise _invalid(
+            f"has no number of a port after the : of host number {place}", f"write 1 to 65535, or {MEND}"
+        )
     return unquote(matched["host"]), int(port)
 
 
@@ -174,15 +176,16 @@ _OPTIONS: dict[str, tuple[str, Callable[[str], object], str]] = {
 
 def _options(query: str) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for part in filter(None, query.split("&")):
+    for place, part in enumerate(filter(None, query.split("&")), 1):
         name, _, value = part.partition("=")
         if name not in _OPTIONS:
-            raise _invalid(f"has the unknown option {name!r}", f"options are {', '.join(_OPTIONS)}")
+            raise _invalid(f"has an unknown option (number {place})", f"options are {', '.join(_OPTIONS)}")
         target, convert, accepted = _OPTIONS[name]
         try:
             found[target] = convert(unquote(value))
-        except ValueError as error:
-            raise _invalid(f"has {name}={unquote(value)!r}", f"write {accepted}") from error
+        except ValueError:
+            # From None: the converter's error quotes the value.
+            raise _invalid(f"has no sense in the value of its {name}", f"write {accepted}") from None
     return found
 
 
