@@ -40,7 +40,11 @@ def test_good_settings_and_declarations_give_no_findings() -> None:
     ("name", "value", "told"),
     [
         ("QUEUE_URL", "redis://here", "QUEUE_URL: redis://… cannot be used"),
-        ("QUEUE_URL", "amqp://guest:secret@host:port/", "QUEUE_URL: has no number of a port"),
+        (
+            "QUEUE_URL",
+            "amqp://guest:secret@host:port/",
+            "QUEUE_URL: has no port after the : of host number 1",
+        ),
         ("QUEUE_DATABASE", "nonesuch", "QUEUE_DATABASE: 'nonesuch' cannot be used"),
         ("QUEUE_RETENTION_DAYS", "soon", "QUEUE_RETENTION_DAYS: 'soon' cannot be used"),
         ("QUEUE_OVERRIDES", "{broken", "QUEUE_OVERRIDES: '{broken' cannot be used"),

@@ -100,8 +100,8 @@ class BrokerAddress:
 def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
     """Shape: hosts in the order written.
 
-    Raises: InvalidSetting, which quotes nothing from the URL: with an @ or a / out of place, any of it may belong to the
-    password.
+    Raises: InvalidSetting, which quotes nothing from the URL: with an @ or a / out of place, any of it may be a part of
+    the password.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _PORTS:
@@ -144,9 +144,7 @@ def _host(place: int, text: str, default_port: int) -> tuple[str, int]:
     if port is None:
         return unquote(matched["host"]), default_port
     if not (port.isascii() and port.isdecimal() and len(port) <= 5 and 0 < int(port) < 65536):
-        raise _invalid(
-            f"has no number of a port after the : of host number {place}", f"write 1 to 65535, or {MEND}"
-        )
+        raise _invalid(f"has no port after the : of host number {place}", f"write 1 to 65535, or {MEND}")
     return unquote(matched["host"]), int(port)
 
 
