@@ -94,18 +94,19 @@ class Handler:
         """
         name = self._queue.name
         with transaction.atomic(using=self._alias):
-            entered = inbox.enter(name, [delivery.event.message_id for delivery, _ in pairs], self._alias)
-            fresh = [pair for pair in pairs if pair[0].event.message_id in entered]
-            # A message that stands twice in one batch runs once.
-            first = {delivery.event.message_id: (delivery, event) for delivery, event in reversed(fresh)}
-            todo = list(first.values())
+            admitted = inbox.admit(name, [delivery.event for delivery, _ in pairs], self._alias)
+            todo = [pair for pair, is_in in zip(pairs, admitted, strict=True) if is_in]
             outcomes = self._call(todo, deadline) if todo else []
             if transaction.get_rollback(using=self._alias):
                 raise _CAUGHT_INSIDE
-            by_id = {pair[0].event.message_id: outcome for pair, outcome in zip(todo, outcomes, strict=True)}
-            undone = [key for key, value in by_id.items() if not isinstance(value, Done)]
+            undone = [
+                delivery.event.message_id
+                for (delivery, _), outcome in zip(todo, outcomes, strict=True)
+                if not isinstance(outcome, Done)
+            ]
             inbox.leave(name, undone, self._alias)
-        return [by_id.get(delivery.event.message_id, DONE) for delivery, _ in pairs]
+        answers = iter(outcomes)
+        return [next(answers) if is_in else DONE for is_in in admitted]
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
         """The handler itself, and nothing else, under the deadline."""

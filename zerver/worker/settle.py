@@ -5,11 +5,11 @@ between makes the event come again, and storing again changes nothing.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import assert_never
 
 from zerver.lib import signals
 from zerver.lib.errors import EventNotStorable
+from zerver.lib.event import next_attempt
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
 from zerver.lib.transport.base import Delivery
@@ -56,9 +56,8 @@ class Settler:
         _by_lane(released, "release")
 
     def _store_retry(self, delivery: Delivery, outcome: Retry) -> None:
-        again = replace(delivery.event, attempt=delivery.event.attempt + 1)
         try:
-            self._table.store([again], delay_seconds=max(0.0, outcome.after_seconds))
+            self._table.store([next_attempt(delivery.event)], delay_seconds=max(0.0, outcome.after_seconds))
         except EventNotStorable as error:
             # An id of somebody else's making, say, that this database cannot hold.
             self._file(delivery, f"{outcome.error}; and it cannot be kept for a retry: {error}", "")
