@@ -1,8 +1,9 @@
 """A stranger installs the package and does what the README says, to the letter.
 
-``pip install .`` is run for real, on a copy of what git tracks and in an empty virtual environment. The package's
-requirements are not downloaded: those that it names, and those that they name, are linked in from the environment that
-runs the tests, and nothing else is. So it costs seconds, and a requirement that nobody declared is found missing.
+``pip install .`` is run for real, on a copy of what git does not ignore and in an empty virtual environment. The
+package's requirements are not downloaded: those that it names, and those that they name, are linked in from the
+environment that runs the tests, and nothing else is. So it costs seconds, and a requirement that nobody declared is
+found missing.
 """
 
 from __future__ import annotations
@@ -78,9 +79,9 @@ class Environment:
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What git tracks, as it stands in the working tree, and nothing that only this tree has."""
+    """The working tree without what git ignores: in a fresh clone, what git tracks."""
     target = tmp_path_factory.mktemp("export")
-    for name in tracked_files():
+    for name in source_files():
         copy = target / name
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes((REPOSITORY / name).read_bytes())
@@ -128,7 +129,7 @@ def test_everything_that_the_package_is_made_of_is_installed(environment: Enviro
         if path.is_file() and "__pycache__" not in path.parts
     }
 
-    assert installed == {name for name in tracked_files() if name.startswith("zerver/")}
+    assert installed == {name for name in source_files() if name.startswith("zerver/")}
     assert "zerver/migrations/0001_initial.py" in installed
     assert "zerver/management/commands/process_queue.py" in installed
 
@@ -251,9 +252,13 @@ def _greetings(environment: Environment, project: Path) -> dict[str, Any]:
     return next(queue for queue in queues if queue["queue"] == "greetings")
 
 
-def tracked_files() -> list[str]:
+def source_files() -> list[str]:
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=True,
     ).stdout
     return [name for name in listed.split("\0") if name and (REPOSITORY / name).exists()]
 
