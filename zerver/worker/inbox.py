@@ -18,7 +18,7 @@ def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
     One that was done before is not, nor is the second of two that are the same event. An event without an id of its
     own cannot be recognised: it is always run, and nothing is written of it.
     """
-    entered = enter(queue, [event.message_id for event in events if event.has_own_id], alias)
+    entered = _enter(queue, [event.message_id for event in events if event.has_own_id], alias)
     admitted: list[bool] = []
     for event in events:
         admitted.append(not event.has_own_id or event.message_id in entered)
@@ -27,7 +27,7 @@ def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
     return admitted
 
 
-def enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
+def _enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
     """Write these into the inbox, in the open transaction; returns those that were not there yet.
 
     Two deliveries of one event at once meet here: the second waits for the first one's commit and is told no.
