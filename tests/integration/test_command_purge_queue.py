@@ -12,9 +12,13 @@ from tests.servers.databases import TestDatabase
 from tests.servers.processes import ProjectProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
+from zerver.lib.event import Event
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
+from zerver.lib.transport.base import Fate
+from zerver.lib.transport.rabbitmq.topology import DEAD_QUEUE
+from zerver.management.commands import purge_queue
 from zerver.models import WaitingEvent
 
 
@@ -60,9 +64,25 @@ def test_all_takes_every_declared_queue_test_queues_too(queue_database: TestData
     ran = run("purge_queue", "--all", "--noinput", "--json")
     assert ran.code == 0
     assert {item["queue"] for item in ran.json["purged"]} == {
-        queue.name for queue in queues.all(test_queues=True)
+        queue.name for queue in queues.all(test_queues=True) if queue.name != DEAD_QUEUE
     }
     assert not WaitingEvent.objects.exists()
+
+
+def test_dead_events_that_are_not_filed_yet_go_only_by_name_and_with_a_yes(both_lanes: str) -> None:
+    fast = current.fast_lane()
+    assert fast is not None
+    queue = queues.lookup(DEAD_QUEUE)
+    event = Event(queue=queue.name, message_id="m", body=b"{}", published_at_ms=0)
+    [answer] = fast.publish([event], 10)
+    assert answer.fate is Fate.STORED
+    assert run("purge_queue", "--all", "--noinput").code == 0
+    refused = run("purge_queue", DEAD_QUEUE)
+    assert (refused.code, refused.err) == (2, "this is no terminal to ask at: give --noinput to go ahead\n")
+    wait_for(lambda: fast.depth(queue).ready == 1, 10, "it to be there still")
+    assert run("purge_queue", DEAD_QUEUE, "--dry-run").code == 0
+    assert run("purge_queue", DEAD_QUEUE, "--noinput", "--json").json["purged"][0]["count"] == 1
+    assert purge_queue.UNFILED == DEAD_QUEUE
 
 
 def test_an_unknown_queue_is_named(queue_database: TestDatabase) -> None:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from zerver.management.output import UNKNOWN, Column, duration, figure, json_line, moment, size, table_text
+from zerver.management.output import (
+    UNKNOWN,
+    Column,
+    duration,
+    figure,
+    json_line,
+    json_text,
+    moment,
+    size,
+    table_text,
+)
 
 COLUMNS = [Column("queue"), Column("ready", is_number=True), Column("note")]
 
@@ -59,3 +69,15 @@ def test_a_terminals_table_shows_brackets_as_they_are() -> None:
 
 def test_a_stream_of_documents_has_one_a_line() -> None:
     assert json_line({"a": "ü\n"}) == '{"a": "ü\\n"}'
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_what_a_cell_would_have_a_terminal_do_is_shown_instead(is_terminal: bool) -> None:
+    text = table_text(COLUMNS, [["a", "5", "\x1b]0;x\x07"]], is_terminal=is_terminal)
+    assert r"\x1b]0;x\x07" in text
+    assert "\x07" not in text
+
+
+def test_json_at_a_terminal_is_the_same_document_without_controls() -> None:
+    for text in (json_line({"a": "\x9b2J"}), json_text({"a": "\x9b2J"})):
+        assert "\\u009b2J" in text

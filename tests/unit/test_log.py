@@ -156,3 +156,15 @@ def test_the_rest_is_told_in_words(caplog: pytest.LogCaptureFixture) -> None:
         "WARNING",
         "INFO",
     ]
+
+
+def test_what_a_terminal_would_obey_is_written_out(caplog: pytest.LogCaptureFixture) -> None:
+    nasty = "\x1b]0;x\x07\x1b[2J\u202e"
+    send(signals.attempt_failed, queue="q", message_id=nasty, attempt=1, outcome="Dead", problem=nasty)
+    send(signals.connection_changed, role="worker", state="away", problem=nasty)
+    send(signals.handler_timed_out, queue="q", message_ids=[nasty], seconds=1.0, is_hard=False)
+    send(signals.suspect_started, queue="q", message_id=nasty, crashes=1)
+    assert len(said(caplog)) == 4
+    for _, text in said(caplog):
+        assert not set(nasty) & set("\x1b\x07\u202e") & set(text)
+        assert r"\x1b]0;x\x07\x1b[2J\u202e" in text

@@ -14,6 +14,7 @@ from django.db import DatabaseError
 
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import ZerverError
+from zerver.lib.printable import printable
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management import output
@@ -44,6 +45,10 @@ class QueueCommand(BaseCommand):
         """
         try:
             return super().execute(*args, **options)
+        except CommandError as error:
+            # It may quote what anybody has published.
+            error.args = (printable(str(error)),)
+            raise
         except ZerverError as error:
             raise CommandError(one_line(error)) from error
         except DatabaseError as error:
@@ -78,14 +83,14 @@ class QueueCommand(BaseCommand):
         """
         if not sys.stdin.isatty():
             self.usage(f"this is no terminal to ask at: give {flag} to go ahead")
-        self.stderr.write(f"{question} [y/N] ", self.style.WARNING, ending="")
+        self.stderr.write(f"{printable(question)} [y/N] ", self.style.WARNING, ending="")
         self.stderr.flush()
         if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise CommandError("not confirmed; nothing was done")
 
     def warn(self, text: str) -> None:
         """What people should know and is no failure of this command. On stderr: stdout is for data."""
-        self.stderr.write(text, self.style.WARNING)
+        self.stderr.write(printable(text), self.style.WARNING)
 
     def warn_of_broken_modules(self) -> None:
         for module, why in sorted(queues.broken_modules.items()):
@@ -94,4 +99,4 @@ class QueueCommand(BaseCommand):
 
 def one_line(error: BaseException) -> str:
     """An error as it may stand in one line: its text, or its class where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    return printable(" ".join(str(error).split())) or type(error).__name__

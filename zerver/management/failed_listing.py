@@ -10,9 +10,12 @@ from django.core.management.base import CommandError
 from django.db.models import Q, QuerySet
 from django.utils import timezone
 
-from zerver.lib.errors import NotJson
+from zerver.lib.errors import EventTooLarge, NotJson
 from zerver.lib.event import decode_headers, decode_json
-from zerver.management.output import Column, json_text, moment
+from zerver.lib.printable import printable
+from zerver.lib.registry import QueueDeclaration
+from zerver.management.json_layout import compact, indented
+from zerver.management.output import Column, moment
 from zerver.models import FailedEvent
 
 COLUMNS = [
@@ -85,18 +88,45 @@ def text(failed: FailedEvent) -> str:
     told |= {f"header {name}": value for name, value in decode_headers(failed.headers).items()}
     width = max(map(len, told))
     lines = [f"{name:<{width}}  {value}" for name, value in told.items()]
-    return "\n".join(
+    shown = "\n".join(
         [*lines, "", editable_body(failed), *(["", failed.traceback.rstrip()] if failed.traceback else [])]
     )
+    return printable(shown)
 
 
 def editable_body(failed: FailedEvent) -> str:
-    """The body, indented where it is JSON; bytes that are no text stand as ``\\x..``."""
+    """The body, indented where it is JSON, with nothing that it says changed; what is no text stands as ``\\x..``."""
     body = bytes(failed.body)
+    return indented(body.decode()) if _is_json(body) else body.decode(errors="backslashreplace")
+
+
+def edited_body(failed: FailedEvent, written: bytes, queue: QueueDeclaration, limit_bytes: int) -> bytes:
+    """What an operator made of ``editable_body``, as it will travel: the original bytes where it says the same.
+
+    Raises: EventError when it is no event that the queue's worker takes.
+    """
     try:
-        return json_text(decode_json(body))
+        # Some editors begin a file with a mark.
+        text = written.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise NotJson("$", f"byte {error.start} is not UTF-8; save it as UTF-8") from error
+    decode_json(text.encode())
+    original = bytes(failed.body)
+    if _is_json(original) and compact(text) == compact(original.decode()):
+        return original
+    body = compact(text).encode()
+    queue.event_type.decode(queue.name, body)
+    if len(body) > limit_bytes:
+        raise EventTooLarge(queue.name, len(body), limit_bytes)
+    return body
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        decode_json(body)
     except NotJson:
-        return body.decode(errors="backslashreplace")
+        return False
+    return True
 
 
 def _state(failed: FailedEvent) -> str:

@@ -18,6 +18,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from zerver.lib.printable import printable, printable_json
+
 UNKNOWN = "–"
 
 
@@ -31,12 +33,12 @@ class Column:
 
 def json_text(value: Any) -> str:
     """Indented, in the order given. Shape: plain JSON; anything else is a mistake of ours and raises TypeError."""
-    return json.dumps(value, indent=2, ensure_ascii=False)
+    return printable_json(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def json_line(value: Any) -> str:
     """One document in one line, for streams of them."""
-    return json.dumps(value, ensure_ascii=False)
+    return printable_json(json.dumps(value, ensure_ascii=False))
 
 
 def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, is_terminal: bool) -> str:
@@ -56,7 +58,7 @@ def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Tabl
     for column in columns:
         table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(printable(cell)) for cell in row))
     return table
 
 
@@ -74,7 +76,7 @@ def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _flat(cell: str) -> str:
-    return " ".join(cell.split())
+    return printable(" ".join(cell.split()))
 
 
 def figure(value: float | None) -> str:
@@ -135,7 +137,9 @@ class Bar:
         if self._bar.disable:
             self._say(text)
         else:
-            self._bar.console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+            self._bar.console.print(
+                printable(text), style="yellow", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 
 from zerver.lib import signals
 from zerver.lib.clock import monotonic
+from zerver.lib.printable import printable
 
 _publish = logging.getLogger("zerver.publish")
 _connection = logging.getLogger("zerver.connection")
@@ -71,7 +72,7 @@ class _Teller:
         if level > logging.DEBUG and not self._is_news(role, state, problem):
             level = logging.DEBUG
         text = "broker connection of the %s: %s: %s" if problem else "broker connection of the %s: %s%s"
-        _connection.log(level, text, role, state, problem)
+        _connection.log(level, text, role, state, _short(problem))
 
     def _is_news(self, role: str, state: str, problem: str) -> bool:
         """A cluster's nodes fail with a sentence each, so every sentence counts once until the state changes."""
@@ -106,14 +107,16 @@ class _Teller:
         level = _OUTCOME_LEVELS.get(outcome, logging.WARNING)
         text = "queue %s: event %s, attempt %d: %s: %s"
         about = {"queue": queue, "event_id": message_id}
-        _event.log(level, text, queue, message_id, attempt, outcome.lower(), _short(problem), extra=about)
+        _event.log(
+            level, text, queue, _short(message_id), attempt, outcome.lower(), _short(problem), extra=about
+        )
 
     def _suspect_started(self, *, queue: str, message_id: str, crashes: int, **_: Any) -> None:
         _event.log(
             logging.WARNING if crashes else logging.INFO,
             "queue %s: event %s comes again and runs alone; processes that may have died of it: %d",
             queue,
-            message_id,
+            _short(message_id),
             crashes,
             extra={"queue": queue, "event_id": message_id},
         )
@@ -166,11 +169,11 @@ _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": lo
 
 
 def _short(problem: str) -> str:
-    """One line of a bounded length: an exception's message may be anything."""
-    line = " ".join(problem.split())
+    """One line of a bounded length, without what a terminal obeys: an exception's message may be anything."""
+    line = printable(" ".join(problem.split()))
     return line if len(line) <= MAX_PROBLEM_LENGTH else f"{line[:MAX_PROBLEM_LENGTH]}…"
 
 
 def _listed(message_ids: Sequence[str]) -> str:
     more = len(message_ids) - 5
-    return ", ".join(message_ids[:5]) + (f" and {more} more" if more > 0 else "")
+    return ", ".join(map(_short, message_ids[:5])) + (f" and {more} more" if more > 0 else "")

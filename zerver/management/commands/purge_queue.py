@@ -14,6 +14,9 @@ from zerver.lib.transport.base import Transport
 from zerver.management.base import QueueCommand, one_line
 from zerver.management.output import Column, figure
 
+#: What is in it died on some queue, and is not filed as a failed event yet: nowhere else is there a copy.
+UNFILED = "zerver_dead"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Purged:
@@ -40,22 +43,39 @@ class Command(QueueCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("queue", metavar="NAME", nargs="?")
-        parser.add_argument("--all", action="store_true", help="every declared queue, test queues too")
-        parser.add_argument("--noinput", "--no-input", action="store_true", help="with --all: do not ask")
+        parser.add_argument(
+            "--all", action="store_true", help=f"every declared queue, test queues too, but not {UNFILED}"
+        )
+        parser.add_argument(
+            "--noinput", "--no-input", action="store_true", help=f"with --all, or {UNFILED}: do not ask"
+        )
         parser.add_argument("--dry-run", action="store_true", help="only say what would be deleted")
         self.add_json(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
         if (options["queue"] is None) == (not options["all"]):
             self.usage("give a queue's name, or --all")
-        wanted = queues.all(test_queues=True) if options["all"] else [queues.lookup(options["queue"])]
-        if options["all"] and not options["noinput"] and not options["dry_run"]:
-            self.confirm(f"Delete everything that waits in {len(wanted)} queues?", flag="--noinput")
+        if options["all"]:
+            wanted = [queue for queue in queues.all(test_queues=True) if queue.name != UNFILED]
+        else:
+            wanted = [queues.lookup(options["queue"])]
+        if not options["noinput"] and not options["dry_run"]:
+            self._ask_about(wanted, is_all=options["all"])
         found = _purge_all(wanted, dry_run=options["dry_run"])
         self._tell(found, options)
         problems = sorted({item.problem for item in found if item.problem})
         if problems:
             raise CommandError("; ".join(problems))
+
+    def _ask_about(self, wanted: Sequence[QueueDeclaration], *, is_all: bool) -> None:
+        """One queue is purged without asking, unless it holds what somebody should see first."""
+        if is_all:
+            self.confirm(f"Delete everything that waits in {len(wanted)} queues?", flag="--noinput")
+        elif wanted[0].name == UNFILED:
+            self.confirm(
+                f"{UNFILED} holds dead events that are not filed as failed events yet. Delete them for good?",
+                flag="--noinput",
+            )
 
     def _tell(self, found: Sequence[Purged], options: dict[str, Any]) -> None:
         if options["json"]:

@@ -6,22 +6,23 @@ import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.management.base import CommandError
+from django.db import DatabaseError
 from django.db.models import QuerySet
 
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
-from zerver.lib.errors import EventError, UnknownQueue
-from zerver.lib.event import decode_json, encode_event
+from zerver.lib.errors import EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
-from zerver.lib.registry import queues
+from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
 from zerver.management.base import QueueCommand, one_line
-from zerver.management.editor import edit
+from zerver.management.editor import Draft, drafting
 from zerver.management.output import progress
 from zerver.models import FailedEvent
 
@@ -118,14 +119,14 @@ class Command(QueueCommand):
 
     def _replay(self, options: dict[str, Any]) -> None:
         chosen = self._chosen(options)
-        body = self._edited(chosen) if options["edit"] else None
         by, alias = options["by"], _alias()
+        with self._edited(chosen) if options["edit"] else nullcontext() as body:
 
-        def act(failed: FailedEvent) -> str | None:
-            queues.lookup(failed.queue)
-            return replay(failed, by=by, alias=alias, body=body)
+            def act(failed: FailedEvent) -> str | None:
+                queues.lookup(failed.queue)
+                return replay(failed, by=by, alias=alias, body=body)
 
-        self._act(chosen, Report("replayed"), act, options)
+            self._act(chosen, Report("replayed"), act, options)
 
     def _discard(self, options: dict[str, Any]) -> None:
         chosen = self._chosen(options)
@@ -174,13 +175,19 @@ class Command(QueueCommand):
                     if problem := _act_on(failed, report, act):
                         bar.say(f"{failed.pk} {failed.message_id}: {problem}")
                     bar.advance()
-        except KeyboardInterrupt as error:
-            raise CommandError(f"stopped; {report}") from error
+        except (KeyboardInterrupt, TransportError, DatabaseError) as error:
+            why = "stopped" if isinstance(error, KeyboardInterrupt) else one_line(error)
+            self._tell_json(report, options)
+            left = len(keys) - len(report.done) - len(report.skipped)
+            raise CommandError(f"{why}; {report}; {left} are still to do, run it again") from error
         self._tell(report, options)
 
-    def _tell(self, report: Report, options: dict[str, Any]) -> None:
+    def _tell_json(self, report: Report, options: dict[str, Any]) -> None:
         if options["json"]:
             self.write_json({report.verb: report.done, "skipped": report.skipped})
+
+    def _tell(self, report: Report, options: dict[str, Any]) -> None:
+        self._tell_json(report, options)
         if report.skipped:
             raise CommandError(str(report))
         if not options["json"]:
@@ -209,8 +216,9 @@ class Command(QueueCommand):
             alias=_alias(), queue=options["queue"], error=options["error"], since_ms=since_ms, states=states
         )
 
-    def _edited(self, chosen: QuerySet[FailedEvent]) -> bytes:
-        """The body as the operator changed it, once it is an event that its queue takes."""
+    @contextmanager
+    def _edited(self, chosen: QuerySet[FailedEvent]) -> Iterator[bytes]:
+        """The body as the operator changed it, once it is an event that its queue takes; kept if anything fails."""
         found = list(chosen[:2])
         if len(found) != 1:
             self.usage("--edit is for one event; name it by its id")
@@ -218,14 +226,17 @@ class Command(QueueCommand):
         if failed.state != FailedEvent.State.FAILED:
             raise CommandError(f"{failed.message_id} is {failed.state} already")
         queue = queues.lookup(failed.queue)
-        before = text = failed_listing.editable_body(failed)
+        with drafting(failed_listing.editable_body(failed), suffix=".json", say=self.warn) as draft:
+            yield self._edit(failed, queue, draft)
+
+    def _edit(self, failed: FailedEvent, queue: QueueDeclaration, draft: Draft) -> bytes:
+        """As often as the operator wants to try."""
         while True:
-            text = edit(text, suffix=".json")
-            if not text.strip() or text.strip() == before.strip():
+            written = draft.edit()
+            if written is None:
                 raise CommandError("the event was not changed; nothing was replayed")
             try:
-                event = decode_json(text.encode())
-                return encode_event(queue.name, event, queue.event_type, get_settings().max_event_bytes)
+                return failed_listing.edited_body(failed, written, queue, get_settings().max_event_bytes)
             except EventError as error:
                 if not sys.stdin.isatty():
                     raise

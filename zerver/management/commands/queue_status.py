@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from zerver.lib.printable import printable
 from zerver.management.base import QueueCommand
 from zerver.management.output import (
     UNKNOWN,
@@ -125,7 +126,7 @@ def _display(snapshot: Snapshot) -> Group:
     return Group(
         Text(moment(snapshot.taken_at_ms), style="dim"),
         rich_table(_COLUMNS, _rows(snapshot)),
-        *(Text(problem, style="yellow") for problem in snapshot.problems),
+        *(Text(printable(problem), style="yellow") for problem in snapshot.problems),
     )
 
 

@@ -1,0 +1,28 @@
+"""Text from outside, as it may stand on a terminal or in a log.
+
+Errors, bodies, ids and names may come from anybody who can publish. A terminal obeys what it is shown: it clears its
+screen, changes its title, writes right to left.
+"""
+
+import re
+
+#: Controls but line ends and tabs; what turns the direction of writing; line ends that only some know; and halves of
+#: surrogate pairs, which cannot be written at all.
+_UNPRINTABLE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+
+
+def printable(text: str) -> str:
+    r"""Each character that does something, rather than shows something, as ``\x1b`` or ``\u202e``."""
+    return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
+
+
+def printable_json(text: str) -> str:
+    r"""The same for a JSON document, which stays the same document: always ``\u001b``."""
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"

@@ -1,0 +1,36 @@
+"""JSON laid out anew, token by token: nothing of what it says changes, as decoding and encoding it would.
+
+``1.10`` stays ``1.10``, digits that no float holds stay, and so does a name that comes twice.
+"""
+
+import re
+from collections.abc import Iterator
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+_INDENT = "  "
+
+
+def compact(text: str) -> str:
+    """Without white space between its tokens. ``text`` is JSON."""
+    return "".join(_TOKEN.findall(text))
+
+
+def indented(text: str) -> str:
+    """As people read it, laid out as ``json.dumps(indent=2)`` would. ``text`` is JSON."""
+    return "".join(_indented(_TOKEN.findall(text)))
+
+
+def _indented(pieces: list[str]) -> Iterator[str]:
+    depth = 0
+    before = ""
+    for piece in pieces:
+        if piece in "}]":
+            depth -= 1
+            if before not in "{[":
+                yield "\n" + _INDENT * depth
+        elif before and before in "{[,":
+            yield "\n" + _INDENT * depth
+        yield ": " if piece == ":" else piece
+        if piece in "{[":
+            depth += 1
+        before = piece
