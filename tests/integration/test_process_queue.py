@@ -190,3 +190,18 @@ def _fast() -> Transport:
     fast = current.fast_lane()
     assert fast is not None
     return fast
+
+
+@on_rabbitmq
+def test_equal_events_without_an_id_of_their_own_are_each_retried_and_each_kept(
+    spine: Spine, rabbit_server: RabbitServer
+) -> None:
+    _fast().check_queue(queues.lookup("ledger"))
+    vhost = spine.env["QUEUE_URL"].rpartition("/")[2]
+    payload = '{"n": 1, "do": [["raise", "tick"]]}'
+    message = {"properties": {}, "routing_key": "ledger", "payload": payload, "payload_encoding": "string"}
+    for _ in range(3):
+        rabbit_server.api("POST", f"/exchanges/{vhost}/amq.default/publish", message)
+    spine.work("--queue=ledger")
+    assert len(spine.failed(3)) == 3
+    assert sorted(line["attempt"] for line in spine.notes("started")) == [1, 1, 1, 2, 2, 2, 3, 3, 3]

@@ -1,6 +1,7 @@
 """What a worker process does beside its events: say how it is, look after the dead, forget what is old."""
 
 import json
+import os
 import random
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from zerver.lib.conf import QueueSettings
 from zerver.lib.database import delete_by_chunks
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
-from zerver.lib.queue_stats import stats_path, write_stats, write_whole
+from zerver.lib.queue_stats import remove_stats, write_stats, write_whole
 from zerver.models import Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
@@ -154,4 +155,4 @@ class Housekeeper:
         if self._health_file is not None:
             self._health_file.unlink(missing_ok=True)
         for row in self._rows:
-            stats_path(self._settings.state_dir, row.runner.queue.name, row.number).unlink(missing_ok=True)
+            remove_stats(self._settings.state_dir, row.runner.queue.name, row.number, os.getpid())

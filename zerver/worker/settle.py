@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import assert_never
 
 from zerver.lib import signals
+from zerver.lib.database import perform
 from zerver.lib.errors import EventNotStorable
 from zerver.lib.event import next_attempt
 from zerver.lib.event_table import EventTable
@@ -65,7 +66,7 @@ class Settler:
     def _file(self, delivery: Delivery, error: str, traceback: str) -> None:
         event = delivery.event
         inbox = InboxEntry.objects.using(self._alias).filter(queue=event.queue, message_id=event.message_id)
-        if inbox.exists():
+        if perform(self._alias, lambda _: inbox.exists()):
             # A transactional event that was committed and failed after that, in an on_commit hook or by a connection
             # lost during COMMIT: it is done, and a replay would do it twice.
             return

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
 
+from zerver.lib.database import perform
 from zerver.lib.event_table import EventTable
 from zerver.models import Suspect
 
@@ -19,24 +20,30 @@ _LOOK_UP_SECONDS = 0.2
 
 
 def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
-    """Remember that a suspect is about to run. Returns how many processes may have died of it by now, 1 or more."""
-    connection = connections[alias]
+    """Remember that a suspect is about to run. Returns how many processes may have died of it by now, 1 or more.
+
+    Raises: TransportUnavailable.
+    """
+    table = Suspect._meta.db_table
     now = EventTable(alias).now_sql()
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"INSERT INTO {Suspect._meta.db_table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608
-            f"VALUES (%s, %s, 1, {now}, %s) ON CONFLICT (queue, message_id) DO UPDATE SET "
-            f"crashes = {Suspect._meta.db_table}.crashes + 1, last_started_at_ms = excluded.last_started_at_ms, "
-            "last_worker = excluded.last_worker RETURNING crashes",
-            [queue, message_id, worker],
-        )
-        crashes: int = cursor.fetchone()[0]
-        return crashes
+    statement = (
+        f"INSERT INTO {table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608
+        f"VALUES (%s, %s, 1, {now}, %s) ON CONFLICT (queue, message_id) DO UPDATE SET crashes = {table}.crashes + 1, "
+        "last_started_at_ms = excluded.last_started_at_ms, last_worker = excluded.last_worker RETURNING crashes"
+    )
+
+    def count(connection: BaseDatabaseWrapper) -> int:
+        with connection.cursor() as cursor:
+            cursor.execute(statement, [queue, message_id, worker])
+            return int(cursor.fetchone()[0])
+
+    return perform(alias, count)
 
 
 def clear(queue: str, message_id: str, alias: str) -> None:
-    """It was settled: nobody died of it."""
-    Suspect.objects.using(alias).filter(queue=queue, message_id=message_id).delete()
+    """It was settled: nobody died of it. Raises: TransportUnavailable."""
+    rows = Suspect.objects.using(alias).filter(queue=queue, message_id=message_id)
+    perform(alias, lambda _: rows.delete())
 
 
 class Solitude:

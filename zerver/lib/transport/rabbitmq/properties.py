@@ -54,17 +54,14 @@ def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
         published_at_ms = _whole_number(properties.timestamp * 1000, 1, _MAX_STAMP_MS)
     for count in _COUNTS:
         raw.pop(count, None)
-    message_id = properties.message_id
-    if (
-        not isinstance(message_id, str)
-        or not message_id
-        or len(message_id) > _MAX_TEXT
-        or "\x00" in message_id
-    ):
+    message_id = properties.message_id if isinstance(properties.message_id, str) else ""
+    has_own_id = bool(message_id) and len(message_id) <= _MAX_TEXT and "\x00" not in message_id
+    if not has_own_id:
         message_id = clock.foreign_message_id(queue, body)
     return Event(
         queue=queue,
         message_id=message_id,
+        has_own_id=has_own_id,
         body=body,
         published_at_ms=clock.now_ms() if published_at_ms is None else published_at_ms,
         attempt=attempt or 1,
