@@ -13,8 +13,9 @@ import dj_database_url
 BASE_DIR = Path(__file__).resolve().parent.parent
 
 DEBUG = os.environ.get("DEBUG", "") == "1"
-# Without a key of its own, a start signs with a key that nobody else has: sessions end with it, nothing else does.
-SECRET_KEY = os.environ.get("SECRET_KEY") or secrets.token_urlsafe(50)
+# Without a key of its own, a process signs with one that nobody else has, not even another process of the same server:
+# workers sign nothing. By the prefix, `manage.py check --deploy` knows it for what it is (security.W009).
+SECRET_KEY = os.environ.get("SECRET_KEY") or f"django-insecure-{secrets.token_urlsafe(50)}"
 ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
 
 INSTALLED_APPS = [
@@ -41,6 +42,8 @@ if _database["ENGINE"].endswith("sqlite3"):
         "transaction_mode": "IMMEDIATE",
         "timeout": 20,
         "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;",
+        # What DATABASE_URL says (?timeout=60) goes over ours.
+        **_database.get("OPTIONS", {}),
     }
     # A file, not memory: tests use several threads and processes.
     _database["TEST"] = {"NAME": str(BASE_DIR / "var" / f"test-{os.getpid()}.sqlite3")}

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from django.db import OperationalError, connection
+from pytest_django import Settings
 
 from tests.integration.commands import Ran, run
 from tests.servers.databases import TestDatabase
@@ -21,6 +22,7 @@ from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
+from zerver.management.output import moment
 from zerver.models import FailedEvent, WaitingEvent
 
 DAY_MS = 86_400_000
@@ -87,6 +89,20 @@ def test_filters_choose_by_queue_error_and_time(queue_database: TestDatabase) ->
     assert listed("--since", "3d") == [two, one]
     assert listed("--since", "2020-01-01T00:00") == [two, one]
     assert listed("--since", "1d", "--queue", "noop") == []
+
+
+def test_a_time_is_meant_as_the_listing_shows_it_whatever_the_projects_time_zone_is(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.TIME_ZONE = "Asia/Tokyo"
+    message_id = fail()
+    row = FailedEvent.objects.get()
+    shown = moment(row.failed_at_ms).removesuffix("Z")
+    assert shown in run("queue_failed", "list").out
+    assert listed("--since", shown) == [message_id]
+    later = moment(row.failed_at_ms + 1000).removesuffix("Z")
+    assert listed("--since", later) == []
+    assert listed("--since", f"{shown}+00:00") == [message_id]
 
 
 def test_show_tells_everything_by_either_id(queue_database: TestDatabase) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import threading
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -256,6 +257,48 @@ def test_a_body_that_is_no_json_object_is_refused_by_its_place(
     assert answer.status_code == 400
     assert answer.json()["path"].startswith(path)
     assert len(answer.content) < 1000
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        (rb'{"a": {"b": ["ok", "x\u0000y"]}}', "$.a.b[1]"),
+        (rb'{"a": {"b\u0000": 1}}', "$.a"),
+        (rb'{"' + b"k" * 500 + rb'": "\u0000"}', "$." + "k" * 198),
+    ],
+)
+def test_a_character_that_no_text_column_holds_is_refused_before_it_is_accepted(
+    queue_database: TestDatabase, client: Client, body: bytes, path: str
+) -> None:
+    answer = post(client, body)
+    assert (answer.status_code, answer.json()["path"]) == (400, path)
+    assert "NUL" in answer.json()["error"]
+    assert not WaitingEvent.objects.exists()
+
+
+def test_what_only_looks_like_that_character_is_stored(
+    queue_database: TestDatabase, client: Client, settings: Settings
+) -> None:
+    settings.QUEUE_URL = "immediate://"
+    assert post(client, rb'{"a": "\\u0000"}').status_code == 202
+    assert IncomingWebhook.objects.get().payload == {"a": r"\u0000"}
+
+
+@pytest.mark.parametrize("use_tz", [True, False])
+def test_times_are_right_whatever_the_projects_time_zone_is(
+    queue_database: TestDatabase, client: Client, settings: Settings, use_tz: bool
+) -> None:
+    settings.QUEUE_URL = "immediate://"
+    settings.USE_TZ = use_tz
+    settings.TIME_ZONE = "America/St_Johns"
+    connections.close_all()  # PostgreSQL is told a connection's time zone when it opens
+    assert post(client).status_code == 202
+    assert post(client).status_code == 202
+    stored, counted = IncomingWebhook.objects.latest("received_at"), UserActivity.objects.get()
+    assert counted.last_visit == stored.received_at
+    assert timezone.is_aware(stored.received_at) is use_tz
+    received_at = stored.received_at if use_tz else timezone.make_aware(stored.received_at)
+    assert abs((datetime.now(UTC) - received_at).total_seconds()) < 60
 
 
 @pytest.mark.django_db

@@ -3,12 +3,11 @@
 import base64
 import re
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.core.management.base import CommandError
 from django.db.models import Q, QuerySet
-from django.utils import timezone
 
 from zerver.lib.errors import EventTooLarge, NotJson
 from zerver.lib.event import decode_headers, decode_json
@@ -157,8 +156,9 @@ def _is_row_id(text: str) -> bool:
 
 
 def parse_since(text: str, now_ms: int) -> int:
-    """``90s``, ``15m``, ``2h``, ``3d``, ``1w`` ago, or an ISO time. Shape: milliseconds since the epoch.
+    """``90s``, ``15m``, ``2h``, ``3d``, ``1w`` ago, or an ISO time, in UTC unless it says otherwise.
 
+    Shape: milliseconds since the epoch.
     Raises: ValueError saying what is accepted.
     """
     if matched := _AGO.fullmatch(text):
@@ -168,5 +168,6 @@ def parse_since(text: str, now_ms: int) -> int:
         at = datetime.fromisoformat(text)
     except ValueError as error:
         raise ValueError(f"{text!r} is no time: write 30m, 2h, 3d or 2026-05-01T12:00") from error
-    aware = at if at.tzinfo is not None else timezone.make_aware(at)
+    # As the listing shows them, whatever the project's TIME_ZONE is.
+    aware = at if at.tzinfo is not None else at.replace(tzinfo=UTC)
     return int(aware.timestamp() * 1000)

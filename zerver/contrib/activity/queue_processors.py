@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict
 from msgspec import Meta
 
 from zerver.contrib.activity.models import UserActivity
+from zerver.contrib.moments import storable
 from zerver.lib.conf import get_settings
 from zerver.worker.base import LoopQueueProcessingWorker, assign_queue
 
@@ -40,8 +41,9 @@ def aggregate(events: list[UserActivityEvent]) -> list[UserActivity]:
         row = rows.get(key)
         if row is None:
             user, client, query = key
-            rows[key] = UserActivity(user=user, client=client, query=query, count=1, last_visit=event["time"])
+            at = storable(event["time"])
+            rows[key] = UserActivity(user=user, client=client, query=query, count=1, last_visit=at)
         else:
             row.count += 1
-            row.last_visit = max(row.last_visit, event["time"])
+            row.last_visit = max(row.last_visit, storable(event["time"]))
     return list(rows.values())

@@ -5,6 +5,7 @@ from typing import Any, NotRequired, TypedDict
 
 from django.apps import apps
 
+from zerver.contrib.moments import storable
 from zerver.contrib.webhooks.models import IncomingWebhook
 from zerver.lib.conf import get_settings
 from zerver.lib.queue import queue_json_publish
@@ -37,7 +38,7 @@ class IncomingWebhooksWorker(QueueProcessingWorker):
             delivery=event.get("delivery", ""),
             sender=sender_login(event["payload"]),
             payload=event["payload"],
-            received_at=delivery.published_at,
+            received_at=storable(delivery.published_at),
         )
         # Where the inbox is: elsewhere it would commit on its own, and a crash in between lose the activity.
         is_new = IncomingWebhook.objects.using(get_settings().database).store_once(webhook)
@@ -48,7 +49,7 @@ class IncomingWebhooksWorker(QueueProcessingWorker):
                     "user": webhook.sender,
                     "client": webhook.source,
                     "query": webhook.event,
-                    "time": webhook.received_at,
+                    "time": delivery.published_at,
                 },
             )
 

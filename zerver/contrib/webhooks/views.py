@@ -18,9 +18,9 @@ from django.views.decorators.http import require_POST
 from zerver.contrib.webhooks import signature
 from zerver.contrib.webhooks.conf import secret_of
 from zerver.contrib.webhooks.errors import WebhookRefused
+from zerver.contrib.webhooks.payload import parse
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import EventTooLarge, NotJson, PublishError
-from zerver.lib.event import decode_json
 from zerver.lib.queue import queue_json_publish
 
 #: Told to senders when the event could be stored nowhere. Units: seconds.
@@ -41,7 +41,7 @@ def receive(request: HttpRequest, source: str) -> JsonResponse:
     try:
         message_id = _publish(_read(request, source))
     except WebhookRefused as refused:
-        error = {"error": refused.problem} | ({"path": refused.path} if refused.path else {})
+        error = {"error": refused.problem} | ({"path": refused.path[:_LONGEST_PATH]} if refused.path else {})
         return JsonResponse(error, status=refused.status)
     except PublishError as error:
         logger.error("%s", error, extra={"queue": error.queue, "event_id": error.message_id})
@@ -74,7 +74,7 @@ def _read(request: HttpRequest, source: str) -> dict[str, Any]:
     body = _read_body(request, _room_bytes(event))
     if not signature.is_valid(secret, body, digest):
         raise WebhookRefused(403, f"{signature.HEADER} does not fit the body: check the secret")
-    event["payload"] = _parse(body)
+    event["payload"] = parse(body)
     return event
 
 
@@ -117,23 +117,12 @@ def _read_body(request: HttpRequest, limit_bytes: int) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes) -> dict[str, Any]:
-    """Raises: WebhookRefused."""
-    try:
-        payload = decode_json(body)
-    except NotJson as error:
-        raise WebhookRefused(400, f"the body is not JSON: {error.problem}", error.path) from error
-    if not isinstance(payload, dict):
-        raise WebhookRefused(400, "the body must be a JSON object", "$")
-    return payload
-
-
 def _publish(event: dict[str, Any]) -> str:
     """The message id. Raises: WebhookRefused for what no event can hold, PublishError."""
     try:
         return queue_json_publish("incoming_webhooks", event)
     except NotJson as error:
-        path = error.path.replace("$.payload", "$", 1)[:_LONGEST_PATH]
+        path = error.path.replace("$.payload", "$", 1)
         raise WebhookRefused(400, f"the body cannot be carried unchanged: {error.problem}", path) from error
     except EventTooLarge as error:
         # Numbers may grow when they are written out: 1E5 becomes 100000.0.

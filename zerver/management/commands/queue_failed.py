@@ -282,7 +282,9 @@ def _rows(keys: list[int]) -> Iterator[FailedEvent]:
 def _add_filters(parser: ArgumentParser) -> None:
     parser.add_argument("--queue", metavar="NAME")
     parser.add_argument("--error", metavar="TEXT", help="part of the error, in any case of letters")
-    parser.add_argument("--since", metavar="TIME", help="failed since: 30m, 2h, 3d ago, or 2026-05-01T12:00")
+    parser.add_argument(
+        "--since", metavar="TIME", help="failed since: 30m, 2h, 3d ago, or 2026-05-01T12:00 (UTC)"
+    )
 
 
 def _add_choice(parser: ArgumentParser) -> None:
