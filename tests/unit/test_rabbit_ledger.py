@@ -61,3 +61,4 @@ def test_the_broker_ends_up_with_exactly_what_was_settled(count: int, data: st.D
             assert tag in outstanding, "the broker closes the channel over a tag that it does not know"
             outstanding -= set(range(1, tag + 1)) if multiple else {tag}
         assert outstanding == expected
+        assert len(made) == len(expected)

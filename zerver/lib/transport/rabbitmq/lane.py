@@ -19,6 +19,7 @@ from zerver.lib.transport.base import Delivery, Lane
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
+from zerver.lib.transport.rabbitmq.patience import HandedBack, advice, ran_out, smallest_prefetch
 from zerver.lib.transport.rabbitmq.properties import to_event
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
@@ -28,7 +29,7 @@ ACK_HOLD_SECONDS = 0.005
 #: After the broker closed the channel or cancelled the consumer.
 RESUBSCRIBE_SECONDS = 0.5
 #: A quarter of the broker's default consumer_timeout (30 min): after it the broker would close the channel over events
-#: that were only buffered.
+#: that were only buffered. A broker of another timeout tells it when it has run out.
 BUFFER_SECONDS = 450.0
 
 
@@ -47,6 +48,10 @@ class RabbitLane(Lane, ConnectionListener):
         self._queue = queue
         self._owner = owner
         self._buffer_seconds = buffer_seconds
+        #: Fewer after events went stale in the buffer.
+        self._prefetch = min(queue.in_hand, 65_535)
+        self._handed_back = HandedBack()
+        self._stale_timer: Any = None
         #: Why it gets no events just now, for people; "" when it should.
         self.problem = ""
         self._told = ""
@@ -74,7 +79,7 @@ class RabbitLane(Lane, ConnectionListener):
         self._wake = wake
         worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")
         worker.connection.call_soon(lambda: worker.connection.add_listener(self))
-        self._post(self._hand_back_stale)
+        self._post(self._watch_buffer)
 
     def take(self, limit: int) -> list[Delivery]:
         with self._lock:
@@ -100,8 +105,8 @@ class RabbitLane(Lane, ConnectionListener):
             self._post(self._send_acks_soon)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
-        tokens = [delivery.token for delivery in deliveries]
-        self._post(lambda: self._nack(tokens))
+        given = tuple(deliveries)
+        self._post(lambda: self._nack(given))
 
     def flush(self) -> None:
         if self._acks:
@@ -172,30 +177,37 @@ class RabbitLane(Lane, ConnectionListener):
         self._generation += 1
         self._live = self._generation
         channel.add_on_cancel_callback(self._on_cancelled)
-        channel.basic_qos(
-            prefetch_count=min(self._queue.in_hand, 65_535), callback=lambda _: self._consume(channel)
-        )
+        self._consume()
 
-    def _consume(self, channel: Any) -> None:
+    def _consume(self) -> None:
+        """Fetch, unless it does already or should not now."""
+        channel = self._channel
         if (
-            channel is not self._channel
+            channel is None
+            or not channel.is_open
             or self._is_paused
             or self._is_closing
             or self._consumer_tag is not None
+            # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left
+            # in hand adds a whole prefetch to it, at every pause.
+            or len(self._ledger) > self._prefetch // 2
         ):
             return
+        # Holds for consumers that begin after it.
+        channel.basic_qos(prefetch_count=self._prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
         self._consumer_tag = channel.basic_consume(self._queue.name, self._on_message)
         self._tell("")
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        if channel is not self._channel:
+        if channel is not self._channel or self._is_closing:
             return
+        event = to_event(self._queue.name, properties, body)
         delivery = Delivery(
-            event=to_event(self._queue.name, properties, body),
+            event=event,
             lane=self,
             token=(self._live, method.delivery_tag),
-            redelivered=method.redelivered,
+            redelivered=method.redelivered and not self._handed_back.take(event.message_id),
             received_at=monotonic(),
         )
         self._ledger.delivered(method.delivery_tag)
@@ -212,7 +224,13 @@ class RabbitLane(Lane, ConnectionListener):
         if self._is_closing:
             self._closed.set()
         elif isinstance(reason, pika.exceptions.ChannelClosedByBroker):
-            self._tell(f"the broker closed the channel: {describe(reason)}")
+            seconds = ran_out(reason)
+            if seconds is None:
+                self._tell(f"the broker closed the channel: {describe(reason)}")
+            else:
+                self._tell(advice(self._queue, seconds))
+                self._buffer_seconds = min(self._buffer_seconds, seconds / 4)
+                self._watch_buffer()
             self._subscribe_again()
 
     def _on_cancelled(self, frame: Any) -> None:
@@ -260,40 +278,73 @@ class RabbitLane(Lane, ConnectionListener):
         with channel.connection.together():
             for tag, multiple in self._ledger.settle(tags):
                 channel.basic_ack(tag, multiple)
+        self._consume()
 
-    def _nack(self, tokens: Sequence[tuple[int, int]]) -> None:
+    def _nack(self, deliveries: Sequence[Delivery]) -> None:
         self._send_acks()
         channel = self._channel
         if channel is None or not channel.is_open:
             return
         # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
-        for generation, tag in tokens:
+        for delivery in deliveries:
+            generation, tag = delivery.token
             if generation == self._live and self._ledger.settle([tag]):
                 channel.basic_nack(tag, multiple=False, requeue=True)
+                if not delivery.redelivered:
+                    self._handed_back.add(delivery.event.message_id)
+        self._consume()
 
     def _hand_back_stale(self) -> None:
         """Events that nobody started go to somebody who has time, before the broker's patience ends."""
         cutoff = monotonic() - self._buffer_seconds
-        stale: list[tuple[int, int]] = []
+        stale: list[Delivery] = []
         with self._lock:
             while self._buffer and self._buffer[0].received_at < cutoff:
-                stale.append(self._buffer.popleft().token)
+                stale.append(self._buffer.popleft())
+            is_empty = not self._buffer
+        if not self._is_paused:
+            self._adapt_prefetch(is_too_large=bool(stale), is_too_small=is_empty and not stale)
         if stale:
             self._nack(stale)
-        self._later(self._buffer_seconds / 8, self._hand_back_stale)
+        self._watch_buffer()
+
+    def _watch_buffer(self) -> None:
+        if self._worker is None:
+            return
+        if self._stale_timer is not None:
+            self._worker.connection.cancel(self._stale_timer)
+        self._stale_timer = self._later(self._buffer_seconds / 8, self._hand_back_stale)
+
+    def _adapt_prefetch(self, *, is_too_large: bool, is_too_small: bool) -> None:
+        """No more than can be begun in time, or it would go round and round; not less than what is asked for else.
+
+        By what happens and not by ``timeout_seconds``: most handlers need a small part of it.
+        """
+        wanted = self._prefetch
+        if is_too_large:
+            wanted = max(smallest_prefetch(self._queue), self._prefetch // 2)
+        elif is_too_small:
+            wanted = min(self._queue.in_hand, 65_535, self._prefetch * 2)
+        if wanted != self._prefetch:
+            self._prefetch = wanted
+            # The broker's limit is of the consumer, for all its life.
+            self._cancel()
+            self._consume()
 
     # -- pausing and closing
 
     def _pause(self) -> None:
         self._is_paused = True
+        self._cancel()
+
+    def _cancel(self) -> None:
         tag, self._consumer_tag = self._consumer_tag, None
         if tag is not None and self._channel is not None and self._channel.is_open:
             self._channel.basic_cancel(tag, callback=lambda _: None)
 
     def _resume(self) -> None:
         self._is_paused = False
-        if self._channel is not None and self._channel.is_open and self._live:
-            self._consume(self._channel)
+        self._consume()
 
     def _begin_close(self, worker: WorkerConnection) -> None:
         """Acknowledgements first: once the broker has confirmed the closing, it has them all."""
@@ -308,10 +359,10 @@ class RabbitLane(Lane, ConnectionListener):
         else:
             channel.close()
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+    def _later(self, seconds: float, callback: Callable[[], None]) -> Any:
+        """Shape: a handle for ``BrokerConnection.cancel``; None when nothing will come of it."""
         worker = self._worker
-        if worker is not None:
-            worker.connection.call_later(seconds, callback)
+        return None if worker is None else worker.connection.call_later(seconds, callback)
 
     def _tell(self, problem: str) -> None:
         self.problem = problem

@@ -15,6 +15,10 @@ class TagLedger:
         #: Settled out of order: some older tag is not.
         self._ahead: set[int] = set()
 
+    def __len__(self) -> int:
+        """How many are unsettled."""
+        return len(self._unsettled) - len(self._ahead)
+
     def delivered(self, tag: int) -> None:
         self._unsettled.append(tag)
 

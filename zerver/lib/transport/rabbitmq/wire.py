@@ -1,4 +1,4 @@
-"""pika's connection, mended in two places where it meets the wire."""
+"""pika's connection and channel, mended in three places where they meet the wire."""
 
 import struct
 from collections.abc import Iterator
@@ -6,13 +6,28 @@ from contextlib import contextmanager
 from typing import Any
 
 import pika
+import pika.channel
 from pika import frame, spec
 
 #: What is overridden is private to pika, so the stubs do not know it.
 _SelectConnection: Any = pika.SelectConnection
+_Channel: Any = pika.channel.Channel
 
 _FRAME_PREFIX = struct.Struct(">BHL")
 _HEADER_PREFIX = struct.Struct(">HHQ")
+
+
+class WireChannel(_Channel):  # type: ignore[misc]  # as above
+    """What was on its way while a consumer was being cancelled arrives."""
+
+    def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
+        """pika rejects it, and it would come again as redelivered: under suspicion, and counted as a crash."""
+        method = method_frame.method
+        consumer = self._consumers.get(method.consumer_tag)
+        if consumer is not None and self.is_open:
+            consumer(self, method, header_frame.properties, body)
+        else:
+            super()._on_deliver(method_frame, header_frame, body)
 
 
 class WireConnection(_SelectConnection):  # type: ignore[misc]  # as above
@@ -35,6 +50,9 @@ class WireConnection(_SelectConnection):  # type: ignore[misc]  # as above
             # The connection may have gone meanwhile, and its transport with it.
             if frames and self._transport is not None:
                 super()._adapter_emit_data(b"".join(frames))
+
+    def _create_channel(self, channel_number: int, on_open_callback: Any) -> WireChannel:
+        return WireChannel(self, channel_number, on_open_callback)
 
     def _adapter_emit_data(self, data: bytes) -> None:
         if self._corked is None:

@@ -1,0 +1,58 @@
+"""The broker's patience, what it says when it ends, and what came back because of us."""
+
+from __future__ import annotations
+
+import pika.exceptions
+import pytest
+
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.rabbitmq.patience import HandedBack, advice, ran_out, smallest_prefetch
+
+#: RabbitMQ 3.10.8.
+TIMED_OUT = (
+    "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 4000 ms. This timeout "
+    "value can be configured, see consumers doc guide to learn more"
+)
+
+
+def test_what_was_handed_back_is_known_once() -> None:
+    ids = HandedBack()
+    ids.add("a")
+    ids.add("a")
+    assert (ids.take("a"), ids.take("a"), ids.take("b")) == (True, False, False)
+
+
+def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
+    ids = HandedBack(memory_events=3)
+    for message_id in "abcd":
+        ids.add(message_id)
+    assert [ids.take(message_id) for message_id in "abcd"] == [False, True, True, True]
+
+
+def test_the_timeout_is_read_from_what_the_broker_says() -> None:
+    assert ran_out(pika.exceptions.ChannelClosedByBroker(406, TIMED_OUT)) == 4.0
+    assert (
+        ran_out(pika.exceptions.ChannelClosedByBroker(406, "PRECONDITION_FAILED - unknown delivery tag 3"))
+        is None
+    )
+    assert ran_out(pika.exceptions.ChannelClosedByBroker(404, TIMED_OUT)) is None
+    assert ran_out(OSError(TIMED_OUT)) is None
+
+
+def test_the_mend_fits_the_declaration() -> None:
+    assert "lower timeout_seconds=30 of this queue" in advice(QueueDeclaration(name="parcels"), 4.0)
+    assert "look for what held it" in advice(QueueDeclaration(name="parcels"), 1800.0)
+
+
+@pytest.mark.parametrize(
+    ("queue", "smallest"),
+    [
+        (QueueDeclaration(name="a"), 1),
+        (QueueDeclaration(name="a", threads=4), 4),
+        (QueueDeclaration(name="a", threads=4, prefetch=2), 2),
+        (QueueDeclaration(name="a", is_batch=True, batch_size=50), 50),
+        (QueueDeclaration(name="a", is_batch=True, batch_size=200), 200),
+    ],
+)
+def test_threads_have_work_and_batches_can_fill(queue: QueueDeclaration, smallest: int) -> None:
+    assert smallest_prefetch(queue) == smallest
