@@ -5,6 +5,7 @@ The thread alone touches pika's objects; other threads hand it callables. Where 
 """
 
 import enum
+import functools
 import logging
 import os
 import random
@@ -33,6 +34,8 @@ STEADY_SECONDS = 10.0
 #: An attempt that has neither succeeded nor failed after so many timeouts is given up.
 ATTEMPT_TIMEOUTS = 3
 TICK_SECONDS = 0.5
+#: What is overdue by so much was lost: pika drops timers that were due beside one that raised.
+OVERDUE_SECONDS = 5.0
 #: A loop that has not ticked for so long stands still.
 FROZEN_SECONDS = 1.2
 
@@ -102,6 +105,9 @@ class BrokerConnection:
         self._failed_hosts = 0
         self._failures = 0
         self._opened_at = 0.0
+        #: When the next attempt is to begin, or the present one to end.
+        self._due_at = 0.0
+        self._tick_timer: Any = None
         self._told: tuple[State, type] | None = None
         self._closing = False
         self._closed = threading.Event()
@@ -151,6 +157,7 @@ class BrokerConnection:
         """
         if self.state is State.NEW and not self._closing:
             self._connect()
+        self._look_after()
         # Ends a wait that nothing else would end.
         seconds = 0.0 if is_done() else max(0.0, deadline - monotonic())
         timer = self._ioloop.call_later(seconds, lambda: None)
@@ -169,7 +176,7 @@ class BrokerConnection:
             self._ioloop.poll()
             self._ioloop.process_timeouts()
         except Exception as error:  # whatever pika or a callback raised ends the connection, not us
-            self._abort(f"unexpected {describe(error)}")
+            self._survive(error)
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Any:
         """Shape: a handle for ``cancel``."""
@@ -193,25 +200,60 @@ class BrokerConnection:
     # -- the thread
 
     def _run(self) -> None:
-        self._connect()
+        self._guarded(self._connect)
         while not self._closed.is_set():
             # Again after an error: pika drops the timers that were due beside the one that raised.
-            self._tick()
+            self._guarded(self._tick)
             try:
                 self._ioloop.start()
             except Exception as error:  # whatever it was, it ends the connection and not the thread
-                self._abort(f"unexpected {describe(error)}")
+                self._survive(error)
+                # Nor does it keep the processor busy, should it go on.
+                self._closed.wait(0.05)
         self._ioloop.close()
 
     def _tick(self) -> None:
+        if self._tick_timer is not None:
+            self._ioloop.remove_timeout(self._tick_timer)
+        self._tick_timer = self._ioloop.call_later(TICK_SECONDS, self._ticked)
         self.last_tick = monotonic()
-        self._ioloop.call_later(TICK_SECONDS, self._tick)
+        self._look_after()
+
+    def _ticked(self) -> None:
+        self._tick_timer = None
+        self._tick()
+
+    def _look_after(self) -> None:
+        """See to it that something comes after what an error cut off."""
+        connection = self._connection
+        if self.state in (State.OPEN, State.BLOCKED):
+            if connection is None or connection.is_closed:
+                self._abort("the connection was closed")
+        elif self.state in (State.AWAY, State.CONNECTING) and monotonic() > self._due_at + OVERDUE_SECONDS:
+            if connection is None:
+                self._connect()
+            else:
+                self._abort("no connection within the time for an attempt")
 
     def _guarded(self, callback: Callable[[], object]) -> None:
         try:
             callback()
-        except Exception as error:  # a fresh connection puts everything right again
-            self._abort(f"unexpected {describe(error)}")
+        except Exception as error:
+            self._survive(error)
+
+    def _survive(self, error: Exception) -> None:
+        """Whatever our own code or pika raised: a fresh connection puts everything right again."""
+        problem = f"unexpected {describe(error)}"
+        if self._connection is None:
+            # None to be ended, but it is told.
+            self._told = None
+            self._tell(problem)
+        self._abort(problem)
+
+    def _each_listener(self, tell: Callable[[ConnectionListener], object]) -> None:
+        """All of them, whatever one of them raises."""
+        for listener in tuple(self._listeners):
+            self._guarded(functools.partial(tell, listener))
 
     # -- coming and going
 
@@ -219,6 +261,8 @@ class BrokerConnection:
         if self._closing:
             return
         self.state = State.CONNECTING
+        attempt_seconds = ATTEMPT_TIMEOUTS * self.address.connection_timeout_seconds
+        self._due_at = monotonic() + attempt_seconds
         try:
             parameters = self.address.parameters(
                 self._attempt, self._name, heartbeat_seconds=self._heartbeat_seconds
@@ -231,11 +275,9 @@ class BrokerConnection:
                 custom_ioloop=self._ioloop,
             )
         except Exception as error:  # a certificate or password file, or anything that pika raises
-            self._on_failed(None, error)
+            self._on_failed(self._connection, error)
         else:
-            self.call_later(
-                ATTEMPT_TIMEOUTS * self.address.connection_timeout_seconds, lambda: self._give_up(connection)
-            )
+            self.call_later(attempt_seconds, lambda: self._give_up(connection))
 
     def _give_up(self, connection: pika.SelectConnection) -> None:
         """pika's own timeouts are per address, and there is none on finding out the addresses."""
@@ -243,6 +285,9 @@ class BrokerConnection:
             self._abort("no connection within the time for an attempt")
 
     def _on_open(self, connection: Any) -> None:
+        if not self._is_present(connection):
+            connection.close()
+            return
         self._opened_at = monotonic()
         self._failed_hosts = 0
         self.problem = None
@@ -251,11 +296,12 @@ class BrokerConnection:
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._tell("")
-        for listener in tuple(self._listeners):
-            listener.on_open(connection)
+        self._each_listener(lambda listener: listener.on_open(connection))
 
-    def _on_failed(self, _: Any, error: BaseException) -> None:
-        """An attempt failed, or the connection was lost. pika calls this once for each connection."""
+    def _on_failed(self, connection: Any, error: BaseException) -> None:
+        """An attempt failed, or the connection was lost. pika calls this once for each, or never when it has raised."""
+        if not self._is_present(connection):
+            return  # given up before
         self._connection = None
         if self._closing:
             self._finish_close()
@@ -272,16 +318,25 @@ class BrokerConnection:
         self._failed_hosts = 0
         self._go_away(error)
 
+    def _is_present(self, connection: object) -> bool:
+        return connection is self._connection
+
     def _go_away(self, error: BaseException) -> None:
         refused = is_refusal(error)
         what = f"RabbitMQ at {self.address}"
         kind = AuthenticationRefused if refused else TransportUnavailable
         problem = self.problem = kind(what, describe(error))
         self.state = State.AWAY
-        self.call_later(REFUSED_RETRY_SECONDS if refused else self._backoff_seconds(), self._connect)
+        pause_seconds = REFUSED_RETRY_SECONDS if refused else self._backoff_seconds()
+        self._due_at = monotonic() + pause_seconds
+        self.call_later(pause_seconds, self._retry)
         self._tell(problem.problem)
-        for listener in tuple(self._listeners):
-            listener.on_away(problem)
+        self._each_listener(lambda listener: listener.on_away(problem))
+
+    def _retry(self) -> None:
+        # Unless it was begun already, being overdue.
+        if self.state is State.AWAY:
+            self._connect()
 
     def _backoff_seconds(self) -> float:
         ceiling = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2.0 ** min(self._failures, 10))
@@ -295,15 +350,13 @@ class BrokerConnection:
         )
         self.state = State.BLOCKED
         self._tell(self.problem.problem)
-        for listener in tuple(self._listeners):
-            listener.on_blocked()
+        self._each_listener(lambda listener: listener.on_blocked())
 
     def _on_unblocked(self, *_: Any) -> None:
         self.problem = None
         self.state = State.OPEN
         self._tell("")
-        for listener in tuple(self._listeners):
-            listener.on_unblocked()
+        self._each_listener(lambda listener: listener.on_unblocked())
 
     def _begin_close(self) -> None:
         self._closing = True
@@ -315,12 +368,22 @@ class BrokerConnection:
     def _abort(self, problem: str) -> None:
         """Drop the connection without a word; the loop then goes on to ``_on_failed``."""
         connection: Any = self._connection
-        if connection is None or connection.is_closed:
+        if connection is None:
             if self._closing:
                 self._finish_close()
             return
-        # pika has no public word for this.
-        connection._terminate_stream(pika.exceptions.AMQPConnectionError(problem))
+        if not connection.is_closed:
+            try:
+                # pika has no public word for this.
+                connection._terminate_stream(pika.exceptions.AMQPConnectionError(problem))
+            except Exception as error:  # it asserts, or has lost its transport
+                problem = f"{problem}; {describe(error)}"
+            else:
+                return
+        # pika will say no more of this one.
+        with suppress(Exception):
+            connection._transport.abort()
+        self._on_failed(connection, pika.exceptions.AMQPConnectionError(problem))
 
     def _finish_close(self) -> None:
         if not self._closed.is_set():
@@ -330,8 +393,8 @@ class BrokerConnection:
             self.state = State.CLOSED
             self._closed.set()
             self._ioloop.stop()
-            for listener in tuple(self._listeners):
-                listener.on_away(self.problem)
+            problem = self.problem
+            self._each_listener(lambda listener: listener.on_away(problem))
             self._tell("")
 
     def _tell(self, problem: str) -> None:

@@ -127,7 +127,7 @@ class RabbitLane(Lane, ConnectionListener):
         if worker.connection.state is not State.CLOSED:
             worker.connection.call_soon(lambda: self._begin_close(worker))
             self._closed.wait(timeout_seconds)
-        self._shared.release(max(0.1, deadline - monotonic()))
+        self._shared.release(worker, max(0.1, deadline - monotonic()))
 
     def _post(self, callback: Callable[[], None]) -> None:
         worker = self._worker
@@ -296,6 +296,7 @@ class RabbitLane(Lane, ConnectionListener):
 
     def _hand_back_stale(self) -> None:
         """Events that nobody started go to somebody who has time, before the broker's patience ends."""
+        self._stale_timer = None
         cutoff = monotonic() - self._buffer_seconds
         stale: list[Delivery] = []
         with self._lock:

@@ -43,16 +43,22 @@ class SharedConnection:
             self._users += 1
             return self._current
 
-    def release(self, timeout_seconds: float) -> None:
+    def release(self, worker: WorkerConnection, timeout_seconds: float) -> None:
+        """``worker`` as ``acquire`` gave it."""
         with self._lock:
+            if worker is not self._current:
+                return  # closed before, and what is there now belongs to others
             self._users -= 1
             if self._users:
                 return
-        self.close(timeout_seconds)
+            # Under the same lock: whoever comes now gets a connection of their own, and not one that is being closed.
+            self._current = None
+        worker.connection.close(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """Now, whoever still uses it: what they hold unsettled comes again."""
         with self._lock:
             last, self._current = self._current, None
+            self._users = 0
         if last is not None:
             last.connection.close(timeout_seconds)

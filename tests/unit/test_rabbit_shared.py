@@ -1,0 +1,41 @@
+"""One connection for all lanes of a process: opened for the first, closed after the last, and never for a stranger."""
+
+from __future__ import annotations
+
+from zerver.lib.transport.rabbitmq.address import parse_address
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
+from zerver.lib.transport.rabbitmq.shared import SharedConnection
+
+
+class Unstarted(BrokerConnection):
+    """Has no thread and opens no socket."""
+
+    def start(self) -> None:
+        return
+
+
+def shared() -> SharedConnection:
+    return SharedConnection(lambda name: Unstarted(parse_address("amqp://127.0.0.1:1"), "worker", name))
+
+
+def test_the_last_lane_closes_it() -> None:
+    connections = shared()
+    one, two = connections.acquire("one"), connections.acquire("two")
+    assert one is two
+    connections.release(one, 1)
+    assert one.connection.state is State.NEW
+    connections.release(two, 1)
+    assert one.connection.state is State.CLOSED
+
+
+def test_a_lane_of_an_earlier_connection_takes_nothing_from_those_of_the_next() -> None:
+    connections = shared()
+    before = connections.acquire("before")
+    connections.acquire("before too")
+    connections.close(1)
+    after = connections.acquire("after")
+    assert after is not before
+    connections.release(before, 1)
+    assert after.connection.state is State.NEW
+    connections.release(after, 1)
+    assert after.connection.state is State.CLOSED
