@@ -54,7 +54,11 @@ def is_empty(session: BrokerSession, queue: str) -> bool:
         return True
     if counted.method.message_count:
         return False
-    answer = ask_of(session, queue, partial(_get, queue))
+    try:
+        answer = ask_of(session, queue, partial(_get, queue))
+    except TransportUnavailable as error:
+        what = f"who holds the events of queue {queue!r} (its leader, if it is a quorum queue)"
+        raise TransportUnavailable(what, f"{error.problem}; nobody else knows whether it is empty") from error
     return answer is None or isinstance(answer, spec.Basic.GetEmpty)
 
 
