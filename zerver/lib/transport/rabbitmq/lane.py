@@ -341,7 +341,7 @@ class RabbitLane(Lane, ConnectionListener):
     def _cancel(self) -> None:
         """What is on its way arrives still (see ``WireChannel``).
 
-        But what a quorum queue has sent and the broker's own channel has not seen yet goes back, as redelivered (3.10.8).
+        But what is between a quorum queue and the broker's own channel goes back, as redelivered (3.10.8).
         """
         tag, self._consumer_tag = self._consumer_tag, None
         if tag is not None and self._channel is not None and self._channel.is_open:
