@@ -205,3 +205,15 @@ def test_equal_events_without_an_id_of_their_own_are_each_retried_and_each_kept(
     spine.work("--queue=ledger")
     assert len(spine.failed(3)) == 3
     assert sorted(line["attempt"] for line in spine.notes("started")) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+
+@on_sqlite
+def test_a_worker_on_a_database_that_is_not_migrated_says_so_and_how_to_mend_it(
+    spine: Spine, tmp_path: Path
+) -> None:
+    env = {**spine.env, "DATABASE_URL": f"sqlite:///{tmp_path}/fresh.sqlite3"}
+    process = spine.start("process_queue", "--queue=ledger", env=env)
+    output = process.wait_for_output("cannot take events")
+    assert "run ./manage.py migrate" in output
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0

@@ -196,7 +196,10 @@ class EventTable:
         }
 
     def purge(self, queue: str) -> int:
-        """Delete the queue's rows that nobody holds, later ones too; how many. Rows stored meanwhile may be spared."""
+        """Delete the queue's rows that nobody holds, later ones too; how many. Rows stored meanwhile may be spared.
+
+        By chunks: when it is broken off, what was deleted until then stays deleted.
+        """
         highest = self._rows(f"SELECT MAX(id) FROM {TABLE} WHERE queue = %s", [queue])[0][0]  # noqa: S608 (a constant)
         purged = deleted = 0 if highest is None else self._purge_some(queue, highest)
         while deleted == _PURGED_PER_STATEMENT:

@@ -4,7 +4,6 @@ An accepted event is stored before the call returns: on the broker, confirmed, o
 a transaction it is a row of that transaction. Which way it takes is decided here and nowhere else.
 """
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,10 @@ __all__ = [
 
 #: What a row may take when the fast lane has used up the deadline: it is the event's last resort.
 _ROW_SECONDS = 1.0
+
+
+#: A hundred years; what is due later than that is a slip of somebody's pen.
+MAX_DELAY_SECONDS = 100 * 365.25 * 86_400
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +112,10 @@ class _Due:
     def of(cls, delay_seconds: float, due_at: datetime | None) -> "_Due":
         if delay_seconds and due_at is not None:
             raise TypeError("give delay_seconds or due_at, not both")
-        if not 0 <= delay_seconds < math.inf:
-            raise ValueError(f"delay_seconds={delay_seconds}: give a number of seconds, 0 or more")
+        if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
+            raise ValueError(
+                f"delay_seconds={delay_seconds}: give a number of seconds, from 0 to a hundred years"
+            )
         if due_at is None:
             return cls(delay_seconds)
         if due_at.tzinfo is None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from queue import Empty, SimpleQueue
 
-from zerver.lib import clock
+from zerver.lib import clock, signals
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.base import Delivery, Lane
 
@@ -18,9 +18,10 @@ class Intake:
     Wakes travel through a ``SimpleQueue``: a thread that waits on it, the main one included, holds no lock of ours.
     """
 
-    def __init__(self, lanes: Sequence[Lane], threads: int) -> None:
+    def __init__(self, lanes: Sequence[Lane], threads: int, queue: str = "") -> None:
         self._lanes = list(lanes)
         self._threads = threads
+        self._queue = queue
         self._turn = 0
         self._wakes: SimpleQueue[None] = SimpleQueue()
         self._is_woken = False
@@ -85,14 +86,26 @@ class Intake:
                 continue
             try:
                 found.extend(lane.take(limit - len(found)))
-                self.problems.pop(lane, None)
             except TransportUnavailable as error:
                 self._rest_until[lane] = clock.monotonic() + _REST_SECONDS
-                self.problems[lane] = str(error)
+                self._note(lane, str(error))
+            else:
+                self._note(lane, "")
         if found and self._threads > 1:
             # One wake stirs one thread; there may be more than this one can carry.
             self.wake()
         return found
+
+    def _note(self, lane: Lane, problem: str) -> None:
+        """Tell when a lane becomes unreachable, and when it is back: an idle worker has nothing else to tell by."""
+        before = self.problems.get(lane, "")
+        if problem:
+            self.problems[lane] = problem
+        elif before:
+            del self.problems[lane]
+        if bool(before) != bool(problem):
+            state = "cannot take events" if problem else "takes events again"
+            signals.worker_changed.send_robust(sender=None, queue=self._queue, state=state, problem=problem)
 
 
 def _close_by(lane: Lane, deadline: float) -> None:

@@ -65,7 +65,7 @@ class QueueRunner:
         self.has_started = False
         self._worker = worker
         self._host = host
-        self._intake = Intake(lanes, queue.threads)
+        self._intake = Intake(lanes, queue.threads, queue.name)
         self._journey = Journey(
             queue=queue,
             alias=host.alias,

@@ -1,6 +1,6 @@
 """``process_queue``: one worker process."""
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class Command(BaseCommand):
         )
         parser.add_argument(
             "--worker_num",
-            type=int,
+            type=_worker_number,
             metavar="N",
             help="with --queue: number of this process among the queue's",
         )
@@ -95,3 +95,9 @@ class Command(BaseCommand):
         if not found:
             raise CommandError("no worker declares a queue; declare one with @assign_queue")
         return found
+
+
+def _worker_number(text: str) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ArgumentTypeError(f"{text!r} is no whole number, 0 or more")
+    return int(text)

@@ -77,6 +77,10 @@ class Command(QueueCommand):
         if any(held.values()) and not force:
             told = ", ".join(f"{what}: {count}" for what, count in held.items() if count)
             raise CommandError(f"queue {name!r} is in use ({told}); give --force to delete it all the same")
+        if admin is None and not rows:
+            raise CommandError(
+                f"there is nothing of a queue {name!r} in the event table, and no broker to look on"
+            )
         deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
         purged = current.table().purge(name) if rows else 0
         self.stdout.write(

@@ -13,7 +13,7 @@ from django.core.management.base import CommandError
 
 from zerver.lib.errors import NotJson
 from zerver.lib.event import decode_json
-from zerver.lib.queue import queue_json_publish, queue_json_publish_many
+from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues
 from zerver.management.base import QueueCommand, one_line
 from zerver.management.event_lines import BadLine, LineEvent, read_events
@@ -142,6 +142,6 @@ def _delay(text: str) -> float:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise ArgumentTypeError(f"{text!r} is no number of seconds, 0 or more")
+    if not 0 <= seconds <= MAX_DELAY_SECONDS:
+        raise ArgumentTypeError(f"{text!r} is no number of seconds from 0 to a hundred years")
     return seconds
