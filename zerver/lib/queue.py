@@ -114,7 +114,7 @@ class _Due:
             raise TypeError("give delay_seconds or due_at, not both")
         if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
             raise ValueError(
-                f"delay_seconds={delay_seconds}: give a number of seconds, from 0 to a hundred years"
+                f"delay_seconds={delay_seconds}: give a number of seconds, 0 or more, a hundred years at most"
             )
         if due_at is None:
             return cls(delay_seconds)
