@@ -24,9 +24,10 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.clock import monotonic
-from zerver.lib.transport.base import Fate
+from zerver.lib.transport.base import Fate, Published
 from zerver.lib.transport.rabbitmq import RabbitTransport, engine, flight
 from zerver.lib.transport.rabbitmq.address import parse_address
+from zerver.lib.transport.rabbitmq.connection import State
 
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
 
@@ -174,6 +175,46 @@ def test_a_queue_that_stands_still_holds_up_no_other(
             assert monotonic() - started < EPSILON_SECONDS
         assert all(answer.late and answer.late.result(timeout=20) for answer in unknown)
         wait_for(is_back(transport), 20, "publishing to work again")
+
+
+def test_a_queue_that_comes_to_a_halt_in_a_burst_holds_up_the_others_for_a_moment(
+    rabbit_server: RabbitServer, rabbit_vhost: str
+) -> None:
+    with open_transport(rabbit_vhost) as transport, ThreadPoolExecutor(1) as pool:
+        assert fates(transport.publish([event(), event(queue="letters")], 10)) == [STORED] * 2
+        clogged = transport._publisher._engines()._threaded_engine()
+
+        def burst() -> list[Published]:
+            answers: list[Published] = []
+            while set(fates(answers)) <= {STORED}:
+                answers = transport.publish(events, 2)
+            return answers
+
+        events = [event() for _ in range(5_000)]
+        burst_ends = pool.submit(burst)
+        with standing_still(rabbit_server, rabbit_vhost):
+            # What is in flight now is more than the broker reads on over.
+            assert clogged._in_flight.loads["parcels"].events > flight.FIRST_WINDOW_EVENTS
+            wait_for(
+                lambda: (
+                    fates(transport.publish([event(queue="letters") for _ in range(500)], 1))
+                    == [STORED] * 500
+                ),
+                20,
+                "the others",
+            )
+            unknown = [answer.late for answer in burst_ends.result() if answer.late is not None]
+            assert len(unknown) > flight.FIRST_WINDOW_EVENTS
+            assert transport._publisher._engines()._threaded_engine() is not clogged
+            assert fates(transport.publish([event()], 1)) == [REFUSED]
+            started = monotonic()
+            assert fates(transport.publish([event()], 5)) == [REFUSED]
+            assert monotonic() - started < EPSILON_SECONDS
+        # Nothing of what was sent on the first connection is forgotten.
+        assert all(late.result(timeout=20) for late in unknown)
+        wait_for(lambda: fates(transport.publish([event()], 2)) == [STORED], 60, "the queue itself")
+        assert transport._publisher._engines()._clogged is None
+        wait_for(lambda: clogged.connection.state is State.CLOSED, message="the first connection to be left")
 
 
 def test_a_queue_whose_events_were_never_sent_is_not_waited_for_again(

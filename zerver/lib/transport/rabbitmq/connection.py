@@ -148,6 +148,10 @@ class BrokerConnection:
         self.state = State.CLOSED
         _live.discard(self)
 
+    def leave(self) -> None:
+        """Say goodbye without waiting for the answer."""
+        self.call_soon(self._begin_close)
+
     # -- from whoever turns the loop: the I/O thread, or the caller in place of one
 
     def turn(self, is_done: Callable[[], bool], deadline: float) -> None:

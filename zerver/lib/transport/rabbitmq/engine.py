@@ -16,6 +16,7 @@ from zerver.lib.transport.rabbitmq.circuit import Circuit
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.flight import (
+    FIRST_WINDOW_EVENTS,
     STORED,
     Batch,
     Flight,
@@ -36,6 +37,8 @@ WINDOW_BYTES = 32 << 20
 QUEUE_WINDOW_BYTES = 8 << 20
 #: Waits before an event is sent again that the broker could not store: an election of a leader takes some 0.5 s.
 NACK_RETRY_SECONDS = (0.05, 0.2, 0.6)
+
+NOT_CONFIRMING = refused("the broker has stopped confirming events of this queue")
 
 _TOO_LARGE = re.compile(r"message size (\d+) is larger than configured max size (\d+)")
 
@@ -92,7 +95,7 @@ class PublishEngine(ConnectionListener):
             if now < until:
                 return refused(problem)
         if not self._circuit.lets_pass(event.queue, now, timeout_seconds):
-            return refused("the broker has stopped confirming events of this queue")
+            return NOT_CONFIRMING
         return None
 
     def note_unanswered(self, batch: Batch) -> None:
@@ -112,6 +115,24 @@ class PublishEngine(ConnectionListener):
         loads = self._in_flight.loads
         for queue in queues:
             self._circuit.unanswered(queue, now, batch.begun_at, is_in_flight=queue in loads)
+
+    @property
+    def halted_queues(self) -> set[str]:
+        """Those that came to a halt in the midst of a burst: the broker soon reads nothing for others either.
+
+        Nothing helps those others but a fresh connection, on which nothing is sent to these.
+        """
+        loads = self._in_flight.loads.copy()
+        return {
+            queue
+            for queue, load in loads.items()
+            if load.events > FIRST_WINDOW_EVENTS and self._circuit.is_stuck(queue)
+        }
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether the broker may still say something of what was sent."""
+        return len(self._in_flight) > 0
 
     # -- the connection
 

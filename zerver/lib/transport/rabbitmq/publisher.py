@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 
 from zerver.lib.clock import monotonic
 from zerver.lib.event import Event
@@ -10,7 +10,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Fate, Published
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import FROZEN_SECONDS, BrokerConnection, State
-from zerver.lib.transport.rabbitmq.engine import PublishEngine
+from zerver.lib.transport.rabbitmq.engine import NOT_CONFIRMING, PublishEngine
 from zerver.lib.transport.rabbitmq.flight import Batch, refused
 
 
@@ -55,6 +55,8 @@ class _Engines:
         self._declaration_of = declaration_of
         self._lock = threading.Lock()
         self._threaded: PublishEngine | None = None
+        #: One that the broker reads no longer; it still hears of what it has sent.
+        self._clogged: PublishEngine | None = None
         self._turned: PublishEngine | None = None
         #: Held by the caller that turns it.
         self._turning = threading.Lock()
@@ -71,19 +73,31 @@ class _Engines:
         engine = self._threaded_engine()
         if engine.connection.is_frozen():
             return self._publish_by_turning(events, deadline)
-        return _answered(engine, events, deadline, lambda some: self._publish_over(engine, some, deadline))
+        clogged = self._clogged
+        halted = frozenset() if clogged is None else clogged.halted_queues
+        return _answered(
+            engine, events, deadline, lambda some: self._publish_over(engine, some, deadline), halted
+        )
 
     def close(self, timeout_seconds: float) -> None:
         with self._lock:
             threaded, self._threaded = self._threaded, None
+            clogged, self._clogged = self._clogged, None
         with self._turning:
             turned, self._turned = self._turned, None
-        for engine in (threaded, turned):
+        for engine in (threaded, clogged, turned):
             if engine is not None:
                 engine.connection.close(timeout_seconds)
 
     def _threaded_engine(self) -> PublishEngine:
         with self._lock:
+            if self._clogged is not None and not self._clogged.is_waiting:
+                self._clogged.connection.leave()
+                self._clogged = None
+            if self._threaded is not None and self._threaded.halted_queues:
+                if self._clogged is not None:
+                    self._clogged.connection.leave()
+                self._clogged, self._threaded = self._threaded, None
             if self._threaded is None:
                 connection = BrokerConnection(self._address, "publisher", "publisher")
                 self._threaded = PublishEngine(connection, self._declaration_of)
@@ -144,10 +158,14 @@ def _answered(
     events: Sequence[Event],
     deadline: float,
     publish: Callable[[Sequence[Event]], list[Published]],
+    halted: Set[str] = frozenset(),
 ) -> list[Published]:
     """Answer at once what needs no asking, ``publish`` the rest, and put the answers in order."""
     timeout_seconds = deadline - monotonic()
-    refusals = [engine.refusal(event, timeout_seconds) for event in events]
+    refusals = [
+        NOT_CONFIRMING if event.queue in halted else engine.refusal(event, timeout_seconds)
+        for event in events
+    ]
     rest = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]
     answers = iter(publish(rest) if rest else ())
     return [next(answers) if refusal is None else refusal for refusal in refusals]
