@@ -166,6 +166,7 @@ def test_loads_are_told_by_queue_and_those_that_do_not_count_are_left_out() -> N
     assert {queue: load.events for queue, load in in_flight.loads.items()} == {"parcels": 2, "letters": 1}
     assert in_flight.total(lambda queue: queue != "parcels").events == 1
     in_flight.pop(2, multiple=False)
+    in_flight.rest(["parcels", "letters"])
     assert set(in_flight.loads) == {"parcels"}
 
 
@@ -178,6 +179,8 @@ def test_the_window_of_a_queue_grows_with_its_confirms_and_begins_anew_after_a_r
     in_flight.pop(FIRST_WINDOW_EVENTS - 1, multiple=True)
     assert load.window_events == grown, "it grows only where it is used"
     in_flight.pop(FIRST_WINDOW_EVENTS, multiple=True)
+    assert load.window_events == grown, "what waits is sent first"
+    in_flight.rest(["parcels", "letters"])
     assert in_flight.loads == {}
 
 

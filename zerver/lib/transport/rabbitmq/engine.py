@@ -291,7 +291,8 @@ class PublishEngine(ConnectionListener):
         is_ack = isinstance(method, pika.spec.Basic.Ack)
         flights = self._in_flight.pop(method.delivery_tag, method.multiple)
         now = monotonic()
-        for queue in {flight.event.queue for flight in flights}:
+        queues = {flight.event.queue for flight in flights}
+        for queue in queues:
             self._circuit.confirmed(queue, now)
         for flight in flights:
             if flight.returned:
@@ -302,6 +303,8 @@ class PublishEngine(ConnectionListener):
                 self._on_nack(flight)
         if self._waiting or self._suspects:
             self._pump()
+        # After it: a batch that is confirmed as one whole goes on at the speed that it had.
+        self._in_flight.rest(queues)
 
     def _on_nack(self, flight: Flight) -> None:
         """Not stored: the queue is full, or has no leader, perhaps only just (after its declaration, a failover)."""

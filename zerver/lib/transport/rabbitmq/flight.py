@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Final
@@ -154,7 +154,7 @@ class Load:
     def __init__(self) -> None:
         self.events = 0
         self.size_bytes = 0
-        #: Begins small, grows as confirms come, and is forgotten when nothing is in flight.
+        #: Begins small, grows as confirms come, and is forgotten when nothing is in flight nor waits to be.
         self.window_events = FIRST_WINDOW_EVENTS
 
     def add(self, size_bytes: int) -> None:
@@ -173,7 +173,7 @@ class InFlight:
     """Flights that were sent on one channel and are not answered, by delivery tag."""
 
     def __init__(self) -> None:
-        #: Of each queue that has any.
+        #: Of each queue that has any, and of those that have just been confirmed; see ``rest``.
         self.loads: dict[str, Load] = {}
         self._by_tag: dict[int, Flight] = {}
         self._next_tag = 1
@@ -218,11 +218,15 @@ class InFlight:
                 self._lowest += 1
         found = [flight for flight in (self._by_tag.pop(each, None) for each in tags) if flight is not None]
         for flight in found:
-            load = self.loads[flight.event.queue]
-            load.confirmed(len(flight.event.body))
-            if not load.events:
-                del self.loads[flight.event.queue]
+            self.loads[flight.event.queue].confirmed(len(flight.event.body))
         return found
+
+    def rest(self, queues: Iterable[str]) -> None:
+        """Forget the windows of those that have nothing in flight, now that what waited could be sent."""
+        for queue in queues:
+            load = self.loads.get(queue)
+            if load is not None and not load.events:
+                del self.loads[queue]
 
     def mark_returned(self, message_id: str, problem: str) -> Flight | None:
         """Returns come in the order sent, each before its confirm; a message id may be in flight twice."""
