@@ -17,6 +17,7 @@ from tests.servers.databases import use_database
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
+from zerver.lib.registry import queues as declared
 from zerver.lib.transport import current
 from zerver.models import FailedEvent, Suspect, WaitingEvent, WorkerProcess
 
@@ -102,7 +103,6 @@ class Spine:
 
     def wait_until_settled(self, *queues: str) -> None:
         """Nothing waits in either lane, nor is in anybody's hand."""
-        from zerver.lib.registry import queues as declared
 
         def nothing_left() -> bool:
             if WaitingEvent.objects.filter(queue__in=queues).exists():
@@ -159,6 +159,23 @@ def spine(
     database_url = request.getfixturevalue("postgres_database" if name == "postgres" else "sqlite_database")
     with open_spine(
         name, database_url, queue_url, tmp_path, settings, project_process, django_db_blocker
+    ) as opened:
+        yield opened
+
+
+@pytest.fixture(params=["table alone", "with a broker"])
+def postgres_spine(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    settings: Settings,
+    postgres_database: str,
+    project_process: Callable[..., ProjectProcess],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Spine]:
+    """Real PostgreSQL, which a test may stop: the event table alone, and beside RabbitMQ."""
+    queue_url = request.getfixturevalue("rabbit_vhost") if request.param == "with a broker" else None
+    with open_spine(
+        request.param, postgres_database, queue_url, tmp_path, settings, project_process, django_db_blocker
     ) as opened:
         yield opened
 

@@ -1,31 +1,11 @@
 """A database that goes away while events are consumed: hold still, lose nothing, burn no attempt."""
 
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from django.db import connections
 
-import pytest
-from pytest_django import DjangoDbBlocker, Settings
-
-from tests.integration.conftest import Spine, open_spine
+from tests.integration.conftest import Spine
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
-
-
-@pytest.fixture(params=["table alone", "with a broker"])
-def postgres_spine(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    settings: Settings,
-    postgres_database: str,
-    project_process: Callable[..., ProjectProcess],
-    django_db_blocker: DjangoDbBlocker,
-) -> Iterator[Spine]:
-    queue_url = request.getfixturevalue("rabbit_vhost") if request.param == "with a broker" else None
-    with open_spine(
-        request.param, postgres_database, queue_url, tmp_path, settings, project_process, django_db_blocker
-    ) as opened:
-        yield opened
+from zerver.models import FailedEvent
 
 
 def test_a_restart_of_the_database_burns_no_attempt_and_loses_nothing(
@@ -40,13 +20,9 @@ def test_a_restart_of_the_database_burns_no_attempt_and_loses_nothing(
     assert process.is_running()
     postgres_server.start()
     spine.wait_for_numbers(range(60), timeout_seconds=60)
-    from django.db import connections
-
     connections.close_all()
     spine.wait_until_settled("ledger")
     assert {line["attempt"] for line in spine.notes("started")} == {1}
-    from zerver.models import FailedEvent
-
     assert FailedEvent.objects.count() == 0
 
 
@@ -62,8 +38,6 @@ def test_killed_connections_are_replaced_and_no_attempt_is_burnt(
     spine.wait_for_note("started", n=0)
     postgres_server.terminate_connections()
     gate.unlink()
-    from django.db import connections
-
     connections.close_all()
     spine.wait_for_numbers(range(20), timeout_seconds=60)
     assert spine.numbers() == list(range(20))
@@ -82,8 +56,6 @@ def test_a_worker_that_starts_while_the_database_is_away_waits_for_it(
     else:
         wait_for(lambda: "database" in process.output, 20, lambda: process.output)
     postgres_server.start()
-    from django.db import connections
-
     connections.close_all()
     spine.wait_for_numbers([1], timeout_seconds=60)
     assert process.is_running()

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from django.db import InternalError, connection, connections, transaction
-from pytest_django import DjangoDbBlocker, Settings
+from pytest_django import DjangoDbBlocker
 
 from tests.contract.harness import event
-from tests.integration.conftest import Spine, open_spine
+from tests.integration.conftest import Spine
 from tests.servers.databases import use_database
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.lib.errors import PublishError, TransportUnavailable
@@ -71,22 +69,6 @@ def test_other_internal_errors_stay_what_they_are(
             connection.connection.execute("SELECT 1/0")
         with pytest.raises(InternalError, match="transaction is aborted"):
             EventTable("default").depths()
-
-
-@pytest.fixture(params=["table alone", "with a broker"])
-def postgres_spine(
-    request: pytest.FixtureRequest,
-    tmp_path: Path,
-    settings: Settings,
-    postgres_database: str,
-    project_process: Callable[..., ProjectProcess],
-    django_db_blocker: DjangoDbBlocker,
-) -> Iterator[Spine]:
-    queue_url = request.getfixturevalue("rabbit_vhost") if request.param == "with a broker" else None
-    with open_spine(
-        request.param, postgres_database, queue_url, tmp_path, settings, project_process, django_db_blocker
-    ) as opened:
-        yield opened
 
 
 def test_workers_hold_still_until_it_takes_writes_and_go_on(
