@@ -4,72 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 import pytest
-from django.db import OperationalError, connection
 from pytest_django import Settings
 
 from tests.integration.commands import Ran, run
+from tests.integration.failed import database_that_fails_at_row, fail, listed, states
 from tests.servers.databases import TestDatabase
 from tests.servers.processes import ProjectProcess
-from zerver.lib import clock
-from zerver.lib.event import Event
-from zerver.lib.event_table import EventTable
-from zerver.lib.failed_events import file_failed
 from zerver.management.output import moment
 from zerver.models import FailedEvent, WaitingEvent
-
-DAY_MS = 86_400_000
-
-
-def fail(
-    queue: str = "noop", body: bytes = b'{"n":1}', *, error: str = "ValueError: no", days_ago: float = 0
-) -> str:
-    """File a failed event; its message id."""
-    event = Event(
-        queue=queue,
-        message_id=clock.new_message_id(),
-        body=body,
-        published_at_ms=clock.now_ms(),
-        attempt=5,
-        headers={"traceparent": "00-abc"},
-    )
-    file_failed(event, error=error, traceback="Traceback: here\n", worker="host:1", alias="default")
-    if days_ago:
-        at_ms = EventTable("default").now_ms() - int(days_ago * DAY_MS)
-        FailedEvent.objects.filter(message_id=event.message_id).update(failed_at_ms=at_ms)
-    return event.message_id
-
-
-def listed(*arguments: str) -> list[str]:
-    return [item["message_id"] for item in run("queue_failed", "list", "--json", *arguments).json["failed"]]
-
-
-def states() -> dict[str, str]:
-    return dict(FailedEvent.objects.values_list("message_id", "state"))
-
-
-@pytest.fixture
-def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Path]:
-    """``editor("sed -i s/1/2/")`` makes that the operator's editor; what it was given to edit is kept beside."""
-
-    def make(command: str) -> Path:
-        script, seen = tmp_path / "editor", tmp_path / "seen"
-        script.write_text(f'#!/bin/sh\ncat "$1" >> {seen}\n{command} "$1"\n')
-        script.chmod(0o755)
-        monkeypatch.delenv("VISUAL", raising=False)
-        monkeypatch.setenv("EDITOR", str(script))
-        # Drafts that are kept go with the test.
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-        return seen
-
-    return make
 
 
 def test_open_ones_are_listed_newest_first(queue_database: TestDatabase) -> None:
@@ -180,125 +126,6 @@ def test_an_id_that_is_not_there_is_named_before_anything_is_done(queue_database
     assert states() == {message_id: "failed"}
 
 
-def test_edit_changes_the_body_before_it_is_replayed(
-    queue_database: TestDatabase, editor: Callable[[str], Path]
-) -> None:
-    message_id = fail(body=b'{"n":1}')
-    seen = editor("sed -i s/1/22/")
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 0, ran.err
-    assert seen.read_text() == '{\n  "n": 1\n}'
-    assert json.loads(bytes(WaitingEvent.objects.get().body)) == {"n": 22}
-    assert bytes(FailedEvent.objects.get().body) == b'{"n":1}'
-    assert not list(seen.parent.glob("zerver-edit-*"))
-
-
-@pytest.mark.parametrize(
-    ("command", "problem"),
-    [
-        ("true", "the event was not changed; nothing was replayed"),
-        ("truncate -s 0", "the event was not changed; nothing was replayed"),
-        ("false", "the editor ended with 1; nothing was done"),
-    ],
-)
-def test_an_edit_that_makes_no_event_replays_nothing(
-    queue_database: TestDatabase, editor: Callable[[str], Path], command: str, problem: str
-) -> None:
-    message_id = fail(body=b'{"n":1}')
-    editor(command)
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 1
-    assert problem in ran.err
-    assert states() == {message_id: "failed"}
-    assert not WaitingEvent.objects.exists()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b'{"price":1.10,"big":123456789012345678901234567890,"long":0.12345678901234567890,"n":1}',
-        b'{"a":1,"a":2,"n":1}',
-    ],
-)
-def test_an_edit_changes_what_the_operator_changed_and_nothing_else(
-    queue_database: TestDatabase, editor: Callable[[str], Path], body: bytes
-) -> None:
-    message_id = fail(body=body)
-    editor("""sed -i 's/"n": 1/"n": "ü"/'""")
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 0, ran.err
-    assert bytes(WaitingEvent.objects.get().body) == body.replace(b'"n":1', '"n":"ü"'.encode())
-
-
-def test_an_edit_of_the_layout_alone_publishes_the_very_same_bytes(
-    queue_database: TestDatabase, editor: Callable[[str], Path]
-) -> None:
-    message_id = fail(body=b'{ "n" :1.0}')
-    editor("sed -i 's/^  /        /'")
-    assert run("queue_failed", "replay", message_id, "--edit").code == 0
-    assert bytes(WaitingEvent.objects.get().body) == b'{ "n" :1.0}'
-
-
-def test_a_body_that_was_no_json_can_be_made_an_event(
-    queue_database: TestDatabase, editor: Callable[[str], Path]
-) -> None:
-    message_id = fail(body=b'{"n":1}"')
-    editor("""sed -i 's/"$//'""")
-    assert run("queue_failed", "replay", message_id, "--edit").code == 0
-    assert bytes(WaitingEvent.objects.get().body) == b'{"n":1}'
-
-
-def kept_draft(ran: Ran) -> Path:
-    """The file that the command says it has kept."""
-    [line] = [line for line in ran.err.splitlines() if line.startswith("what you wrote is kept in ")]
-    return Path(line.removeprefix("what you wrote is kept in "))
-
-
-@pytest.mark.parametrize(
-    ("command", "problem", "written"),
-    [
-        ("sed -i s/1/{/", "event is not JSON at $: ", b'{\n  "n": {\n}'),
-        ('printf \'{"n": "\\374"}\' >', "byte 7 is not UTF-8; save it as UTF-8", b'{"n": "\xfc"}'),
-    ],
-)
-def test_what_was_written_in_vain_is_kept_and_found_again(
-    queue_database: TestDatabase, editor: Callable[[str], Path], command: str, problem: str, written: bytes
-) -> None:
-    message_id = fail(body=b'{"n":1}')
-    editor(command)
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 1
-    assert problem in ran.err
-    kept = kept_draft(ran)
-    assert kept.read_bytes().rstrip(b"\n") == written
-    assert kept.parent.stat().st_mode & 0o77 == 0  # its owner's alone
-
-
-def test_what_was_written_is_kept_when_it_cannot_be_stored(
-    queue_database: TestDatabase, editor: Callable[[str], Path]
-) -> None:
-    message_id = fail(body=b'{"n":1}')
-    editor("sed -i s/1/22/")
-    with database_that_fails_at_row(1):
-        ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 1
-    kept = kept_draft(ran)
-    assert json.loads(kept.read_bytes()) == {"n": 22}
-    assert states() == {message_id: "failed"}
-
-
-@pytest.mark.parametrize("text", ['vi "', "'"])
-def test_an_editor_that_is_no_command_is_told(
-    queue_database: TestDatabase, monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
-    message_id = fail()
-    monkeypatch.delenv("VISUAL", raising=False)
-    monkeypatch.setenv("EDITOR", text)
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 1
-    assert ran.err.startswith(f"EDITOR is no command: {text!r} (No closing quotation)")
-
-
 @pytest.mark.parametrize("arguments", [(), ("--json",)])
 def test_when_the_database_fails_on_the_way_what_was_done_is_told(
     queue_database: TestDatabase, arguments: tuple[str, ...]
@@ -312,22 +139,6 @@ def test_when_the_database_fails_on_the_way_what_was_done_is_told(
         assert [item["message_id"] for item in ran.json["replayed"]] == ids[:2]
     assert [states()[message_id] for message_id in ids] == ["replayed"] * 2 + ["failed"] * 3
     assert run("queue_failed", "replay", "--all").out == "replayed 3\n"
-
-
-@contextmanager
-def database_that_fails_at_row(number: int) -> Iterator[None]:
-    """The statement that stores so many an event meets a server that has gone."""
-    stored = 0
-
-    def fail_there(execute: Callable[..., Any], sql: str, *rest: Any) -> Any:
-        nonlocal stored
-        stored += "INSERT INTO zerver_event " in sql
-        if stored == number:
-            raise OperationalError("server closed the connection unexpectedly")
-        return execute(sql, *rest)
-
-    with connection.execute_wrapper(fail_there):
-        yield
 
 
 def test_what_a_terminal_would_obey_is_shown_instead(queue_database: TestDatabase) -> None:
@@ -345,17 +156,6 @@ def test_what_a_terminal_would_obey_is_shown_instead(queue_database: TestDatabas
     ran = run("queue_failed", "replay", "--all")
     assert "\\x1b[2J" in ran.err
     assert "\x1b" not in ran.err
-
-
-def test_an_edit_is_checked_against_the_queues_type(
-    queue_database: TestDatabase, editor: Callable[[str], Path]
-) -> None:
-    message_id = fail("user_activity", b'{"n":1}')
-    editor("sed -i s/n/m/")
-    ran = run("queue_failed", "replay", message_id, "--edit")
-    assert ran.code == 1
-    assert "is not a UserActivityEvent" in ran.err
-    assert states() == {message_id: "failed"}
 
 
 def test_one_is_discarded_at_once_and_many_only_with_yes(queue_database: TestDatabase) -> None:
