@@ -14,6 +14,7 @@ import pytest
 from tests.wait import wait_for
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.rabbitmq import connection as module
+from zerver.lib.transport.rabbitmq import loop
 from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
 
@@ -22,7 +23,7 @@ from zerver.lib.transport.rabbitmq.connection import BrokerConnection, Connectio
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.02)
     monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.05)
-    monkeypatch.setattr(module, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(loop, "TICK_SECONDS", 0.02)
 
 
 @pytest.fixture

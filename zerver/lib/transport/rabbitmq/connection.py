@@ -1,8 +1,4 @@
-"""One AMQP connection that comes back by itself, on an I/O thread of its own.
-
-The thread alone touches pika's objects; other threads hand it callables. Where threads stand still between requests
-(uWSGI without ``enable-threads``), the caller may turn the loop itself: see ``turn``.
-"""
+"""One AMQP connection that comes back by itself, on a loop of its own."""
 
 import enum
 import functools
@@ -16,13 +12,13 @@ from contextlib import suppress
 from typing import Any
 
 import pika
-from pika.adapters.select_connection import IOLoop
 
 from zerver.lib import signals
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
+from zerver.lib.transport.rabbitmq.loop import Loop
 from zerver.lib.transport.rabbitmq.wire import WireConnection
 
 FIRST_RETRY_SECONDS = 0.2
@@ -33,11 +29,10 @@ REFUSED_RETRY_SECONDS = 30.0
 STEADY_SECONDS = 10.0
 #: An attempt that has neither succeeded nor failed after so many timeouts is given up.
 ATTEMPT_TIMEOUTS = 3
-TICK_SECONDS = 0.5
+#: A broker that reads nothing of a connection does not answer its goodbye either.
+LEAVE_SECONDS = 10.0
 #: What is overdue by so much was lost: pika drops timers that were due beside one that raised.
 OVERDUE_SECONDS = 5.0
-#: A loop that has not ticked for so long stands still.
-FROZEN_SECONDS = 1.2
 
 if logging.getLogger("pika").level == logging.NOTSET:
     # pika logs every failed attempt as several errors with tracebacks; ``connection_changed`` tells it once.
@@ -73,7 +68,7 @@ class ConnectionListener:
         """The alarm is over."""
 
 
-class BrokerConnection:
+class BrokerConnection(Loop):
     """See the module. ``role`` is "publisher" or "worker"; ``name`` is what the broker's listings show."""
 
     def __init__(
@@ -85,6 +80,7 @@ class BrokerConnection:
         heartbeat_seconds: int | None = None,
         is_quiet: bool = False,
     ) -> None:
+        super().__init__(f"zerver-{role}-io")
         self.address = address
         self.role = role
         self.state = State.NEW
@@ -92,14 +88,11 @@ class BrokerConnection:
         self.problem: TransportUnavailable | None = None
         #: As the broker told at the last connection; "" before.
         self.server_version = ""
-        self.last_tick = 0.0
         self._name = name
         self._heartbeat_seconds = heartbeat_seconds
         #: Short-lived connections send no signals; their user gets exceptions.
         self._is_quiet = is_quiet
         self._listeners: list[ConnectionListener] = []
-        self._ioloop: IOLoop = IOLoop()
-        self._thread: threading.Thread | None = None
         self._connection: pika.SelectConnection | None = None
         self._attempt = 0
         self._failed_hosts = 0
@@ -107,87 +100,31 @@ class BrokerConnection:
         self._opened_at = 0.0
         #: When the next attempt is to begin, or the present one to end.
         self._due_at = 0.0
-        self._tick_timer: Any = None
         self._told: tuple[State, type] | None = None
         self._closing = False
-        self._closed = threading.Event()
         _live.add(self)
 
     # -- from any thread
-
-    def start(self) -> None:
-        """Run the loop on a thread of its own; returns at once."""
-        self.last_tick = monotonic()
-        self._thread = threading.Thread(target=self._run, name=f"zerver-{self.role}-io", daemon=True)
-        self._thread.start()
-
-    def call_soon(self, callback: Callable[[], object]) -> None:
-        """Have the I/O thread call it. A loop that stands still, or has ended, does so never."""
-        self._ioloop.add_callback_threadsafe(lambda: self._guarded(callback))
-
-    def is_frozen(self) -> bool:
-        """Whether the thread has stood still: then nothing that is handed to it goes anywhere."""
-        return self._thread is not None and monotonic() - self.last_tick > FROZEN_SECONDS
 
     def close(self, timeout_seconds: float) -> None:
         """Say goodbye to the broker, or stop without when that takes too long."""
         # One that was never used shall not connect only to say goodbye.
         self._closing = self._closing or self.state is State.NEW
         self.call_soon(self._begin_close)
+        if self._thread is not threading.current_thread() and not self._wait_for_end(timeout_seconds):
+            self.call_soon(lambda: self._abort("closed without an answer"))
+            self._wait_for_end(1)
         if self._thread is None:
-            self.turn(self._closed.is_set, monotonic() + timeout_seconds)
-            if not self._closed.is_set():
-                self._abort("closed without an answer")
-                self.turn(self._closed.is_set, monotonic() + 1)
             self._ioloop.close()
-        elif self._thread is not threading.current_thread():
-            self._thread.join(timeout_seconds)
-            if self._thread.is_alive():
-                self.call_soon(lambda: self._abort("closed without an answer"))
-                self._thread.join(1)
         self.state = State.CLOSED
         _live.discard(self)
 
     def leave(self) -> None:
-        """Say goodbye without waiting for the answer."""
+        """Say goodbye without waiting here for the answer, nor anywhere for long."""
         self.call_soon(self._begin_close)
-
-    # -- from whoever turns the loop: the I/O thread, or the caller in place of one
-
-    def turn(self, is_done: Callable[[], bool], deadline: float) -> None:
-        """Turn the loop in the caller's thread until ``is_done`` or the deadline (monotonic seconds).
-
-        For a connection that was never started; connects it if need be, and always looks at what has come meanwhile.
-        """
-        if self.state is State.NEW and not self._closing:
-            self._connect()
-        self._look_after()
-        # Ends a wait that nothing else would end.
-        seconds = 0.0 if is_done() else max(0.0, deadline - monotonic())
-        timer = self._ioloop.call_later(seconds, lambda: None)
-        self._ioloop.activate_poller()
-        try:
-            while True:
-                self._turn_once()
-                if is_done() or monotonic() >= deadline:
-                    return
-        finally:
-            self._ioloop.deactivate_poller()
-            self._ioloop.remove_timeout(timer)
-
-    def _turn_once(self) -> None:
-        try:
-            self._ioloop.poll()
-            self._ioloop.process_timeouts()
-        except Exception as error:  # whatever pika or a callback raised ends the connection, not us
-            self._survive(error)
-
-    def call_later(self, seconds: float, callback: Callable[[], object]) -> Any:
-        """Shape: a handle for ``cancel``."""
-        return self._ioloop.call_later(seconds, lambda: self._guarded(callback))
-
-    def cancel(self, handle: Any) -> None:
-        self._ioloop.remove_timeout(handle)
+        self.call_soon(
+            lambda: self.call_later(LEAVE_SECONDS, lambda: self._abort("closed without an answer"))
+        )
 
     def add_listener(self, listener: ConnectionListener) -> None:
         """Told at once of a connection that is open, or of a problem that is known."""
@@ -201,36 +138,11 @@ class BrokerConnection:
         with suppress(ValueError):
             self._listeners.remove(listener)
 
-    # -- the thread
-
-    def _run(self) -> None:
-        self._guarded(self._connect)
-        while not self._closed.is_set():
-            # Again after an error: pika drops the timers that were due beside the one that raised.
-            self._guarded(self._tick)
-            try:
-                self._ioloop.start()
-            except Exception as error:  # whatever it was, it ends the connection and not the thread
-                self._survive(error)
-                # Nor does it keep the processor busy, should it go on.
-                self._closed.wait(0.05)
-        self._ioloop.close()
-
-    def _tick(self) -> None:
-        if self._tick_timer is not None:
-            self._ioloop.remove_timeout(self._tick_timer)
-        self._tick_timer = self._ioloop.call_later(TICK_SECONDS, self._ticked)
-        self.last_tick = monotonic()
-        self._look_after()
-
-    def _ticked(self) -> None:
-        self._tick_timer = None
-        self._tick()
-
     def _look_after(self) -> None:
-        """See to it that something comes after what an error cut off."""
         connection = self._connection
-        if self.state in (State.OPEN, State.BLOCKED):
+        if self.state is State.NEW:
+            self._connect()
+        elif self.state in (State.OPEN, State.BLOCKED):
             if connection is None or connection.is_closed:
                 self._abort("the connection was closed")
         elif self.state in (State.AWAY, State.CONNECTING) and monotonic() > self._due_at + OVERDUE_SECONDS:
@@ -238,12 +150,6 @@ class BrokerConnection:
                 self._connect()
             else:
                 self._abort("no connection within the time for an attempt")
-
-    def _guarded(self, callback: Callable[[], object]) -> None:
-        try:
-            callback()
-        except Exception as error:
-            self._survive(error)
 
     def _survive(self, error: Exception) -> None:
         """Whatever our own code or pika raised: a fresh connection puts everything right again."""
@@ -390,13 +296,12 @@ class BrokerConnection:
         self._on_failed(connection, pika.exceptions.AMQPConnectionError(problem))
 
     def _finish_close(self) -> None:
-        if not self._closed.is_set():
+        if not self._ended.is_set():
             self.problem = TransportUnavailable(
                 f"RabbitMQ at {self.address}", "this process has closed the connection"
             )
             self.state = State.CLOSED
-            self._closed.set()
-            self._ioloop.stop()
+            self._end()
             problem = self.problem
             self._each_listener(lambda listener: listener.on_away(problem))
             self._tell("")

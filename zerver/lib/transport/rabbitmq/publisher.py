@@ -9,9 +9,10 @@ from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Fate, Published
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
-from zerver.lib.transport.rabbitmq.connection import FROZEN_SECONDS, BrokerConnection, State
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
 from zerver.lib.transport.rabbitmq.engine import NOT_CONFIRMING, PublishEngine
 from zerver.lib.transport.rabbitmq.flight import Batch, refused
+from zerver.lib.transport.rabbitmq.loop import FROZEN_SECONDS
 
 
 class Publisher:
