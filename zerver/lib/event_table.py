@@ -5,7 +5,7 @@ Whoever claims a row holds it under a lease; whoever settles names the lease, so
 Due times and leases are measured by the database's clock alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -195,16 +195,19 @@ class EventTable:
             for row in self._rows(dialect.present(len(chunk)), _key_values(chunk))
         }
 
-    def purge(self, queue: str) -> int:
+    def purge(self, queue: str, progress: Callable[[int], object] | None = None) -> int:
         """Delete the queue's rows that nobody holds, later ones too; how many. Rows stored meanwhile may be spared.
 
-        By chunks: when it is broken off, what was deleted until then stays deleted.
+        By chunks: when it is broken off, what was deleted until then stays deleted; ``progress`` is called with how
+        many those are, after each chunk.
         """
         highest = self._rows(f"SELECT MAX(id) FROM {TABLE} WHERE queue = %s", [queue])[0][0]  # noqa: S608 (a constant)
-        purged = deleted = 0 if highest is None else self._purge_some(queue, highest)
+        purged, deleted = 0, 0 if highest is None else _PURGED_PER_STATEMENT
         while deleted == _PURGED_PER_STATEMENT:
             deleted = self._purge_some(queue, highest)
             purged += deleted
+            if progress is not None:
+                progress(purged)
         return purged
 
     def depth(self, queue: str) -> TableDepth:

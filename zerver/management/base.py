@@ -1,15 +1,14 @@
 """What every operator's command shares: exit codes, errors in one line, `--json`.
 
-Exit codes: 0 done; 1 a failure, told in one line on stderr; 2 usage. ``--traceback``, which Django gives every command,
-shows where a failure came from.
+Exit codes: 0 done; 1 a failure, told in one line on stderr; 2 usage; 130 stopped by Ctrl-C. ``--traceback``, which
+Django gives every command, shows where a failure came from.
 """
 
-import os
 import sys
 from argparse import ArgumentParser
 from typing import Any, NoReturn
 
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 from django.db import DatabaseError
 
 from zerver.lib.conf import get_settings
@@ -18,6 +17,10 @@ from zerver.lib.printable import printable
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management import output
+from zerver.management.stdout import OutputLost, Stdout, drop_unwritable
+
+#: As a shell says that SIGINT ended a program.
+EXIT_STOPPED = 130
 
 
 class QueueCommand(BaseCommand):
@@ -26,16 +29,16 @@ class QueueCommand(BaseCommand):
     #: An operator must be able to look, and to mend, while something else of the project is broken.
     requires_system_checks: list[str] = []
 
+    #: What cannot be undone and has been done so far, in a few words: told with whatever ends the command early.
+    done: str = ""
+
     def run_from_argv(self, argv: list[str]) -> None:
         """As from a shell: what this process opened is given back, whatever happened."""
+        self.stdout: OutputWrapper = Stdout(sys.stdout)
         try:
             super().run_from_argv(argv)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            # The reader (head, a pager) has gone. Python would complain once more when it flushes at exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            sys.exit(1)
         finally:
+            drop_unwritable()
             current.close_all()
 
     def execute(self, *args: Any, **options: Any) -> str | None:
@@ -56,8 +59,15 @@ class QueueCommand(BaseCommand):
                 f"the database {get_settings().database!r} cannot be asked: {one_line(error)}; "
                 "if its tables are missing, run: ./manage.py migrate"
             ) from error
+        except OutputLost as error:
+            if error.is_reader_gone and not self.done:
+                sys.exit(1)  # in silence, as programs end that SIGPIPE ends
+            raise CommandError(self._with_done(str(error))) from error
         except KeyboardInterrupt as error:
-            raise CommandError("stopped") from error
+            raise CommandError(self._with_done("stopped"), returncode=EXIT_STOPPED) from error
+
+    def _with_done(self, problem: str) -> str:
+        return printable(f"{problem}; {self.done}" if self.done else problem)
 
     def usage(self, problem: str) -> NoReturn:
         """The command was typed wrongly in a way that argparse alone cannot see."""

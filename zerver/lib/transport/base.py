@@ -158,8 +158,11 @@ class Transport(ABC):
         """A lane of this queue for the worker process ``owner``; not started yet."""
 
     @abstractmethod
-    def purge(self, queue: QueueDeclaration) -> int:
-        """Delete what waits and is in nobody's hand; how many. Raises: TransportUnavailable."""
+    def purge(self, queue: QueueDeclaration, progress: Callable[[int], object] | None = None) -> int:
+        """Delete what waits and is in nobody's hand; how many. Raises: TransportUnavailable.
+
+        ``progress`` is called with how many are deleted for good so far, where they go by parts.
+        """
 
     @abstractmethod
     def depth(self, queue: QueueDeclaration) -> Depth:

@@ -48,8 +48,8 @@ class DatabaseTransport(Transport):
     def open_lane(self, queue: QueueDeclaration, owner: str) -> "DatabaseLane":
         return DatabaseLane(self._alias, queue, owner)
 
-    def purge(self, queue: QueueDeclaration) -> int:
-        return self._table.purge(queue.name)
+    def purge(self, queue: QueueDeclaration, progress: Callable[[int], object] | None = None) -> int:
+        return self._table.purge(queue.name, progress)
 
     def depth(self, queue: QueueDeclaration) -> Depth:
         return _depth(self._table.depth(queue.name))

@@ -204,7 +204,7 @@ class ImmediateTransport(Transport):
     def remove_wake(self, wake: Callable[[], None]) -> None:
         self._wakes = [entry for entry in self._wakes if entry[1] is not wake]
 
-    def purge(self, queue: QueueDeclaration) -> int:
+    def purge(self, queue: QueueDeclaration, progress: Callable[[int], object] | None = None) -> int:
         with self._lock:
             gone = [row for row in self._waiting if row.event.queue == queue.name and row.holder is None]
             self.settle(gone)

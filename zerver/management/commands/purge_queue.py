@@ -2,7 +2,7 @@
 
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -24,11 +24,32 @@ class Purged:
 
     queue: str
     lane: str
-    #: Deleted, or with --dry-run, what would be; None when the lane cannot tell, or could not be reached.
+    #: Deleted, or with --dry-run, what would be; None when the lane cannot tell, or nothing is known to be deleted.
     count: int | None
     #: In workers' hands, and so out of reach; None when the lane cannot tell.
     unreachable: int | None
     problem: str = ""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What has become of the queues so far."""
+
+    found: list[Purged] = field(default_factory=list)
+    #: Deleted of the one that is being purged: they are gone, whatever ends it.
+    under_way: int = 0
+
+    @property
+    def deleted(self) -> int:
+        return self.under_way + sum(item.count or 0 for item in self.found)
+
+    def reach(self, count: int) -> None:
+        """So many are deleted of the one that is being purged."""
+        self.under_way = count
+
+    def add(self, item: Purged) -> None:
+        self.under_way = 0
+        self.found.append(item)
 
 
 class Command(QueueCommand):
@@ -61,9 +82,17 @@ class Command(QueueCommand):
             wanted = [queues.lookup(options["queue"])]
         if not options["noinput"] and not options["dry_run"]:
             self._ask_about(wanted, is_all=options["all"])
-        found = _purge_all(wanted, dry_run=options["dry_run"])
-        self._tell(found, options)
-        problems = sorted({item.problem for item in found if item.problem})
+        tally = Tally()
+        try:
+            _purge_all(wanted, tally, dry_run=options["dry_run"])
+        except KeyboardInterrupt:
+            if not options["dry_run"]:
+                self.done = f"at least {tally.deleted} were deleted and are gone; run it again for the rest"
+            raise
+        if not options["dry_run"]:
+            self.done = f"deleted {tally.deleted}"
+        self._tell(tally.found, options)
+        problems = sorted({item.problem for item in tally.found if item.problem})
         if problems:
             raise CommandError("; ".join(problems))
 
@@ -101,34 +130,33 @@ class Command(QueueCommand):
         self.write_table(columns, rows, empty="no queue is declared")
 
 
-def _purge_all(wanted: Sequence[QueueDeclaration], *, dry_run: bool) -> list[Purged]:
+def _purge_all(wanted: Sequence[QueueDeclaration], tally: Tally, *, dry_run: bool) -> None:
     """One lane that cannot be reached does not keep the other from being purged, and is not asked again."""
-    found = []
     away: dict[str, str] = {}
     for queue in wanted:
         for lane in current.worker_lanes():
             if lane.name in away:
-                found.append(_not_purged(lane, queue, away[lane.name]))
+                tally.add(_not_purged(lane, queue, None, away[lane.name]))
                 continue
             try:
-                found.append(_purge(lane, queue, dry_run=dry_run))
+                tally.add(_purge(lane, queue, tally, dry_run=dry_run))
             except TransportError as error:
-                found.append(_not_purged(lane, queue, one_line(error)))
+                tally.add(_not_purged(lane, queue, tally.under_way or None, one_line(error)))
                 if isinstance(error, TransportUnavailable):
                     away[lane.name] = one_line(error)
-    return found
 
 
-def _purge(lane: Transport, queue: QueueDeclaration, *, dry_run: bool) -> Purged:
+def _purge(lane: Transport, queue: QueueDeclaration, tally: Tally, *, dry_run: bool) -> Purged:
     """Raises: TransportError."""
     if dry_run:
         depth = lane.depth(queue)
         waiting = None if depth.ready is None else depth.ready + (depth.later or 0)
         return Purged(queue=queue.name, lane=lane.name, count=waiting, unreachable=depth.unacked)
-    count = lane.purge(queue)
+    count = lane.purge(queue, tally.reach)
     # Asked after the purge: what is in hand now may come back, and was not deleted.
     return Purged(queue=queue.name, lane=lane.name, count=count, unreachable=lane.depth(queue).unacked)
 
 
-def _not_purged(lane: Transport, queue: QueueDeclaration, problem: str) -> Purged:
-    return Purged(queue=queue.name, lane=lane.name, count=None, unreachable=None, problem=problem)
+def _not_purged(lane: Transport, queue: QueueDeclaration, count: int | None, problem: str) -> Purged:
+    """``count``: deleted before it went wrong."""
+    return Purged(queue=queue.name, lane=lane.name, count=count, unreachable=None, problem=problem)

@@ -82,10 +82,12 @@ class Command(QueueCommand):
                 f"there is nothing of a queue {name!r} in the event table, and no broker to look on"
             )
         deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
-        purged = current.table().purge(name) if rows else 0
-        self.stdout.write(
-            f"deleted {name}, with {deleted} events on the broker and {purged} in the event table"
+        self.done = (
+            f"deleted {name} with {deleted} events on the broker; some rows of the event table may be left"
         )
+        purged = current.table().purge(name) if rows else 0
+        self.done = f"deleted {name}, with {deleted} events on the broker and {purged} in the event table"
+        self.stdout.write(self.done)
         if purged < rows:
             self.warn(f"{rows - purged} rows of the event table are in somebody's hand and stay")
 
@@ -110,9 +112,11 @@ class Command(QueueCommand):
         self._say_findings(queue.name, found.difference, found.ready, found.consumers, found.left_over)
         if options["dry_run"]:
             return
+        self.done = "run it again: it goes on where it was broken off, and nothing is lost"
         with ExitStack() as bars:
             count = queue_migration.migrate(admin, queue, self._teller(bars), force=options["force"])
-        self.stdout.write(f"{queue.name} is as declared and holds {count} events")
+        self.done = f"{queue.name} is as declared and holds {count} events"
+        self.stdout.write(self.done)
 
     def _say_findings(self, name: str, difference: str, ready: int, consumers: int, left_over: int) -> None:
         if difference:

@@ -21,7 +21,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
-from zerver.management.base import QueueCommand, one_line
+from zerver.management.base import EXIT_STOPPED, QueueCommand, one_line
 from zerver.management.editor import Draft, drafting
 from zerver.management.output import progress
 from zerver.models import FailedEvent
@@ -152,7 +152,9 @@ class Command(QueueCommand):
                 .count()
             )
             self.confirm(f"Delete {count} events that failed over {days:g} days ago?", flag="--yes")
+        self.done = "what was deleted until then stays deleted"
         pruned = prune(older_than_ms=before_ms, alias=alias, queue=queue)
+        self.done = f"pruned {pruned}"
         if options["json"]:
             self.write_json({"pruned": pruned})
         else:
@@ -176,10 +178,15 @@ class Command(QueueCommand):
                         bar.say(f"{failed.pk} {failed.message_id}: {problem}")
                     bar.advance()
         except (KeyboardInterrupt, TransportError, DatabaseError) as error:
-            why = "stopped" if isinstance(error, KeyboardInterrupt) else one_line(error)
-            self._tell_json(report, options)
+            is_stopped = isinstance(error, KeyboardInterrupt)
             left = len(keys) - len(report.done) - len(report.skipped)
-            raise CommandError(f"{why}; {report}; {left} are still to do, run it again") from error
+            self.done = f"{report}; {left} are still to do, run it again"
+            self._tell_json(report, options)
+            raise CommandError(
+                f"{'stopped' if is_stopped else one_line(error)}; {self.done}",
+                returncode=EXIT_STOPPED if is_stopped else 1,
+            ) from error
+        self.done = str(report)
         self._tell(report, options)
 
     def _tell_json(self, report: Report, options: dict[str, Any]) -> None:

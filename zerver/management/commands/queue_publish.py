@@ -31,6 +31,8 @@ class Tally:
     refused: list[BadLine] = field(default_factory=list)
 
     def __str__(self) -> str:
+        if not self.refused:
+            return f"published {self.published}"
         return f"published {self.published}, refused {len(self.refused)} (nothing of the refused was sent)"
 
 
@@ -71,7 +73,9 @@ class Command(QueueCommand):
             event = decode_json(options["event"].encode())
         except NotJson as error:
             raise CommandError(f"the event is not JSON: {error.problem}") from error
+        self.done = "the event may have been published"
         message_id = queue_json_publish(options["queue"], event, delay_seconds=options["delay"])
+        self.done = f"the event was published, under message id {message_id}"
         if options["json"]:
             self.write_json({"queue": options["queue"], "message_id": message_id})
         else:
@@ -83,19 +87,18 @@ class Command(QueueCommand):
         tally = Tally()
         with progress(f"publishing to {options['queue']}", total_bytes, self.warn) as bar:
             found = read_events(_counted(lines, bar), name)
-            try:
-                while chunk := list(islice(found, CHUNK)):
-                    for bad in self._publish_chunk(chunk, tally, options):
-                        bar.say(f"{bad.place}: {bad.problem}")
-            except KeyboardInterrupt as error:
-                raise CommandError(f"stopped; {tally}") from error
+            while chunk := list(islice(found, CHUNK)):
+                self.done = f"{tally}; some of the next {len(chunk)} may have been published too"
+                for bad in self._publish_chunk(chunk, tally, options):
+                    bar.say(f"{bad.place}: {bad.problem}")
+                self.done = str(tally)
         if options["json"]:
             refused = [{"place": bad.place, "problem": bad.problem} for bad in tally.refused]
             self.write_json({"queue": options["queue"], "published": tally.published, "refused": refused})
         if tally.refused:
             raise CommandError(str(tally))
         if not options["json"]:
-            self.stdout.write(f"published {tally.published}")
+            self.stdout.write(str(tally))
 
     def _publish_chunk(
         self, chunk: Sequence[LineEvent | BadLine], tally: Tally, options: dict[str, Any]

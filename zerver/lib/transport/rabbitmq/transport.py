@@ -62,7 +62,7 @@ class RabbitTransport(Transport):
         """
         self.admin.declare(queue)
 
-    def purge(self, queue: QueueDeclaration) -> int:
+    def purge(self, queue: QueueDeclaration, progress: Callable[[int], object] | None = None) -> int:
         return self.admin.purge(queue.name)
 
     def depth(self, queue: QueueDeclaration) -> Depth:
