@@ -316,6 +316,15 @@ def test_an_empty_undeclared_queue_is_deleted(broker: Broker) -> None:
     assert not broker.exists("bygone")
 
 
+@pytest.mark.parametrize("force", [(), ("--force",)])
+def test_a_queue_that_is_nowhere_is_no_success(broker: Broker, force: tuple[str, ...]) -> None:
+    ran = run("queue_admin", "delete", "typo", *force)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == (
+        "there is no queue 'typo': nothing of it in the event table, and none of that name on the broker\n"
+    )
+
+
 @pytest.mark.parametrize("queue_type", ["classic", "quorum"])
 def test_one_that_holds_events_is_deleted_by_force_alone(broker: Broker, queue_type: str) -> None:
     broker.declare("bygone", queue_type)

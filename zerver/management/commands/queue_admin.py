@@ -77,9 +77,10 @@ class Command(QueueCommand):
         if any(held.values()) and not force:
             told = ", ".join(f"{what}: {count}" for what, count in held.items() if count)
             raise CommandError(f"queue {name!r} is in use ({told}); give --force to delete it all the same")
-        if admin is None and not rows:
+        if not rows and (admin is None or not admin.exists(name)):
             raise CommandError(
-                f"there is nothing of a queue {name!r} in the event table, and no broker to look on"
+                f"there is no queue {name!r}: nothing of it in the event table, "
+                + ("and no broker to look on" if admin is None else "and none of that name on the broker")
             )
         deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
         self.done = (

@@ -46,6 +46,10 @@ class BrokerAdmin:
             self._ask(queue, lambda channel, answered: channel.queue_purge(queue, callback=answered))
         )
 
+    def exists(self, queue: str) -> bool:
+        """Is there such a queue, whatever is in it, and whoever holds that?"""
+        return self._ask(queue, passive(queue)) is not None
+
     def depth(self, queue: str) -> Depth:
         """``unacked`` only where ``QUEUE_MANAGEMENT_URL`` is set: AMQP does not tell it.
 
