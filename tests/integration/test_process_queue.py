@@ -35,6 +35,19 @@ def test_usage_errors_exit_with_2(spine: Spine, arguments: list[str]) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize(
+    ("path", "problem"), [("nonesuch/health", "No such file or directory"), ("", "Is a directory")]
+)
+def test_a_health_file_that_cannot_be_written_is_refused_at_the_start(
+    spine: Spine, path: str, problem: str
+) -> None:
+    health_file = f"{spine.directory}/{path}"
+    output = _fails(spine, "--queue=ledger", "--health-file", health_file)
+    assert f"--health-file '{health_file.rstrip('/')}' cannot be written: {problem}; name a file" in output
+    assert "worker started" not in output
+
+
+@on_sqlite
+@pytest.mark.parametrize(
     ("url", "said"),
     [
         ("rabbit://localhost", "QUEUE_URL"),

@@ -1,5 +1,7 @@
 """``process_queue``: one worker process."""
 
+import errno
+import os
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ class Command(BaseCommand):
         for module, why in queues.broken_modules.items():
             self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
         self._refuse_nonsense()
+        if options["health_file"] is not None:
+            _refuse_unwritable(options["health_file"])
         try:
             fleet = WorkerFleet(
                 self._queues(options),
@@ -95,6 +99,24 @@ class Command(BaseCommand):
         if not found:
             raise CommandError("no worker declares a queue; declare one with @assign_queue")
         return found
+
+
+def _refuse_unwritable(health_file: Path) -> None:
+    """By writing beside it, as the worker will: the file itself would tell probes of a health that is not there yet.
+
+    Raises: CommandError.
+    """
+    try:
+        if health_file.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        trial = health_file.with_name(f"{health_file.name}.{os.getpid()}.new")
+        trial.touch()
+        trial.unlink()
+    except OSError as error:
+        raise CommandError(
+            f"--health-file {str(health_file)!r} cannot be written: {error.strerror or error}; "
+            "name a file in a directory that is there and that this user may write"
+        ) from error
 
 
 def _worker_number(text: str) -> int:
