@@ -198,6 +198,27 @@ def test_what_is_meant_must_be_said(queue_database: TestDatabase) -> None:
     assert set(states().values()) == {"failed"}
 
 
+@pytest.mark.parametrize("verb", [("list",), ("replay",), ("discard", "--yes"), ("prune", "--yes")])
+def test_a_queue_of_which_there_is_nothing_is_a_typing_error(
+    queue_database: TestDatabase, verb: tuple[str, ...]
+) -> None:
+    fail("bygone")
+    ran = run("queue_failed", *verb, "--queue", "nop")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "--queue: no worker declares 'nop', and there are no failed events of it; did you mean 'noop'?\n"
+    )
+    assert "choose from bygone, " in run("queue_failed", *verb, "--queue", "zzz").err
+
+
+def test_a_queue_that_was_removed_since_is_known_by_its_rows(queue_database: TestDatabase) -> None:
+    message_id = fail("bygone")
+    assert listed("--queue", "bygone") == [message_id]
+    assert run("queue_failed", "discard", message_id).code == 0
+    assert listed("--queue", "bygone") == []
+    assert listed("--queue", "noop") == []
+
+
 def test_exit_codes_as_a_shell_sees_them(
     sqlite_database: str, project_process: Callable[..., ProjectProcess]
 ) -> None:

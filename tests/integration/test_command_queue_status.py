@@ -159,6 +159,17 @@ def test_worker_processes_are_listed_with_what_they_last_said(queue_database: Te
     assert only["queue"] == "noop"
 
 
+def test_worker_processes_of_a_mistyped_queue_are_not_none(queue_database: TestDatabase) -> None:
+    row("bygone")
+    ran = run("queue_workers", "list", "--queue", "bygon")
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == (
+        "--queue: no worker declares 'bygon', and there are no worker processes of it; did you mean 'bygone'?\n"
+    )
+    assert len(run("queue_workers", "list", "--queue", "bygone", "--json").json["workers"]) == 1
+    assert run("queue_workers", "list", "--queue", "noop").code == 0
+
+
 def test_a_real_worker_is_seen_by_both(
     sqlite_database: str, project_process: Callable[..., ProjectProcess], tmp_path: object
 ) -> None:

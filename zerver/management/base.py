@@ -6,10 +6,12 @@ Django gives every command, shows where a failure came from.
 
 import sys
 from argparse import ArgumentParser
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 from django.db import DatabaseError
+from django.db.models import QuerySet
 
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import ZerverError
@@ -72,6 +74,22 @@ class QueueCommand(BaseCommand):
     def usage(self, problem: str) -> NoReturn:
         """The command was typed wrongly in a way that argparse alone cannot see."""
         raise CommandError(problem, returncode=2)
+
+    def check_queue_name(self, name: str | None, rows: "QuerySet[Any]", what: str) -> None:
+        """Refuse a ``--queue`` that no worker declares and none of the ``rows`` is of: somebody has mistyped it.
+
+        A queue that was removed since is known by its rows. ``what``: what rows are, in the plural.
+        """
+        declared = {queue.name for queue in queues.all(test_queues=True)}
+        if name is None or name in declared or rows.filter(queue=name).exists():
+            return
+        if queues.broken_modules:
+            self.warn_of_broken_modules()  # one of them may declare it
+            return
+        known = sorted(declared.union(rows.order_by().values_list("queue", flat=True).distinct()))
+        close = get_close_matches(name, known, n=1)
+        mend = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
+        self.usage(f"--queue: no worker declares {name!r}, and there are no {what} of it; {mend}")
 
     def add_json(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="for programs: one JSON document on stdout")

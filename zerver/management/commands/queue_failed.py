@@ -99,6 +99,8 @@ class Command(QueueCommand):
             "discard": self._discard,
             "prune": self._prune,
         }
+        every = select(alias=_alias(), states=_EVERY_STATE)
+        self.check_queue_name(options.get("queue"), every, "failed events")
         verbs[options["verb"]](options)
 
     def _list(self, options: dict[str, Any]) -> None:

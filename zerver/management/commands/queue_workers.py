@@ -43,9 +43,9 @@ class Command(QueueCommand):
         self.add_json(listing)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = WorkerProcess.objects.using(get_settings().database).order_by(
-            "queue", "host", "worker_num", "pid"
-        )
+        rows = WorkerProcess.objects.using(get_settings().database)
+        self.check_queue_name(options["queue"], rows.all(), "worker processes")
+        found = rows.order_by("queue", "host", "worker_num", "pid")
         if options["queue"]:
             found = found.filter(queue=options["queue"])
         now_ms = EventTable(get_settings().database).now_ms()
