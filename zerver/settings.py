@@ -16,7 +16,7 @@ DEBUG = os.environ.get("DEBUG", "") == "1"
 # Without a key of its own, a process signs with one that nobody else has, not even another process of the same server:
 # workers sign nothing. By the prefix, `manage.py check --deploy` knows it for what it is (security.W009).
 SECRET_KEY = os.environ.get("SECRET_KEY") or f"django-insecure-{secrets.token_urlsafe(50)}"
-ALLOWED_HOSTS = os.environ.get("ALLOWED_HOSTS", "localhost,127.0.0.1,[::1]").split(",")
+ALLOWED_HOSTS = (os.environ.get("ALLOWED_HOSTS") or "localhost,127.0.0.1,[::1]").split(",")
 
 INSTALLED_APPS = [
     "django.contrib.auth",
@@ -60,7 +60,7 @@ LOGGING: dict[str, Any] = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL", "INFO")},
+    "root": {"handlers": ["console"], "level": os.environ.get("LOG_LEVEL") or "INFO"},
     # pika tells every lost connection with a stack trace; the zerver logger says the same in a line.
     "loggers": {"pika": {"level": "CRITICAL"}},
 }

@@ -57,6 +57,16 @@ def test_the_environment_goes_before_the_default_and_the_settings_before_it(
     assert get_settings().retention_days == 7
 
 
+@pytest.mark.parametrize("name", _NAMES)
+def test_an_empty_variable_of_the_environment_is_as_good_as_none(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    expected = get_settings()
+    get_settings.cache_clear()
+    monkeypatch.setenv(name, "")
+    assert get_settings() == expected
+
+
 def test_the_environment_s_text_is_converted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QUEUE_OVERRIDES", '{"letters": {"workers": 4}}')
     monkeypatch.setenv("QUEUE_PUBLISH_TIMEOUT_SECONDS", "0.5")

@@ -27,6 +27,17 @@ def test_options_of_the_database_url_go_over_our_own(monkeypatch: pytest.MonkeyP
     assert plain["DATABASES"]["default"]["OPTIONS"]["timeout"] == 20
 
 
+def test_an_empty_variable_is_as_good_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("DATABASE_URL", "ALLOWED_HOSTS", "LOG_LEVEL", "DEBUG", "SECRET_KEY")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    unset = settings_with(monkeypatch)
+    empty = settings_with(monkeypatch, **dict.fromkeys(names, ""))
+    for name in ("DATABASES", "ALLOWED_HOSTS", "LOGGING", "DEBUG"):
+        assert empty[name] == unset[name]
+    assert empty["SECRET_KEY"].startswith("django-insecure-")
+
+
 def test_a_key_that_nobody_gave_is_new_each_time_and_told_by_the_deployment_check(
     monkeypatch: pytest.MonkeyPatch, settings: Settings
 ) -> None:

@@ -1,7 +1,8 @@
 """The one typed view of this package's settings.
 
-Precedence: Django setting, then environment variable of the same name, then default. Everything below takes its
-values as arguments; only composition (publishing API, commands, runner) asks here.
+Precedence: Django setting, then environment variable of the same name, then default; an empty environment variable is
+as good as none. Everything below takes its values as arguments; only composition (publishing API, commands, runner)
+asks here.
 """
 
 import json
@@ -71,7 +72,8 @@ def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
     missing = object()
     value = getattr(settings, name, missing)
     if value is missing:
-        value = os.environ.get(name, missing)
+        # What deploys from a template leaves unset variables empty.
+        value = os.environ.get(name) or missing
     if value is missing:
         value = default
     try:
