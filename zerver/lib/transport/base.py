@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.survey import BrokerSurvey
 
 
 class Fate(enum.Enum):
@@ -175,6 +176,14 @@ class Transport(ABC):
         Raises: TransportUnavailable when none could.
         """
         return {queue.name: self.depth(queue) for queue in queues}
+
+    def survey(self, queues: Sequence[QueueDeclaration], timeout_seconds: float) -> BrokerSurvey | None:
+        """What there is to know of the broker and of these queues on it, changing nothing; None where there is none.
+
+        Units: timeout_seconds holds for each answer.
+        Raises: AuthenticationRefused, TransportUnavailable.
+        """
+        return None
 
     @abstractmethod
     def close(self) -> None:

@@ -1,5 +1,6 @@
 """RabbitMQ's management API, for what AMQP cannot tell: reading only, and never over a redirect."""
 
+import http
 import http.client
 import json
 import urllib.error
@@ -16,6 +17,8 @@ from zerver.lib.errors import TransportUnavailable
 ANSWER_SECONDS = 10.0
 
 _WHAT = "the broker's management API"
+#: How a health check says that something is wrong.
+_UNHEALTHY = http.HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class ManagementApi:
@@ -28,6 +31,16 @@ class ManagementApi:
     def queues(self) -> list[Mapping[str, Any]]:
         """The vhost's queues. Shape: at least name, type, arguments, durable each; counts as the API has them."""
         return _objects(self._get(f"/queues/{self._vhost}"))
+
+    def alarms(self) -> list[str]:
+        """What the nodes of the cluster are short of. Shape: ``memory on rabbit@one`` each; [] when all is well."""
+        found = self._get("/health/checks/alarms", accepts=_UNHEALTHY)
+        answer = found if isinstance(found, dict) else {}
+        alarms = _objects(answer.get("alarms"))
+        if not alarms and answer.get("status") != "ok":
+            # A proxy's own 503, say: then nobody knows.
+            raise TransportUnavailable(_WHAT, "it does not tell of alarms")
+        return sorted(f"{alarm.get('resource')} on {alarm.get('node')}" for alarm in alarms)
 
     def unacked(self) -> dict[str, int]:
         """By queue, what is in consumers' hands; a queue of which the API does not know it is missing."""
@@ -45,10 +58,13 @@ class ManagementApi:
         return count if isinstance(count, int) else None
 
     @sensitive_variables()
-    def _get(self, path: str, query: str = "") -> Any:
-        """A crash reporter shows nothing of this call: nearly all of its variables hold the login."""
+    def _get(self, path: str, query: str = "", *, accepts: int = http.HTTPStatus.OK) -> Any:
+        """A crash reporter shows nothing of this call: nearly all of its variables hold the login.
+
+        ``accepts``: an error status whose answer is one all the same.
+        """
         try:
-            with _opener.open(_request(self._url, path, query), timeout=ANSWER_SECONDS) as response:
+            with _answer(_request(self._url, path, query), accepts) as response:
                 return json.load(response)
         except http.client.InvalidURL:
             # Its text may quote a part of the password.
@@ -61,6 +77,17 @@ class ManagementApi:
                 error.close()
             # From None: urllib's frames hold the login, and not every crash reporter heeds Django's decorators.
             raise TransportUnavailable(_WHAT, str(error) or type(error).__name__) from None
+
+
+@sensitive_variables()
+def _answer(request: urllib.request.Request, accepts: int) -> Any:
+    """Raises: OSError, http.client.HTTPException."""
+    try:
+        return _opener.open(request, timeout=ANSWER_SECONDS)
+    except urllib.error.HTTPError as error:
+        if error.code != accepts:
+            raise
+        return error
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):

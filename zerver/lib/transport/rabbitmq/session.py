@@ -15,7 +15,7 @@ import pika.exceptions
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
-from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener
+from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
 
 CLOSE_SECONDS = 2.0
 #: Channels open at the same time; a broker may be told to allow no more than a few hundred.
@@ -42,6 +42,17 @@ class BrokerSession(ConnectionListener):
 
     def on_away(self, problem: TransportUnavailable) -> None:
         self._problem = problem
+
+    @property
+    def server_version(self) -> str:
+        """As the broker told when the connection was opened."""
+        return self._owner.server_version
+
+    @property
+    def alarm(self) -> str:
+        """Why the broker reads nothing from us any more, now that we have published; empty while it does."""
+        problem = self._owner.problem
+        return problem.problem if self._owner.state is State.BLOCKED and problem is not None else ""
 
     def channel(self) -> Any:
         """A fresh, open channel. Raises: TransportUnavailable."""

@@ -12,6 +12,8 @@ from zerver.lib.transport.rabbitmq.connection import BrokerConnection
 from zerver.lib.transport.rabbitmq.lane import BUFFER_SECONDS, RabbitLane
 from zerver.lib.transport.rabbitmq.publisher import Publisher
 from zerver.lib.transport.rabbitmq.shared import SharedConnection
+from zerver.lib.transport.rabbitmq.surveyor import survey
+from zerver.lib.transport.survey import BrokerSurvey
 
 #: How long to wait for the broker to say goodbye.
 CLOSE_SECONDS = 5.0
@@ -70,6 +72,9 @@ class RabbitTransport(Transport):
 
     def depths(self, queues: Sequence[QueueDeclaration]) -> dict[str, Depth]:
         return self.admin.depths([queue.name for queue in queues])
+
+    def survey(self, queues: Sequence[QueueDeclaration], timeout_seconds: float) -> BrokerSurvey:
+        return survey(self._address, self.admin, queues, timeout_seconds)
 
     def close(self) -> None:
         self._publisher.close(CLOSE_SECONDS)
