@@ -45,7 +45,12 @@ def test_a_delay_makes_it_due_later(queue_database: TestDatabase) -> None:
     ("arguments", "message"),
     [
         (("nonesuch", "{}"), "no worker declares queue 'nonesuch'"),
-        (("noop", "{broken"), "the event is not JSON: "),
+        (("noop", "{broken"), "event is not JSON at $: JSON is malformed"),
+        (("noop", ""), "event is not JSON at $: it is empty"),
+        (("noop", "[" * 100_000), "event is not JSON at $: nested deeper than 100 levels"),
+        (("noop", '{"a": ["\\ud800"]}'), "event is not JSON at $.a[0]: text with a lone surrogate"),
+        (("noop", '{"\\ud800": 1}'), "event is not JSON at $: text with a lone surrogate"),
+        (("noop", '{"a": "\udcff"}'), "event is not JSON at $: "),
         (("noop", "[1]"), "event is not JSON at $: an event is a JSON object"),
         (("user_activity", "{}"), "event for queue 'user_activity' is not a UserActivityEvent"),
         (("noop", json.dumps({"a": "x" * (1 << 20)})), "over QUEUE_MAX_EVENT_BYTES"),

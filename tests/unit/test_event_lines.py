@@ -64,6 +64,20 @@ def test_a_line_that_is_not_json_is_named_with_the_reason_and_the_next_is_read()
     assert third.place == "f:3"
 
 
+def test_what_is_wrong_with_a_line_is_said_as_it_is() -> None:
+    problems = [
+        item.problem
+        for item in read(b"stamp\t\n", b"[" * 100_000, b'{"a": "\\ud800"}', b'{"a": 1')
+        if isinstance(item, BadLine)
+    ]
+    assert problems == [
+        "event is not JSON at $: it is empty",
+        "event is not JSON at $: nested deeper than 100 levels",
+        "event is not JSON at $.a: text with a lone surrogate at position 0 is not Unicode",
+        "event is not JSON at $: Input data was truncated",
+    ]
+
+
 def test_a_line_that_is_not_utf8_is_named() -> None:
     [bad] = read(b'{"a": "\xff\xfe"}\n')
     assert isinstance(bad, BadLine)

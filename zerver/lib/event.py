@@ -11,7 +11,7 @@ import msgspec
 
 from zerver.lib import clock
 from zerver.lib.errors import EventTooLarge, NotJson, WrongEventType
-from zerver.lib.json_walk import Walk, is_plain, kind_of
+from zerver.lib.json_walk import MAX_DEPTH, Walk, is_plain, kind_of, lone_surrogate
 
 #: Version of what travels in properties and headers, told to the other side as ``x-version``.
 WIRE_VERSION = "1"
@@ -80,7 +80,7 @@ class EventType:
                 raise NotJson("$", f"an event is a JSON object, not {kind_of(value)}") from error
             raise WrongEventType(queue, self.name, str(error)) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-            raise NotJson("$", str(error) or type(error).__name__) from error
+            raise _not_json(body, error) from error
 
     def convert(self, queue: str, event: Mapping[str, Any]) -> Any:
         """Check and convert an event that is already Python. Raises: WrongEventType."""
@@ -97,7 +97,17 @@ def decode_json(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise NotJson("$", str(error) or type(error).__name__) from error
+        raise _not_json(body, error) from error
+
+
+def _not_json(body: bytes, error: Exception) -> NotJson:
+    """What is wrong with it; in our own words where the decoder's say something else, or nothing."""
+    if isinstance(error, RecursionError):
+        return NotJson("$", f"nested deeper than {MAX_DEPTH} levels")
+    if not body.strip():
+        return NotJson("$", "it is empty")
+    # Of a lone surrogate msgspec (0.22) says that the input was truncated.
+    return lone_surrogate(body) or NotJson("$", str(error) or type(error).__name__)
 
 
 def encode_event(queue: str, event: Any, event_type: EventType, limit_bytes: int) -> bytes:

@@ -7,6 +7,7 @@ the others are walked again, slowly, with a path: to turn subclasses into their 
 
 import dataclasses
 import enum
+import json
 import math
 from collections.abc import Callable, Mapping
 from datetime import date, datetime, time
@@ -60,6 +61,27 @@ def is_plain(value: Any, depth: int = 0) -> bool:
         elif not is_plain(item, depth + 1):
             return False
     return True
+
+
+def lone_surrogate(body: bytes) -> NotJson | None:
+    """Where JSON that is well-formed else escapes half of a surrogate pair; None where it does not."""
+    try:
+        places: list[tuple[Path, Any]] = [(None, json.loads(body))]
+        while places:
+            path, value = places.pop()
+            if isinstance(value, dict):
+                places += [
+                    place for key, item in value.items() for place in ((path, key), ((path, key), item))
+                ]
+            elif isinstance(value, list):
+                places += [((path, index), item) for index, item in enumerate(value)]
+            elif isinstance(value, str):
+                _encodable(value, path)
+    except NotJson as found:
+        return found
+    except (ValueError, RecursionError):
+        pass  # it is not even that
+    return None
 
 
 class Walk:

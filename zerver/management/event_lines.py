@@ -40,7 +40,7 @@ def _of_line(line: bytes, place: str) -> Iterator[LineEvent | BadLine]:
     try:
         stamped, value = _value(line)
     except NotJson as error:
-        yield BadLine(place=place, problem=error.problem)
+        yield BadLine(place=place, problem=str(error))
         return
     if stamped and isinstance(value, list):
         for index, event in enumerate(value, start=1):

@@ -11,7 +11,6 @@ from typing import Any, BinaryIO
 
 from django.core.management.base import CommandError
 
-from zerver.lib.errors import NotJson
 from zerver.lib.event import decode_json
 from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues
@@ -69,10 +68,7 @@ class Command(QueueCommand):
             self._publish_lines(lines, name, total_bytes, options)
 
     def _publish_one(self, options: dict[str, Any]) -> None:
-        try:
-            event = decode_json(options["event"].encode())
-        except NotJson as error:
-            raise CommandError(f"the event is not JSON: {error.problem}") from error
+        event = decode_json(options["event"].encode(errors="surrogateescape"))
         self.done = "the event may have been published"
         message_id = queue_json_publish(options["queue"], event, delay_seconds=options["delay"])
         self.done = f"the event was published, under message id {message_id}"
