@@ -193,6 +193,9 @@ def test_what_is_meant_must_be_said(queue_database: TestDatabase) -> None:
     assert refused("replay").code == 2
     assert refused("replay", message_id, "--all").code == 2
     assert refused("list", "--since", "yesterday").code == 2
+    assert refused("list", "--since", "99999999999d").err == (
+        "--since: '99999999999d' is longer ago than there are dates; write 30m, 2h or 3d\n"
+    )
     fail()
     assert refused("replay", "--all", "--edit").code == 2
     assert set(states().values()) == {"failed"}

@@ -151,10 +151,11 @@ def test_webhooks_that_the_view_refuses_fail_the_demo_in_one_line(
     ("content", "problem"),
     [
         ("", "holds no webhooks"),
-        ('{"source": "github"}', "line 1: not like"),
+        ('{"source": "github"}', ': "event" is missing'),
+        ('{"source": "github", "event": 3, "payload": {}}', ': "event" must be text'),
         ('{"source": "github", "event": "push", "payload": {}}\nnonsense', "line 2: not like"),
         ('{"source": "a/b", "event": "push", "payload": {}}', "no address for source 'a/b'"),
-        ("[1]", "line 1: not like"),
+        ("[1]", 'line 1: not like {"source": …, "event": …, "payload": {…}}: it is no object'),
     ],
 )
 def test_a_file_that_holds_no_webhooks_is_refused_by_its_line(

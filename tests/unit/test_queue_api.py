@@ -140,6 +140,26 @@ def test_a_delay_and_a_due_time_at_once_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
+    ("option", "value", "mend"),
+    [
+        ("delay_seconds", "a", "delay_seconds='a': give a number of seconds"),
+        (
+            "delay_seconds",
+            timedelta(hours=1),
+            "delay_seconds=datetime.timedelta(seconds=3600): give a number of",
+        ),
+        ("delay_seconds", None, "delay_seconds=None: give a number of seconds"),
+        ("due_at", "tomorrow", "due_at='tomorrow': give an aware datetime"),
+        ("using", "zz", "using='zz' names no database; choose from DATABASES: default"),
+    ],
+)
+def test_an_argument_that_makes_no_sense_is_told_with_what_would(option: str, value: Any, mend: str) -> None:
+    with pytest.raises((TypeError, ValueError)) as refused:
+        queue_json_publish("letters", {"to": "Ada"}, **{option: value})
+    assert str(refused.value).startswith(mend)
+
+
+@pytest.mark.parametrize(
     ("queue", "event", "error"),
     [
         ("leters", {"to": "Ada"}, UnknownQueue),

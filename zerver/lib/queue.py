@@ -112,12 +112,19 @@ class _Due:
     def of(cls, delay_seconds: float, due_at: datetime | None) -> "_Due":
         if delay_seconds and due_at is not None:
             raise TypeError("give delay_seconds or due_at, not both")
-        if not 0 <= delay_seconds <= MAX_DELAY_SECONDS:
-            raise ValueError(
-                f"delay_seconds={delay_seconds}: give a number of seconds, 0 or more, a hundred years at most"
-            )
+        mend = (
+            f"delay_seconds={delay_seconds!r}: give a number of seconds, 0 or more, a hundred years at most"
+        )
+        try:
+            is_possible = 0 <= delay_seconds <= MAX_DELAY_SECONDS
+        except TypeError as error:
+            raise TypeError(mend) from error
+        if not is_possible:
+            raise ValueError(mend)
         if due_at is None:
             return cls(delay_seconds)
+        if not isinstance(due_at, datetime):
+            raise TypeError(f"due_at={due_at!r}: give an aware datetime; use django.utils.timezone")
         if due_at.tzinfo is None:
             raise ValueError("due_at must be an aware datetime; use django.utils.timezone")
         return cls(0, int(due_at.timestamp() * 1000))
@@ -135,6 +142,10 @@ def _publish(
     using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
+    if using is not None and using not in connections:
+        raise ValueError(
+            f"using={using!r} names no database; choose from DATABASES: {', '.join(connections)}"
+        )
     encoded = [_encode(queue_name, event) for event in events]
     good = [item for item in encoded if isinstance(item, Event)]
     problems = _store(good, processor, due, using) if good else {}

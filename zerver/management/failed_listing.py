@@ -162,7 +162,10 @@ def parse_since(text: str, now_ms: int) -> int:
     Raises: ValueError saying what is accepted.
     """
     if matched := _AGO.fullmatch(text):
-        ago = timedelta(**{_UNITS[matched[2]]: float(matched[1])})
+        try:
+            ago = timedelta(**{_UNITS[matched[2]]: float(matched[1])})
+        except OverflowError as error:
+            raise ValueError(f"{text!r} is longer ago than there are dates; write 30m, 2h or 3d") from error
         return now_ms - int(ago.total_seconds() * 1000)
     try:
         at = datetime.fromisoformat(text)

@@ -219,7 +219,7 @@ class Command(QueueCommand):
         if options["since"] is not None:
             try:
                 since_ms = failed_listing.parse_since(options["since"], EventTable(_alias()).now_ms())
-            except (ValueError, OverflowError) as error:
+            except ValueError as error:
                 self.usage(f"--since: {error}")
         return select(
             alias=_alias(), queue=options["queue"], error=options["error"], since_ms=since_ms, states=states

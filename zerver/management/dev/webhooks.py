@@ -13,10 +13,13 @@ from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 from django.urls import NoReverseMatch, reverse
 
 from zerver.contrib.webhooks import signature
+from zerver.lib.errors import NotJson
+from zerver.lib.event import decode_json
 from zerver.management.dev.address import Address
 from zerver.management.dev.errors import DevError
 
@@ -66,13 +69,10 @@ def read_webhooks(path: Path) -> list[Webhook]:
 
 def _read_line(path: Path, number: int, line: bytes) -> Webhook:
     try:
-        fields = json.loads(line)
-        source, event = str(fields["source"]), str(fields["event"])
-        body = json.dumps(fields["payload"], ensure_ascii=False, separators=(",", ":")).encode()
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        source, event, body = _parts(decode_json(line))
+    except (NotJson, ValueError) as error:
         raise DevError(
-            f'{path}, line {number}: not like {{"source": …, "event": …, "payload": {{…}}}} '
-            f"({type(error).__name__}: {error})"
+            f'{path}, line {number}: not like {{"source": …, "event": …, "payload": {{…}}}}: {error}'
         ) from error
     try:
         reverse("zerver_webhooks:receive", args=[source])
@@ -82,6 +82,22 @@ def _read_line(path: Path, number: int, line: bytes) -> Webhook:
             "mount zerver.contrib.webhooks.urls, and name sources by letters, digits, - and _"
         ) from error
     return Webhook(source=source, event=event, body=body)
+
+
+def _parts(fields: Any) -> tuple[str, str, bytes]:
+    """Source, event and payload, the last as it will be posted; what it must be is the web server's business.
+
+    Raises: ValueError saying what is amiss.
+    """
+    if not isinstance(fields, dict):
+        raise ValueError("it is no object")
+    for name in ("source", "event", "payload"):
+        if name not in fields:
+            raise ValueError(f'"{name}" is missing')
+        if name != "payload" and not isinstance(fields[name], str):
+            raise ValueError(f'"{name}" must be text')
+    body = json.dumps(fields["payload"], ensure_ascii=False, separators=(",", ":")).encode()
+    return fields["source"], fields["event"], body
 
 
 class Sender:
