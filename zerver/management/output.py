@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from rich.console import Console
@@ -19,8 +18,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from zerver.lib.printable import printable, printable_json
+from zerver.monitoring.words import UNKNOWN, duration, moment
 
-UNKNOWN = "–"
+#: With the words for times, which sentences elsewhere have too: commands take all that they show with from here.
+__all__ = [
+    "UNKNOWN",
+    "Bar",
+    "Column",
+    "duration",
+    "figure",
+    "json_line",
+    "json_text",
+    "moment",
+    "progress",
+    "rich_table",
+    "size",
+    "table_text",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,34 +100,9 @@ def figure(value: float | None) -> str:
     return f"{value:.0f}" if value >= 10 or value == int(value) else f"{value:.1f}"
 
 
-def duration(milliseconds: float | None) -> str:
-    """Three figures at most: ``7 ms``, ``2.4 s``, ``12 min``, ``3.5 h``, ``9 d``; ``–`` when unknown."""
-    if milliseconds is None:
-        return UNKNOWN
-    seconds = milliseconds / 1000
-    if seconds < 1:
-        return (
-            f"{milliseconds:.1f} ms"
-            if 0 < milliseconds < 10 and milliseconds % 1
-            else f"{milliseconds:.0f} ms"
-        )
-    for unit, size, limit in (("s", 1, 100), ("min", 60, 100), ("h", 3600, 72)):
-        amount = seconds / size
-        if amount < limit:
-            return f"{amount:.1f} {unit}" if amount < 10 else f"{amount:.0f} {unit}"
-    return f"{seconds / 86400:.0f} d"
-
-
 def size(size_bytes: int | None) -> str:
     """Mebibytes, or ``–``."""
     return UNKNOWN if size_bytes is None else f"{size_bytes / (1 << 20):.0f} MiB"
-
-
-def moment(at_ms: int | None) -> str:
-    """Shape: ``2026-05-01 12:30:05Z``, or ``–``."""
-    if at_ms is None:
-        return UNKNOWN
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 class Bar:

@@ -171,6 +171,8 @@ class Snapshot:
     problems: tuple[str, ...] = ()
     #: By worker process, for the rates of the snapshot after this one.
     progress: Mapping[str, Progress] = field(default_factory=dict, repr=False)
+    #: Every worker process that has a row; None when the database could not be asked.
+    processes: tuple[WorkerProcess, ...] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
         """Shape: ``{"taken_at_ms", "queues": […], "problems": […]}``; see ``QueueSnapshot.as_json``."""
@@ -194,23 +196,29 @@ class _DatabaseFacts:
 
 
 def take_snapshot(
-    names: Collection[str] | None = None, *, test_queues: bool = False, previous: Snapshot | None = None
+    names: Collection[str] | None = None,
+    *,
+    test_queues: bool = False,
+    previous: Snapshot | None = None,
+    asks_broker: bool = True,
 ) -> Snapshot:
     """Look at every declared queue and at undeclared ones that hold something; or at the queues named.
 
     Rates are taken between the heartbeats of ``previous`` and of now; without it, over the lives of the workers.
+    Unless ``asks_broker``, what only the broker knows is None.
     Raises: UnknownQueue for a name that no worker declares and that holds nothing.
     """
     problems: list[str] = []
     facts = _ask_database(problems)
     wanted = _wanted(names, test_queues, facts)
-    depths = _ask_lanes(list(wanted.values()), facts, problems)
+    depths = _ask_lanes(list(wanted.values()), facts, problems, asks_broker=asks_broker)
     progress = _progress(facts.workers or (), previous)
     return Snapshot(
         taken_at_ms=facts.now_ms,
         queues=tuple(_queue_snapshot(queue, depths, facts, progress) for queue in wanted.values()),
         problems=tuple(problems),
         progress=progress,
+        processes=None if facts.workers is None else tuple(facts.workers),
     )
 
 
@@ -269,13 +277,15 @@ def _wanted(
 
 
 def _ask_lanes(
-    wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, problems: list[str]
+    wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, problems: list[str], *, asks_broker: bool
 ) -> dict[str, dict[str, Depth]]:
     """Shape: by lane, then by queue, for all that are wanted; all None where a lane could not tell."""
     found: dict[str, dict[str, Depth]] = {}
     fast = current.fast_lane()
-    if fast is not None:
+    if fast is not None and asks_broker:
         found[fast.name] = _ask_lane(fast, wanted, problems)
+    elif fast is not None:
+        found[fast.name] = {queue.name: Depth() for queue in wanted}
     without_rows = Depth() if facts.depths is None else Depth(ready=0, unacked=0, later=0)
     in_table = facts.depths or {}
     found[DatabaseTransport.name] = {queue.name: in_table.get(queue.name, without_rows) for queue in wanted}

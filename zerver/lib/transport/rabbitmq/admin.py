@@ -148,7 +148,7 @@ class BrokerAdmin:
         return None if self._management is None else self._management.queues()
 
     def alarms(self) -> list[str] | None:
-        """What the broker's nodes are short of, ``memory on rabbit@one`` each; None without ``QUEUE_MANAGEMENT_URL``."""
+        """What the nodes are short of, ``memory on rabbit@one`` each; None without ``QUEUE_MANAGEMENT_URL``."""
         return None if self._management is None else self._management.alarms()
 
     def _ask(self, queue: str, question: Question) -> Any:

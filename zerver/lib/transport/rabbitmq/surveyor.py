@@ -141,9 +141,7 @@ def _consume_nonsense(name: str, channel: Any, answered: Answered) -> None:
     channel closes with the answer.
     """
     channel.basic_qos(prefetch_count=1)
-    channel.basic_consume(
-        name, lambda *_: None, arguments={"x-priority": "nonsense"}, callback=lambda frame: answered(frame)
-    )
+    channel.basic_consume(name, lambda *_: None, arguments={"x-priority": "nonsense"}, callback=answered)
 
 
 def _is_allowed(answer: Any) -> bool | None:
@@ -175,7 +173,10 @@ def _differences(queue: QueueDeclaration, listed: Mapping[str, Any]) -> str:
     for told in (has, wants):
         # Told by ``type``; newer brokers write their default into the arguments of queues that came without it.
         told.pop("x-queue-type", None)
-    facts = [("type", listed.get("type"), queue.queue_type), ("durable", listed.get("durable"), True)]
+    facts: list[tuple[str, object, object]] = [
+        ("type", listed.get("type"), queue.queue_type),
+        ("durable", listed.get("durable"), True),
+    ]
     facts += [(name, has.get(name), wants.get(name)) for name in sorted({*has, *wants})]
     return "; ".join(
         f"{name}: broker has {_shown(theirs)}, code declares {_shown(ours)}"
