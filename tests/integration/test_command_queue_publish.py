@@ -93,6 +93,20 @@ def test_a_bad_line_is_named_with_the_reason_and_the_others_are_published(
     assert [bad["place"] for bad in as_json.json["refused"]] == [f"{path}:2", f"{path}:4"]
 
 
+def test_of_many_bad_lines_the_first_ten_are_named_and_the_others_counted(
+    queue_database: TestDatabase, tmp_path: Path
+) -> None:
+    path = tmp_path / "binary"
+    path.write_bytes(b"\x7fELF\x00\n" * 700 + b"{}\n")
+    ran = run("queue_publish", "noop", "--file", str(path))
+    assert ran.code == 1
+    *named, more, last = ran.err.splitlines()
+    assert [line.split(": ")[0] for line in named] == [f"{path}:{number}" for number in range(1, 11)]
+    assert more == "… and 690 more"
+    assert last == "published 1, refused 700 (nothing of the refused was sent)"
+    assert len(run("queue_publish", "noop", "--json", "--file", str(path)).json["refused"]) == 700
+
+
 def test_a_zulip_error_file_is_published_event_by_event(queue_database: TestDatabase, tmp_path: Path) -> None:
     path = tmp_path / "noop.errors"
     path.write_text(

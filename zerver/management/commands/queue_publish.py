@@ -20,6 +20,8 @@ from zerver.management.output import Bar, progress
 
 #: Published with one wait for the broker; so many may come twice if this process dies before it has said what it did.
 CHUNK = 500
+#: Refused lines that people are told of, one by one: who has given the wrong file sees it by then.
+TOLD = 10
 
 
 @dataclass(slots=True)
@@ -85,9 +87,13 @@ class Command(QueueCommand):
             found = read_events(_counted(lines, bar), name)
             while chunk := list(islice(found, CHUNK)):
                 self.done = f"{tally}; some of the next {len(chunk)} may have been published too"
-                for bad in self._publish_chunk(chunk, tally, options):
+                told = len(tally.refused)
+                self._publish_chunk(chunk, tally, options)
+                for bad in tally.refused[told:TOLD]:
                     bar.say(f"{bad.place}: {bad.problem}")
                 self.done = str(tally)
+        if len(tally.refused) > TOLD:
+            self.warn(f"… and {len(tally.refused) - TOLD} more")
         if options["json"]:
             refused = [{"place": bad.place, "problem": bad.problem} for bad in tally.refused]
             self.write_json({"queue": options["queue"], "published": tally.published, "refused": refused})
@@ -98,8 +104,8 @@ class Command(QueueCommand):
 
     def _publish_chunk(
         self, chunk: Sequence[LineEvent | BadLine], tally: Tally, options: dict[str, Any]
-    ) -> list[BadLine]:
-        """What was refused, in the order of the lines."""
+    ) -> None:
+        """What is refused is put down in the order of the lines."""
         good = [item for item in chunk if isinstance(item, LineEvent)]
         reports = queue_json_publish_many(
             options["queue"], [item.event for item in good], delay_seconds=options["delay"]
@@ -113,7 +119,6 @@ class Command(QueueCommand):
                 refused.append(BadLine(place=item.place, problem=one_line(error)))
         tally.refused += refused
         tally.published += len(chunk) - len(refused)
-        return refused
 
 
 @contextmanager
