@@ -61,6 +61,22 @@ def test_show_tells_everything_by_either_id(queue_database: TestDatabase) -> Non
     assert (shown["body"], shown["body_base64"], shown["attempt"]) == ({"n": 1}, None, 5)
 
 
+def test_a_body_is_shown_to_programs_as_it_is_stored(queue_database: TestDatabase) -> None:
+    message_id = fail(
+        body=b'{"price":1.10,"big":123456789012345678901234567890,"a":1,"a":1e2,"t":"\\u00fc\xc2\x9b"}'
+    )
+    ran = run("queue_failed", "show", message_id, "--json")
+    shown = [
+        '"price": 1.10,',
+        '"big": 123456789012345678901234567890,',
+        '"a": 1,',
+        '"a": 1e2,',
+        r'"t": "\u00fc\u009b"',
+    ]
+    assert [line.strip() for line in ran.out.partition('"body": {')[2].splitlines()[1:6]] == shown
+    assert ran.json["failed"][0]["body"]["t"] == "ü\x9b"
+
+
 def test_a_body_that_is_no_json_is_shown_all_the_same(queue_database: TestDatabase) -> None:
     message_id = fail(body=b"\xff garbage")
     assert "\\xff garbage" in run("queue_failed", "show", message_id).out

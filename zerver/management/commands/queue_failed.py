@@ -49,9 +49,9 @@ class Report:
 class Command(QueueCommand):
     """``list --json``: ``{"failed": [{"id", "queue", "message_id", "attempt", "state", "error", "published_at_ms",
     "failed_at_ms", "worker", "resolved_at_ms", "resolved_by", "replay_message_id"}]}``; ``show --json`` adds "headers",
-    "traceback", "body" (JSON) and "body_base64" (where it is none). ``replay`` and ``discard``: ``{"replayed" or
-    "discarded": [{"id", "message_id", "new_message_id"}], "skipped": [{"id", "message_id", "problem"}]}``, and exit
-    code 1 when anything was skipped. ``prune``: ``{"pruned": count}``.
+    "traceback", "body" (JSON, its numbers as they are stored) and "body_base64" (where it is none). ``replay`` and
+    ``discard``: ``{"replayed" or "discarded": [{"id", "message_id", "new_message_id"}], "skipped": [{"id",
+    "message_id", "problem"}]}``, and exit code 1 when anything was skipped. ``prune``: ``{"pruned": count}``.
     """
 
     help = "Shows the events that no worker could deal with, and replays or discards them."
@@ -115,7 +115,7 @@ class Command(QueueCommand):
     def _show(self, options: dict[str, Any]) -> None:
         found = failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
         if options["json"]:
-            self.write_json({"failed": [failed_listing.details(failed) for failed in found]})
+            self.stdout.write(failed_listing.document(found))
         else:
             self.stdout.write("\n\n".join(failed_listing.text(failed) for failed in found))
 
