@@ -5,10 +5,8 @@ An event is ``{"n": 7, "do": [["sleep", 0.1], ["raise", "why"]]}``: the steps ru
 
 import ctypes
 import itertools
-import json
 import os
 import signal
-import threading
 import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
@@ -16,6 +14,7 @@ from typing import Any, NotRequired, TypedDict
 from django.db import IntegrityError, connection, transaction
 
 from tests.ledger.models import Effect
+from tests.ledger.notes import note
 from zerver.lib.queue import queue_json_publish
 from zerver.worker.base import (
     Dead,
@@ -41,21 +40,14 @@ class Step(TypedDict):
     text: NotRequired[str]
 
 
-def note(kind: str, **facts: Any) -> None:
-    """Append one line to the ledger, at once and whole."""
-    line = json.dumps({"kind": kind, "pid": os.getpid(), "thread": threading.current_thread().name, **facts})
-    with Path(os.environ["LEDGER_FILE"]).open("ab", buffering=0) as ledger:
-        ledger.write(line.encode() + b"\n")
-
-
 def note_event(kind: str, event: dict[str, Any]) -> None:
     delivery = current_delivery()
-    note(kind, n=event["n"], message_id=delivery.message_id, attempt=delivery.attempt, at=time.time())
+    note(kind, n=event["n"], message_id=delivery.message_id, attempt=delivery.attempt)
 
 
-def perform(event: dict[str, Any]) -> None:
-    """Run the event's steps."""
-    for name, *arguments in event.get("do", []):
+def perform(event: dict[str, Any], when: str = "do") -> None:
+    """Run the event's steps: ``do`` before the effect, ``after`` between the effect and the acknowledgement."""
+    for name, *arguments in event.get(when, []):
         _STEPS[name](*arguments)
 
 
@@ -85,6 +77,14 @@ def _retry_once(seconds: float) -> None:
 
 def _discard(reason: str) -> None:
     raise DiscardEvent(reason)
+
+
+def _once(name: str, *step: Any) -> None:
+    """Take this step, whoever comes here first; the name tells it from others."""
+    taken = Path(os.environ["LEDGER_FILE"]).with_name(f"once-{name}")
+    if not taken.exists():
+        taken.touch()
+        perform({"do": [step]})
 
 
 def _segfault() -> None:
@@ -163,6 +163,7 @@ def _interrupt() -> None:
 _HOARD: list[bytes] = []
 _STEPS: dict[str, Any] = {
     "sleep": time.sleep,
+    "once": _once,
     "raise": _raise,
     "raise_below": _raise_below,
     "raise_while_exists": _raise_while_exists,
@@ -201,6 +202,7 @@ class LedgerWorker(QueueProcessingWorker):
         note_event("started", event)
         perform(event)
         note_event("effect", event)
+        perform(event, "after")
 
     def stop(self) -> None:
         note("stop")

@@ -1,0 +1,119 @@
+"""Fixtures of the chaos suite: a seed, a scale, and the stages.
+
+``CHAOS_SEED`` replays; without it every run draws a new one and prints it. ``CHAOS_LONG=1`` is the long form.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from pytest_django import DjangoDbBlocker, Settings
+
+from tests.chaos.balance import Ledger
+from tests.chaos.stage import Scale, Stage, open_stage
+from tests.servers.databases import use_database
+from tests.servers.processes import REPOSITORY, ProjectProcess
+
+#: In the environment, so that the processes of pytest-xdist share them.
+SEED = "CHAOS_SEED"
+LONG = "CHAOS_LONG"
+#: The file that verdicts are appended to.
+REPORT = "CHAOS_REPORT"
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault(SEED, secrets.token_hex(4))
+
+
+def pytest_report_header() -> str:
+    form = "long" if _is_long() else "quick"
+    return f"chaos: seed {os.environ[SEED]} ({SEED}={os.environ[SEED]} replays it), {form} form"
+
+
+def _is_long() -> bool:
+    return os.environ.get(LONG, "") not in ("", "0")
+
+
+@pytest.fixture
+def scale() -> Scale:
+    return Scale(is_long=_is_long())
+
+
+@pytest.fixture
+def make_stage(
+    request: pytest.FixtureRequest,
+    scale: Scale,
+    tmp_path: Path,
+    settings: Settings,
+    project_process: Callable[..., ProjectProcess],
+    django_db_blocker: DjangoDbBlocker,
+) -> Iterator[Callable[..., Stage]]:
+    """``make_stage(database_url, queue_url)``; without ``queue_url`` there is the event table alone."""
+    with ExitStack() as stack:
+
+        def make(database_url: str, queue_url: str | None = None, **environment: str) -> Stage:
+            settings.QUEUE_URL = queue_url or "db://"
+            seed = os.environ[SEED]
+            ledger_path = tmp_path / "ledger.jsonl"
+            env = {
+                "DATABASE_URL": database_url,
+                "DJANGO_SETTINGS_MODULE": "tests.settings",
+                "LEDGER_FILE": str(ledger_path),
+                "QUEUE_STATE_DIR": str(tmp_path / "state"),
+                "QUEUE_URL": settings.QUEUE_URL,
+                **environment,
+            }
+            stack.enter_context(django_db_blocker.unblock())
+            stack.enter_context(use_database(database_url))
+            stage = Stage(
+                test=request.node.nodeid,
+                seed=seed,
+                scale=scale,
+                # Of its own, so that a scenario that runs alone draws what it drew among the others.
+                chance=random.Random(f"{seed} {request.node.nodeid}"),
+                env=env,
+                ledger=Ledger(ledger_path),
+                directory=tmp_path,
+                start=project_process,
+                report_path=Path(os.environ.get(REPORT) or REPOSITORY / "var" / "chaos" / "report.jsonl"),
+            )
+            return stack.enter_context(open_stage(stage))
+
+        yield make
+
+
+@pytest.fixture
+def sqlite_stage(make_stage: Callable[..., Stage], sqlite_database: str) -> Stage:
+    """The event table alone, on SQLite."""
+    return make_stage(sqlite_database)
+
+
+@pytest.fixture
+def postgres_stage(make_stage: Callable[..., Stage], postgres_database: str) -> Stage:
+    """The event table alone, on PostgreSQL."""
+    return make_stage(postgres_database)
+
+
+@pytest.fixture
+def rabbit_stage(make_stage: Callable[..., Stage], sqlite_database: str, rabbit_vhost: str) -> Stage:
+    """Both lanes: RabbitMQ, and the event table on SQLite."""
+    return make_stage(sqlite_database, rabbit_vhost)
+
+
+@pytest.fixture
+def production_stage(make_stage: Callable[..., Stage], postgres_database: str, rabbit_vhost: str) -> Stage:
+    """Both lanes as in production: RabbitMQ, and the event table on PostgreSQL."""
+    return make_stage(postgres_database, rabbit_vhost)
+
+
+@pytest.fixture(params=["sqlite", "postgres", "rabbit"])
+def any_stage(request: pytest.FixtureRequest) -> Stage:
+    """Each lane in turn."""
+    stage: Stage = request.getfixturevalue(f"{request.param}_stage")
+    return stage
