@@ -145,6 +145,36 @@ def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
         print(f"--- {process}\n{process.output}")
 
 
+# -- several tests at a time: scripts/test runs folders with ``-n auto``, each worker process with servers of its own
+
+#: Most tests wait for a server or for a process of the project, rather than compute.
+WORKERS_PER_CORE = 1.5
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """What ``-n auto`` means, unless PYTEST_XDIST_AUTO_NUM_WORKERS says."""
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None
+    return max(2, int(WORKERS_PER_CORE * len(os.sched_getaffinity(0))))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A worker process ends with the process that handed it its tests, however that ends; its servers end with it."""
+    if hasattr(config, "workerinput"):
+        spawn.end_with_parent()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that ask for more time than others begin first: else one worker is at them when all others have ended."""
+    usual = float(config.getini("timeout"))
+
+    def asks_for_more(item: pytest.Item) -> bool:
+        mark = item.get_closest_marker("timeout")
+        return mark is not None and bool(mark.args) and mark.args[0] > usual
+
+    items.sort(key=asks_for_more, reverse=True)
+
+
 # -- what is missing, and the end
 
 

@@ -2,12 +2,22 @@
 
 tests_run=0
 
+# What makes pytest run several tests of a target at a time, one a line: for whole folders whose tests mostly wait for
+# servers and processes. Each of its workers has servers of its own; how many there are is told in tests/conftest.py.
+# What the user gives comes later and has the last word: -n0, say.
+several_at_a_time() {
+  case $1 in
+    tests/contract | tests/integration | tests/ops | tests/chaos) printf '%s\n' --numprocesses=auto --dist=worksteal ;;
+  esac
+}
+
 # run_tests NAME VENV TARGET [PYTEST ARGS...]
 run_tests() {
-  local name=$1 venv=$2 report
-  shift 2
+  local name=$1 venv=$2 target=$3 report several
+  shift 3
   report=$(mktemp)
-  part "$name" run_pytest "$venv" --junitxml="$report" "$@"
+  mapfile -t several < <(several_at_a_time "$target")
+  part "$name" run_pytest "$venv" "$target" --junitxml="$report" "${several[@]}" "$@"
   if [[ $(head -c 2000 "$report") =~ errors=\"([0-9]+)\"\ failures=\"([0-9]+)\"\ skipped=\"([0-9]+)\"\ tests=\"([0-9]+)\" ]]; then
     local skipped=${BASH_REMATCH[3]} tests=${BASH_REMATCH[4]}
     parts[-1]+=": $tests tests, $((BASH_REMATCH[1] + BASH_REMATCH[2])) failed, $skipped skipped"

@@ -22,6 +22,26 @@ from zerver.lib.transport import current
 from zerver.models import FailedEvent, Suspect, WaitingEvent, WorkerProcess
 
 
+class LedgerReader:
+    """The lines of a ledger that others append to. Each is read once: it is asked for many times a second."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read_bytes = 0
+        self._lines: list[dict[str, Any]] = []
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Those that are there whole: a reader may come in the middle of a write."""
+        if self._path.exists():
+            with self._path.open("rb") as ledger:
+                ledger.seek(self._read_bytes)
+                new = ledger.read()
+            whole = new[: new.rfind(b"\n") + 1]
+            self._read_bytes += len(whole)
+            self._lines += map(json.loads, whole.splitlines())
+        return self._lines
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spine:
     """A lane or two under test, and what becomes of what is published to them."""
@@ -29,7 +49,7 @@ class Spine:
     #: ``sqlite``, ``postgres``: the table alone; ``rabbitmq``: both lanes, the table on SQLite.
     name: str
     env: dict[str, str]
-    ledger: Path
+    ledger: LedgerReader
     start: Callable[..., ProjectProcess]
     #: For files that events may name.
     directory: Path
@@ -61,10 +81,7 @@ class Spine:
 
     def notes(self, kind: str = "effect") -> list[dict[str, Any]]:
         """The ledger's lines of one kind."""
-        if not self.ledger.exists():
-            return []
-        lines = [json.loads(line) for line in self.ledger.read_text().splitlines()]
-        return [line for line in lines if line["kind"] == kind]
+        return [line for line in self.ledger.lines() if line["kind"] == kind]
 
     def numbers(self, kind: str = "effect") -> list[int]:
         return sorted(line["n"] for line in self.notes(kind))
@@ -136,7 +153,7 @@ def open_spine(
     if queue_url is not None:
         env["QUEUE_URL"] = queue_url
     with blocker.unblock(), use_database(database_url):
-        spine = Spine(name=name, env=env, ledger=ledger, start=start, directory=tmp_path)
+        spine = Spine(name=name, env=env, ledger=LedgerReader(ledger), start=start, directory=tmp_path)
         try:
             yield spine
         finally:

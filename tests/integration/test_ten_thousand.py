@@ -66,7 +66,7 @@ def _assert_balanced(spine: Spine, kills: int) -> None:
     assert duplicates <= kills * ACK_WINDOW
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("spine", ["sqlite", "rabbitmq"], indirect=True)
 def test_ten_thousand_events_survive_ten_kills(spine: Spine) -> None:
     spine.work("--queue=ledger")
@@ -74,7 +74,7 @@ def test_ten_thousand_events_survive_ten_kills(spine: Spine) -> None:
     _assert_balanced(spine, _kill_in_handlers(spine))
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @on_rabbitmq
 def test_ten_thousand_events_survive_ten_kills_and_a_broker_that_is_down_for_the_middle_third(
     spine: Spine, rabbit_server: RabbitServer

@@ -10,7 +10,7 @@ from pathlib import Path
 from signal import Signals
 
 from tests.servers import spawn
-from tests.wait import WaitTimeoutError, wait_for
+from tests.wait import PATIENCE, WaitTimeoutError, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -50,7 +50,8 @@ class ProjectProcess:
         spawn.signal_group(self._process, number)
 
     def wait(self, timeout_seconds: float = 30.0) -> int:
-        """Wait for its end and return its exit code."""
+        """Wait for its end, as patiently as ``wait_for`` does, and return its exit code."""
+        timeout_seconds *= PATIENCE
         try:
             return self._process.wait(timeout_seconds)
         except subprocess.TimeoutExpired:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -20,6 +21,9 @@ TEMPORARY = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir(
 
 #: The parent may have died before the child asked to be told of it: then the child must not start at all.
 _START_UNLESS_ORPHANED = '[ "$PPID" = "$0" ] || exit 97; exec "$@"'
+
+#: Of <linux/prctl.h>.
+PR_SET_PDEATHSIG = 1
 
 _guard: tuple[int, subprocess.Popen[str]] | None = None
 
@@ -77,6 +81,12 @@ def spawn(
         )
     _tell_guard(f"group {process.pid} {int(death_signal)}")
     return process
+
+
+def end_with_parent() -> None:
+    """From now on this process is killed when the thread that started it ends, as spawned ones are."""
+    if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL):
+        raise OSError(ctypes.get_errno(), "prctl")
 
 
 def end(process: subprocess.Popen[bytes], timeout_seconds: float = 10.0) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import count
 
 import pytest
 
-from tests.wait import WaitTimeoutError, wait_for
+from tests.wait import PATIENCE, WaitTimeoutError, wait_for
 
 
 def test_returns_what_the_condition_returned() -> None:
@@ -31,7 +32,8 @@ def test_asks_once_more_after_the_time_is_up() -> None:
 
 
 def test_a_timeout_says_what_was_waited_for_and_what_was_seen() -> None:
-    with pytest.raises(WaitTimeoutError, match=r"Waited 0\.01 s for an empty queue; last seen: 0"):
+    told = f"Waited {PATIENCE * 0.01:g} s for an empty queue; last seen: 0"
+    with pytest.raises(WaitTimeoutError, match=re.escape(told)):
         wait_for(lambda: 0, timeout_seconds=0.01, message="an empty queue")
 
 
