@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from collections.abc import Callable, Iterator
 
@@ -18,6 +19,7 @@ from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import WaitingEvent, WorkerProcess
+from zerver.worker.process import host_name, start_mark
 
 
 @pytest.fixture
@@ -144,6 +146,7 @@ def test_worker_processes_are_listed_with_what_they_last_said(queue_database: Te
     row(in_flight=3, rss_bytes=64 << 20, lag_ms=12)
     row("noop_batch", heartbeat_at_ms=EventTable("default").now_ms() - 120_000, pid=1)
     row("user_activity", state=WorkerProcess.State.STOPPED, pid=2)
+    row("zerver_dead", heartbeat_at_ms=EventTable("default").now_ms() - 16_000, pid=3)
     ran = run("queue_workers", "list")
     assert ran.row("noop")[1:5] == ["here:4711", "2", "0.1", "running"]
     assert ran.row("noop")[-2:] == ["12 ms", "64 MiB"]
@@ -152,11 +155,30 @@ def test_worker_processes_are_listed_with_what_they_last_said(queue_database: Te
         ("noop", "running"),
         ("noop_batch", "dead"),
         ("user_activity", "stopped"),
+        ("zerver_dead", "silent"),
     ]
     assert listed[0]["in_flight"] == 3
     assert listed[1]["heartbeat_age_ms"] >= 120_000
     [only] = run("queue_workers", "list", "--queue", "noop", "--json").json["workers"]
     assert only["queue"] == "noop"
+
+
+def test_a_process_of_this_host_is_known_to_be_gone_at_once_and_never_takes_silence_for_death(
+    queue_database: TestDatabase,
+) -> None:
+    me = os.getpid()
+    row(host=host_name(), pid=me, start_mark=start_mark(me).rpartition(":")[0] + ":1")
+    row("noop_batch", host=host_name(), pid=me, start_mark=start_mark(me))
+    long_ago_ms = EventTable("default").now_ms() - 120_000
+    row("zerver_dead", host=host_name(), pid=me, start_mark=start_mark(me), heartbeat_at_ms=long_ago_ms)
+    listed = run("queue_workers", "list", "--json").json["workers"]
+    assert [(item["queue"], item["state"]) for item in listed] == [
+        ("noop", "gone"),
+        ("noop_batch", "running"),
+        ("zerver_dead", "silent"),
+    ]
+    found = run("queue_status", "noop", "noop_batch", "--json").json["queues"]
+    assert [(queue["queue"], queue["workers"]) for queue in found] == [("noop", 0), ("noop_batch", 1)]
 
 
 def test_worker_processes_of_a_mistyped_queue_are_not_none(queue_database: TestDatabase) -> None:
@@ -188,3 +210,9 @@ def test_a_real_worker_is_seen_by_both(
     listing = project_process("queue_workers", "list", env=env)
     assert listing.wait(60) == 0
     assert f":{worker.pid}" in listing.output
+
+    worker.kill()
+    worker.wait()
+    listing = project_process("queue_workers", "list", "--json", env=env)
+    assert listing.wait(60) == 0
+    assert json.loads(listing.output)["workers"][0]["state"] == "gone"

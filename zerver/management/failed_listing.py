@@ -64,8 +64,8 @@ def summary(failed: FailedEvent) -> dict[str, Any]:
 
 def document(found: Iterable[FailedEvent]) -> str:
     """For programs, ``{"failed": [details]}``: a body that is JSON stands there as it is stored, digit for digit."""
-    text = msgspec.json.encode({"failed": [details(failed) for failed in found]}).decode()
-    return printable_json(indented(text))
+    encoded = msgspec.json.encode({"failed": [details(failed) for failed in found]}).decode()
+    return printable_json(indented(encoded))
 
 
 def details(failed: FailedEvent) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from zerver.lib.transport.base import Depth, Transport
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
-from zerver.worker.process import SILENT_MS
+from zerver.worker.process import SILENT_MS, is_gone
 
 LaneFigure = Literal["ready", "unacked", "later"]
 
@@ -223,11 +223,13 @@ def take_snapshot(
 
 
 def live_workers(workers: Sequence[WorkerProcess], now_ms: int) -> list[WorkerProcess]:
-    """Those that run, and were heard of lately."""
+    """Those that run, were heard of lately, and are not known to be gone."""
     return [
         worker
         for worker in workers
-        if worker.state != WorkerProcess.State.STOPPED and now_ms - worker.heartbeat_at_ms <= SILENT_MS
+        if worker.state != WorkerProcess.State.STOPPED
+        and now_ms - worker.heartbeat_at_ms <= SILENT_MS
+        and not is_gone(worker)
     ]
 
 

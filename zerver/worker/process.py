@@ -31,8 +31,8 @@ def start_mark(pid: int) -> str:
     """Tells a process from a later one of the same pid, from one in another container, and from a dead one.
 
     Shape: ``pid:[NAMESPACE]:BOOT:START``; START is ``gone`` for a process that is no more, or a zombie. "" where the
-    system does not say (no /proc).
-    Source: proc(5), fields 3 (state) and 22 (start time) of /proc/PID/stat; pid_namespaces(7).
+    system does not say (no /proc, or one that hides other users' processes).
+    Source: proc(5), fields 3 (state) and 22 (start time) of /proc/PID/stat, mount option hidepid; pid_namespaces(7).
     """
     try:
         namespace = os.readlink("/proc/self/ns/pid")
@@ -42,8 +42,21 @@ def start_mark(pid: int) -> str:
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
+        if _is_there(pid):
+            return ""
         fields = ["X"]
     return f"{namespace}:{boot}:{'gone' if fields[0] in 'ZX' else fields[19]}"
+
+
+def _is_there(pid: int) -> bool:
+    """Is there such a process, of whatever user? Signal 0 asks, and does nothing."""
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def rss_bytes() -> int:
@@ -165,10 +178,20 @@ def sweep_dead(alias: str, own: Pulse = pulse) -> int:
     return len(dead)
 
 
+def is_gone(row: WorkerProcess) -> bool | None:
+    """Has the process ended, whatever its row says? None when nobody here can tell: it is another host's or
+    container's, whose pids mean nothing here, or the system does not say.
+    """
+    namespace = start_mark(os.getpid()).partition("]")[0]
+    if not row.start_mark or row.host != host_name() or row.start_mark.partition("]")[0] != namespace:
+        return None
+    mark = start_mark(row.pid)
+    return mark != row.start_mark if mark else None
+
+
 def _is_dead(row: WorkerProcess, silent_before_ms: int | None) -> bool:
     """``silent_before_ms``: who was last heard of before it is dead; None: silence tells nothing now."""
-    namespace = start_mark(os.getpid()).partition("]")[0]
-    if row.start_mark and row.host == host_name() and row.start_mark.partition("]")[0] == namespace:
-        return start_mark(row.pid) != row.start_mark
-    # Another host's or container's: its pids mean nothing here.
+    is_known_gone = is_gone(row)
+    if is_known_gone is not None:
+        return is_known_gone
     return silent_before_ms is not None and row.heartbeat_at_ms < silent_before_ms

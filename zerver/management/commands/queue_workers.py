@@ -8,7 +8,11 @@ from zerver.lib.event_table import EventTable
 from zerver.management.base import QueueCommand
 from zerver.management.output import Column, duration, figure, size
 from zerver.models import WorkerProcess
-from zerver.monitoring.snapshot import live_workers
+from zerver.worker.housekeeper import BEAT_SECONDS
+from zerver.worker.process import SILENT_MS, is_gone
+
+#: Two beats overdue.
+_LATE_MS = int(3 * BEAT_SECONDS * 1000)
 
 _COLUMNS = [
     Column("queue"),
@@ -31,7 +35,7 @@ _COLUMNS = [
 class Command(QueueCommand):
     """``list --json``: ``{"workers": [{"queue", "host", "pid", "worker_num", "version", "state", "age_ms",
     "heartbeat_age_ms", "in_flight", "consumed", "retried", "failed", "discarded", "lag_ms", "rss_bytes",
-    "breaker"}]}``. ``state`` is running, draining, stopped, or dead when it has not been heard of for a minute.
+    "breaker"}]}``. ``state``: see ``_state``.
     """
 
     help = "Lists the worker processes of all hosts, as each last said of itself."
@@ -58,16 +62,30 @@ class Command(QueueCommand):
             )
 
 
+def _state(worker: WorkerProcess, now_ms: int) -> str:
+    """As it said itself: ``running``, ``draining``, ``stopped``; but ``gone`` when this host knows that it has ended
+    without a word, ``silent`` when beats of it are overdue, ``dead`` when so many are that others count it as dead.
+    """
+    if worker.state == WorkerProcess.State.STOPPED:
+        return str(worker.state)
+    is_known_gone = is_gone(worker)
+    if is_known_gone:
+        return "gone"
+    silent_ms = now_ms - worker.heartbeat_at_ms
+    # Who is known to be there is silent, and not dead, however long.
+    if silent_ms > SILENT_MS and is_known_gone is None:
+        return "dead"
+    return "silent" if silent_ms > _LATE_MS else str(worker.state)
+
+
 def _as_json(worker: WorkerProcess, now_ms: int) -> dict[str, Any]:
-    is_stopped = worker.state == WorkerProcess.State.STOPPED
-    is_dead = not is_stopped and not live_workers([worker], now_ms)
     return {
         "queue": worker.queue,
         "host": worker.host,
         "pid": worker.pid,
         "worker_num": worker.worker_num,
         "version": worker.version,
-        "state": "dead" if is_dead else str(worker.state),
+        "state": _state(worker, now_ms),
         "age_ms": now_ms - worker.started_at_ms,
         "heartbeat_age_ms": now_ms - worker.heartbeat_at_ms,
         "in_flight": worker.in_flight,
