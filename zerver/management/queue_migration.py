@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from zerver.lib.errors import QueueMismatch, QueueNotEmpty, TransportError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+from zerver.lib.transport.survey import MIGRATION_PREFIX
 
 #: Somebody may still publish to the old queue while it is emptied; so often it is emptied again.
 MAX_ROUNDS = 20
 
-_PREFIX = "zerver_migrate_"
 _LONGEST_NAME = 63
 
 
@@ -68,10 +68,10 @@ Tell = Callable[[str, int], Callable[[int], object]]
 
 def second_queue(name: str) -> str:
     """Where a queue's events wait meanwhile; always the same name, so that a later run finds them."""
-    if len(_PREFIX) + len(name) <= _LONGEST_NAME:
-        return _PREFIX + name
+    if len(MIGRATION_PREFIX) + len(name) <= _LONGEST_NAME:
+        return MIGRATION_PREFIX + name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{_PREFIX}{name[: _LONGEST_NAME - len(_PREFIX) - 13]}_{digest}"
+    return f"{MIGRATION_PREFIX}{name[: _LONGEST_NAME - len(MIGRATION_PREFIX) - 13]}_{digest}"
 
 
 def look(admin: BrokerAdmin, queue: QueueDeclaration) -> Findings:

@@ -2,7 +2,10 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
+
+#: How the second queues of ``queue_admin migrate`` begin.
+MIGRATION_PREFIX: Final = "zerver_migrate_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,10 +22,8 @@ from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.questions import ask_each, is_not_found
 from zerver.lib.transport.rabbitmq.session import Answered, BrokerSession, open_session
 from zerver.lib.transport.rabbitmq.topology import DEAD_QUEUE, arguments, declaration_error, declare_on
-from zerver.lib.transport.survey import BrokerSurvey, ListedQueue, QueueSurvey
+from zerver.lib.transport.survey import MIGRATION_PREFIX, BrokerSurvey, ListedQueue, QueueSurvey
 
-#: How the second queues of ``queue_admin migrate`` begin.
-MIGRATION_PREFIX = "zerver_migrate_"
 #: From this version on, queues and policies may have a consumer timeout of their own; before, it is ignored.
 _OWN_CONSUMER_TIMEOUT = (3, 12)
 _REFUSED = 403

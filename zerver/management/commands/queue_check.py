@@ -1,0 +1,81 @@
+"""The doctor: what the code declares against what is really there."""
+
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from typing import Any
+
+from zerver.lib.printable import printable
+from zerver.management.base import QueueCommand
+from zerver.management.options import seconds
+from zerver.management.output import Column
+from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS, examine
+from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Severity
+
+_COLUMNS = [Column("severity"), Column("code"), Column("where"), Column("what, why, and what to do")]
+
+
+class Command(QueueCommand):
+    """Exit codes of its own: 0 clean, 1 warnings, 2 problems; and 2, as everywhere, when it is typed wrongly.
+
+    ``--json``: ``{"exit_code", "findings": [{"code", "severity", "what", "where", "why", "mend", "queue"}],
+    "not_looked_at": [{"source", "what"}]}``; severity is ``warning`` or ``problem``; queue is null where a finding is
+    about all of them.
+    """
+
+    help = (
+        "Compares what the code declares with what broker, event table, worker processes, supervisor and settings "
+        "have of it, and changes nothing. Exit code 0: clean, 1: warnings, 2: problems."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--only",
+            choices=SOURCES,
+            action="append",
+            help="look at this alone; may be given several times",
+        )
+        parser.add_argument(
+            "--supervisor-config",
+            type=Path,
+            metavar="PATH",
+            action="append",
+            help="supervisord's configuration, a file or a directory; may be given several times; "
+            "default: the usual places",
+        )
+        parser.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            type=seconds,
+            default=TIMEOUT_SECONDS,
+            help=f"how long broker and database may take to answer, all together ({TIMEOUT_SECONDS:g})",
+        )
+        self.add_json(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        checkup = examine(
+            options["only"] or SOURCES,
+            supervisor_paths=options["supervisor_config"] or (),
+            timeout_seconds=options["timeout"],
+        ).checkup
+        if options["json"]:
+            self.write_json(checkup.as_json())
+        else:
+            self._show(checkup)
+        if checkup.exit_code:
+            self.stdout.flush()
+            sys.exit(checkup.exit_code)
+
+    def _show(self, checkup: Checkup) -> None:
+        self.write_table(_COLUMNS, [row(finding) for finding in checkup.findings], empty="nothing is wrong")
+        for gap in checkup.gaps:
+            self.stdout.write(printable(f"not looked at: {gap.source}: {gap.what}"))
+        if checkup.findings:
+            problems = sum(finding.severity is Severity.PROBLEM for finding in checkup.findings)
+            self.stdout.write(f"problems: {problems}, warnings: {len(checkup.findings) - problems}")
+
+
+def row(finding: Finding) -> list[str]:
+    """At a terminal a finding takes three lines, elsewhere one."""
+    told = f"{finding.what};\n{finding.why}.\nMend: {finding.mend}"
+    return [finding.severity.value, finding.code, finding.where, told]

@@ -1,0 +1,272 @@
+"""The broker against the declarations."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.survey import MIGRATION_PREFIX, BrokerSurvey, ListedQueue, QueueSurvey
+from zerver.monitoring.checkup.finding import Finding, Gap, Severity, expected
+
+SUPPORTED = ((3, 10), (5,))
+#: RabbitMQ's own, unless its configuration says otherwise.
+USUAL_CONSUMER_TIMEOUT_SECONDS = 1800.0
+#: A delivery may wait for so long in a worker before it is begun, or handed back.
+_LONGEST_WAIT_SECONDS = USUAL_CONSUMER_TIMEOUT_SECONDS / 4
+
+#: What a policy may say, and what the broker then does with events by itself.
+_POLICIES = {
+    "message-ttl": "events that wait longer are dead-lettered",
+    "expires": "the queue is deleted with all its events when nobody uses it for so long",
+    "max-length": "events beyond it are refused or dead-lettered",
+    "max-length-bytes": "events beyond it are refused or dead-lettered",
+    "delivery-limit": "events that come back so often, prefetched ones too, are dead-lettered",
+}
+
+
+def judge(
+    declared: Sequence[QueueDeclaration], survey: BrokerSurvey, workers: Mapping[str, int] | None
+) -> Iterator[Finding]:
+    """``workers``: live worker processes by queue; None when nobody can know."""
+    where = f"RabbitMQ at {survey.address}"
+    yield from _of_all(survey, where)
+    normal = {queue.name for queue in expected(declared, has_broker=True)}
+    for queue in declared:
+        if queue.name not in survey.queues:
+            continue
+        found = survey.queues[queue.name]
+        at_work = None if workers is None else workers.get(queue.name, 0)
+        if found.is_there is None:
+            yield _silent(found)
+        elif not found.is_there:
+            if queue.name in normal:
+                yield _missing(found, at_work or 0)
+        else:
+            yield from _of_one(queue, found)
+            if queue.name in normal:
+                yield from _consumers(found, at_work)
+    yield from _not_declared({queue.name for queue in declared}, survey.ours or ())
+
+
+def gaps(survey: BrokerSurvey) -> Iterator[Gap]:
+    """What this survey does not show."""
+    yield Gap(
+        source="broker",
+        what=f"consumer_timeout: RabbitMQ tells nobody, {USUAL_CONSUMER_TIMEOUT_SECONDS:g} s are assumed; on its host: "
+        "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
+    )
+    if survey.ours is None and not survey.management_problem:
+        yield Gap(
+            source="broker",
+            what="queues that nobody declares, and policies: set QUEUE_MANAGEMENT_URL",
+        )
+    not_compared = [
+        name for name, found in survey.queues.items() if found.is_there and found.difference is None
+    ]
+    if not_compared:
+        yield Gap(
+            source="broker",
+            what=f"arguments of {', '.join(not_compared)}: our user may not configure them; set QUEUE_MANAGEMENT_URL",
+        )
+
+
+def _of_all(survey: BrokerSurvey, where: str) -> Iterator[Finding]:
+    lowest, beyond = SUPPORTED
+    if survey.version_numbers and not lowest <= survey.version_numbers < beyond:
+        yield Finding(
+            code="broker.version",
+            severity=Severity.PROBLEM if survey.version_numbers < lowest else Severity.WARNING,
+            what=f"it is RabbitMQ {survey.version}",
+            where=where,
+            why="3.10 to 4.x are supported; what others do with events has not been tried",
+            mend="run a version from 3.10 to 4.x",
+        )
+    if survey.alarms:
+        yield Finding(
+            code="broker.alarm",
+            severity=Severity.PROBLEM,
+            what=f"it is in an alarm: {'; '.join(survey.alarms)}",
+            where=where,
+            why="it takes no events; they take the event table until it is over",
+            mend="give it memory or disk; on its host: rabbitmq-diagnostics alarms",
+        )
+    if survey.may_publish is False:
+        yield Finding(
+            code="broker.may-not-publish",
+            severity=Severity.PROBLEM,
+            what="our user may not write to the default exchange",
+            where=where,
+            why="every event takes the event table, and is carried at its pace",
+            mend="rabbitmqctl set_permissions: let the user of QUEUE_URL write to amq.default",
+        )
+    if survey.management_problem:
+        yield Finding(
+            code="broker.management-unreachable",
+            severity=Severity.PROBLEM,
+            what=survey.management_problem,
+            where="QUEUE_MANAGEMENT_URL",
+            why="what only it tells is unknown: events in workers' hands, policies, queues that nobody declares",
+            mend="mend QUEUE_MANAGEMENT_URL, or take it out of the settings",
+        )
+
+
+def _silent(found: QueueSurvey) -> Finding:
+    return _of_queue(
+        found,
+        "broker.queue-silent",
+        Severity.PROBLEM,
+        what=found.problem,
+        why="its events cannot be reached, and new ones take the event table",
+        mend=f"on the broker's host: rabbitmq-queues quorum_status {found.name}; start the nodes that are down",
+    )
+
+
+def _missing(found: QueueSurvey, workers: int) -> Finding:
+    if found.may_configure is False:
+        return _of_queue(
+            found,
+            "broker.queue-missing",
+            Severity.PROBLEM,
+            what="it is not on the broker, and our user may not declare it",
+            why="its events take the event table",
+            mend="rabbitmqctl set_permissions: let the user of QUEUE_URL configure it; or declare it there yourself",
+        )
+    if workers:
+        return _of_queue(
+            found,
+            "broker.queue-missing",
+            Severity.PROBLEM,
+            what=f"it is not on the broker, although worker processes are there ({workers})",
+            why="somebody has deleted it, or they cannot reach the broker; what was in it is gone",
+            mend=f"read their logs; a restart of its workers declares it: supervisorctl restart NAME-{found.name}:*",
+        )
+    return _of_queue(
+        found,
+        "broker.queue-missing",
+        Severity.WARNING,
+        what="it is not on the broker; nobody has used it yet",
+        why="the first publish or worker declares it; nothing is lost",
+        mend=f"./manage.py process_queue --queue={found.name}",
+    )
+
+
+def _of_one(queue: QueueDeclaration, found: QueueSurvey) -> Iterator[Finding]:
+    if found.difference:
+        yield _of_queue(
+            found,
+            "broker.queue-arguments",
+            Severity.PROBLEM,
+            what=f"it differs from its declaration: {found.difference}",
+            why="its workers will not start, and new events take the event table",
+            mend=f"./manage.py queue_admin migrate {queue.name}",
+        )
+    if found.may_consume is False:
+        yield _of_queue(
+            found,
+            "broker.may-not-consume",
+            Severity.PROBLEM,
+            what="our user may not read from it",
+            why="no worker gets what is in it",
+            mend="rabbitmqctl set_permissions: let the user of QUEUE_URL read from it",
+        )
+    for name, does in _POLICIES.items():
+        if name in found.policy:
+            yield _of_queue(
+                found,
+                "broker.policy",
+                Severity.PROBLEM if name == "expires" else Severity.WARNING,
+                what=f"a policy gives it {name}={found.policy[name]}",
+                why=f"{does}, whatever its workers do",
+                mend="rabbitmqctl list_policies; clear it, or let its pattern leave this queue out",
+            )
+    timeout_seconds = found.consumer_timeout_seconds
+    if timeout_seconds is not None and timeout_seconds < _LONGEST_WAIT_SECONDS + queue.timeout_seconds:
+        yield _of_queue(
+            found,
+            "broker.consumer-timeout",
+            Severity.PROBLEM if timeout_seconds <= queue.timeout_seconds else Severity.WARNING,
+            what=f"the broker takes an event back after {timeout_seconds:g} s, and a handler may take "
+            f"{queue.timeout_seconds:g} s of it after a wait of up to {_LONGEST_WAIT_SECONDS:g} s",
+            why="events that are being handled are given to another worker, and run twice",
+            mend=f"raise consumer-timeout to {USUAL_CONSUMER_TIMEOUT_SECONDS * 1000:.0f} (milliseconds), "
+            "in the queue's argument or policy",
+        )
+
+
+def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
+    if not found.consumers:
+        yield _of_queue(
+            found,
+            "broker.no-consumers",
+            Severity.PROBLEM if found.ready else Severity.WARNING,
+            what=f"nobody consumes it on the broker, where {found.ready} events are ready",
+            why="they wait until somebody does",
+            mend=(
+                f"its workers run and do not consume: read their logs; ./manage.py queue_explain {found.name}"
+                if workers
+                else f"start its workers: ./manage.py process_queue --queue={found.name}"
+            ),
+        )
+    elif workers is not None and found.consumers > workers:
+        yield _of_queue(
+            found,
+            "broker.foreign-consumers",
+            Severity.WARNING,
+            what=f"it has {found.consumers} consumers on the broker, and {workers} worker processes in this database",
+            why="somebody else may be taking its events: a deployment with another database, a forgotten script",
+            mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute",
+        )
+
+
+def _not_declared(declared: set[str], ours: Sequence[ListedQueue]) -> Iterator[Finding]:
+    for listed in ours:
+        if listed.name.startswith(MIGRATION_PREFIX):
+            yield _left_over(listed, declared)
+        elif listed.name not in declared:
+            yield _of_listed(
+                listed,
+                "broker.queue-unknown",
+                queue=listed.name,
+                what="no worker declares it",
+                mend=f"deploy the code that declares it, or: ./manage.py queue_admin delete {listed.name}",
+            )
+
+
+def _left_over(listed: ListedQueue, declared: set[str]) -> Finding:
+    name = listed.name.removeprefix(MIGRATION_PREFIX)
+    if name not in declared:
+        # The name of a queue that is too long for the prefix is cut, and ends in a digest.
+        begin = name.rpartition("_")[0]
+        name = next((queue for queue in sorted(declared) if begin and queue.startswith(begin)), name)
+    return _of_listed(
+        listed,
+        "broker.migration-unfinished",
+        queue=name,
+        what="a migration that was broken off has left it there",
+        mend=f"./manage.py queue_admin migrate {name}",
+    )
+
+
+def _of_listed(listed: ListedQueue, code: str, *, queue: str, what: str, mend: str) -> Finding:
+    count = "an unknown number of" if listed.events is None else f"{listed.events}"
+    return Finding(
+        code=code,
+        severity=Severity.PROBLEM if listed.events else Severity.WARNING,
+        what=f"it is on the broker with {count} events, and {what}",
+        where=f"queue {listed.name}",
+        why="nobody takes them" if listed.events else "it is of no use to anybody",
+        mend=mend,
+        queue=queue,
+    )
+
+
+def _of_queue(
+    found: QueueSurvey, code: str, severity: Severity, *, what: str, why: str, mend: str
+) -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        what=what,
+        where=f"queue {found.name}",
+        why=why,
+        mend=mend,
+        queue=found.name,
+    )

@@ -1,0 +1,217 @@
+"""The event table, and what stands beside it in the database, against the declarations."""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from django.apps import apps
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Count, Max
+
+from zerver.lib.registry import QueueDeclaration
+from zerver.models import Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.checkup.finding import Finding, Severity, expected
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
+from zerver.monitoring.words import duration, moment
+
+#: So many open failed events of a queue are more than its people look through one by one.
+MANY_FAILED = 100
+#: Suspects told of one queue; a queue full of them is told of by its first.
+_MOST_SUSPECTS = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leases:
+    """Rows of one queue in one worker process's hand."""
+
+    queue: str
+    owner: str
+    count: int
+    #: When the last of them ends by itself.
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspicion:
+    """An event that processes may have died of."""
+
+    queue: str
+    message_id: str
+    crashes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """What the database tells. Without its migrations it is not asked for more: a column may be missing."""
+
+    #: ``app.name`` each.
+    unapplied: tuple[str, ...] = ()
+    snapshot: Snapshot | None = None
+    leases: tuple[Leases, ...] = ()
+    suspects: tuple[Suspicion, ...] = ()
+
+
+def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
+    """Raises: DatabaseError, TransportUnavailable, UnknownQueue for a name that is nowhere."""
+    unapplied = _unapplied(alias)
+    if unapplied:
+        return TableFacts(unapplied=unapplied)
+    snapshot = take_snapshot(names, test_queues=True, asks_broker=False)
+    if snapshot.processes is None:
+        return TableFacts(snapshot=snapshot)
+    held = (
+        WaitingEvent.objects.using(alias)
+        .filter(available_at_ms__gt=snapshot.taken_at_ms)
+        .exclude(lease_owner="")
+        .order_by()
+        .values_list("queue", "lease_owner")
+        .annotate(Count("id"), Max("available_at_ms"))
+    )
+    suspects = (
+        Suspect.objects.using(alias)
+        .order_by("queue", "-crashes", "id")
+        .values_list("queue", "message_id", "crashes")
+    )
+    return TableFacts(
+        snapshot=snapshot,
+        leases=tuple(
+            Leases(queue=queue, owner=owner, count=count, until_ms=until_ms)
+            for queue, owner, count, until_ms in held
+        ),
+        suspects=tuple(
+            Suspicion(queue=queue, message_id=message_id, crashes=crashes)
+            for queue, message_id, crashes in suspects
+        ),
+    )
+
+
+def _unapplied(alias: str) -> tuple[str, ...]:
+    """Of the apps of this package alone: others' migrations are their own business."""
+    labels = {app.label for app in apps.get_app_configs() if app.name.partition(".")[0] == "zerver"}
+    executor = MigrationExecutor(connections[alias])
+    targets = [node for node in executor.loader.graph.leaf_nodes() if node[0] in labels]
+    plan = executor.migration_plan(targets)
+    return tuple(
+        f"{migration.app_label}.{migration.name}" for migration, _ in plan if migration.app_label in labels
+    )
+
+
+def judge(
+    declared: Sequence[QueueDeclaration],
+    facts: TableFacts,
+    broken_modules: Mapping[str, str],
+    *,
+    alias: str,
+    has_broker: bool,
+) -> Iterator[Finding]:
+    if facts.unapplied:
+        yield Finding(
+            code="table.migrations",
+            severity=Severity.PROBLEM,
+            what=f"migrations are not applied: {', '.join(facts.unapplied)}",
+            where=f"database {alias}",
+            why="workers and publishers of this code need what they make",
+            mend=f"./manage.py migrate --database {alias}",
+        )
+    snapshot = facts.snapshot
+    if snapshot is None or snapshot.processes is None:
+        return
+    normal = {queue.name for queue in expected(declared, has_broker=has_broker)}
+    for found in snapshot.queues:
+        if found.declaration is None:
+            yield from _undeclared(found, broken_modules)
+        elif found.name in normal:
+            yield from _overdue(found, found.declaration)
+        yield from _failed(found)
+    yield from _dead_leases(facts.leases, snapshot)
+    yield from _near_their_limit(declared, facts.suspects)
+
+
+def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
+    oldest_ms = found.oldest_ms
+    if oldest_ms is None or oldest_ms < queue.warn_seconds * 1000:
+        return
+    yield Finding(
+        code="table.overdue",
+        severity=Severity.PROBLEM if oldest_ms >= queue.crit_seconds * 1000 else Severity.WARNING,
+        what=f"the oldest of {found.known('ready')} due events in the event table has waited {duration(oldest_ms)}",
+        where=f"queue {found.name}",
+        why="nobody takes it, or too few do",
+        mend=f"./manage.py queue_explain {found.name}",
+        queue=found.name,
+    )
+
+
+def _undeclared(found: QueueSnapshot, broken_modules: Mapping[str, str]) -> Iterator[Finding]:
+    rows = sum(found.known(figure) for figure in ("ready", "unacked", "later"))
+    if not rows:
+        return  # failed events of a queue that is gone are history
+    mend = f"deploy the code that declares it, or: ./manage.py queue_admin delete {found.name}"
+    if broken_modules:
+        mend = f"mend {', '.join(sorted(broken_modules))} first, which may declare it; else {mend}"
+    yield Finding(
+        code="table.undeclared",
+        severity=Severity.PROBLEM,
+        what=f"{rows} events wait in the event table, and no worker declares the queue",
+        where=f"queue {found.name}",
+        why="nobody will ever take them",
+        mend=mend,
+        queue=found.name,
+    )
+
+
+def _failed(found: QueueSnapshot) -> Iterator[Finding]:
+    if (found.failed or 0) < MANY_FAILED:
+        return
+    yield Finding(
+        code="table.failed-events",
+        severity=Severity.WARNING,
+        what=f"{found.failed} failed events are open",
+        where=f"queue {found.name}",
+        why="each is an event that was not dealt with; so many have one cause",
+        mend=f"./manage.py queue_failed list --queue {found.name}",
+        queue=found.name,
+    )
+
+
+def _dead_leases(leases: Sequence[Leases], snapshot: Snapshot) -> Iterator[Finding]:
+    processes = {process.id: process for process in snapshot.processes or ()}
+    living = {process.id for process in live_workers(list(processes.values()), snapshot.taken_at_ms)}
+    for held in leases:
+        if held.owner in living:
+            continue
+        yield Finding(
+            code="table.dead-leases",
+            severity=Severity.WARNING,
+            what=f"{held.count} events are held by {process_name(processes.get(held.owner))}, which is there no more",
+            where=f"queue {held.queue}",
+            why=f"nobody else gets them before {moment(held.until_ms)}",
+            mend=f"wait, or start any worker, which frees them: ./manage.py process_queue --queue={held.queue}",
+            queue=held.queue,
+        )
+
+
+def _near_their_limit(
+    declared: Sequence[QueueDeclaration], suspects: Sequence[Suspicion]
+) -> Iterator[Finding]:
+    for queue in declared:
+        near = [
+            suspect
+            for suspect in suspects
+            if suspect.queue == queue.name and suspect.crashes >= queue.max_crashes - 1
+        ]
+        for suspect in near[:_MOST_SUSPECTS]:
+            others = f" ({len(near)} such events in all)" if len(near) > _MOST_SUSPECTS else ""
+            yield Finding(
+                code="table.suspects",
+                severity=Severity.WARNING,
+                what=f"{suspect.crashes} worker processes may have died of event {suspect.message_id}{others}",
+                where=f"queue {queue.name}",
+                why=f"at {queue.max_crashes} it is a failed event",
+                mend=f"./manage.py queue_explain {suspect.message_id}; the last lines of its workers' logs",
+                queue=queue.name,
+            )
+
+
+def process_name(process: WorkerProcess | None) -> str:
+    return "a worker process without a row" if process is None else f"{process.host}:{process.pid}"

@@ -1,0 +1,118 @@
+"""Worker processes, as each last said of itself, against the declarations."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+
+from zerver import __version__
+from zerver.lib.registry import QueueDeclaration
+from zerver.models import WorkerProcess
+from zerver.monitoring.checkup.finding import Finding, Severity, expected
+from zerver.monitoring.snapshot import Snapshot, live_workers
+from zerver.monitoring.words import duration
+from zerver.worker.process import SILENT_MS
+
+
+def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
+    """None when the database could not be asked."""
+    if snapshot.processes is None:
+        return None
+    return Counter(process.queue for process in live_workers(snapshot.processes, snapshot.taken_at_ms))
+
+
+def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broker: bool) -> Iterator[Finding]:
+    processes = snapshot.processes or ()
+    live = live_workers(processes, snapshot.taken_at_ms)
+    ready = {queue.name: queue.known("ready") for queue in snapshot.queues}
+    for queue in expected(declared, has_broker=has_broker):
+        if queue.name in ready and not any(process.queue == queue.name for process in live):
+            yield nobody(queue, ready[queue.name])
+    living = {process.id for process in live}
+    for process in processes:
+        if process.id not in living and process.state != WorkerProcess.State.STOPPED:
+            yield _silent(process, snapshot.taken_at_ms)
+    for process in live:
+        if process.version != __version__:
+            yield _other_version(process)
+        if process.breaker:
+            yield _breaker(process)
+    yield from _same_number(live)
+
+
+def nobody(queue: QueueDeclaration, ready: int) -> Finding:
+    """No worker process is there. ``ready``: events that are due in the event table."""
+    return Finding(
+        code="workers.none",
+        # Of what waits on the broker the database knows nothing; ``broker.no-consumers`` does.
+        severity=Severity.PROBLEM if ready else Severity.WARNING,
+        what=f"no worker process is there; due in the event table: {ready}",
+        where=f"queue {queue.name}",
+        why="what is published to it waits",
+        mend=f"./manage.py process_queue --queue={queue.name}, or its supervisor: supervisorctl status",
+        queue=queue.name,
+    )
+
+
+def _silent(process: WorkerProcess, now_ms: int) -> Finding:
+    silence_ms = now_ms - process.heartbeat_at_ms
+    is_late = silence_ms > SILENT_MS
+    return Finding(
+        code="workers.silent",
+        severity=Severity.WARNING,
+        what=f"it has not been heard of for {duration(silence_ms)}"
+        if is_late
+        else "it has ended without a word",
+        where=_place(process),
+        why="it has died, or hangs, or is cut off; what it held goes to others",
+        mend=f"on {process.host}: ps -p {process.pid}; if it is there, kill it; its supervisor starts another",
+        queue=process.queue,
+    )
+
+
+def _other_version(process: WorkerProcess) -> Finding:
+    return Finding(
+        code="workers.other-version",
+        severity=Severity.WARNING,
+        what=f"it runs zerver {process.version}, and this is {__version__}",
+        where=_place(process),
+        why="adjacent releases understand each other; others need not",
+        mend=f"restart it with the code that is deployed: kill -TERM {process.pid} on {process.host}",
+        queue=process.queue,
+    )
+
+
+def _breaker(process: WorkerProcess) -> Finding:
+    return Finding(
+        code="workers.breaker",
+        severity=Severity.PROBLEM,
+        what=f"its breaker is open: {process.breaker}",
+        where=_place(process),
+        why="it tries one event after each pause, and the others wait",
+        mend="mend what its handler needs; it goes on by itself within a minute",
+        queue=process.queue,
+    )
+
+
+def _same_number(live: Sequence[WorkerProcess]) -> Iterator[Finding]:
+    """Numbers are counted on each host; without one, a process is number 0. One that drains may have its successor."""
+    same: defaultdict[tuple[str, str, int], list[WorkerProcess]] = defaultdict(list)
+    for process in live:
+        if process.state != WorkerProcess.State.RUNNING:
+            continue
+        same[process.queue, process.host, process.worker_num or 0].append(process)
+    for (queue, host, number), processes in same.items():
+        if len(processes) < 2:
+            continue
+        pids = ", ".join(str(pid) for pid in sorted(process.pid for process in processes))
+        yield Finding(
+            code="workers.same-number",
+            severity=Severity.WARNING,
+            what=f"processes {pids} are all number {number} of it on {host}",
+            where=f"queue {queue}",
+            why="they overwrite each other's .stats file",
+            mend=f"number them: process_queue --queue={queue} --worker_num=N; under supervisor %(process_num)d",
+            queue=queue,
+        )
+
+
+def _place(process: WorkerProcess) -> str:
+    return f"worker process {process.host}:{process.pid} of queue {process.queue}"
