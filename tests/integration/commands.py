@@ -35,4 +35,7 @@ def run(*arguments: str) -> Ran:
     except CommandError as error:
         code = error.returncode
         err.write(f"{error}\n")
+    except SystemExit as end:
+        assert isinstance(end.code, int)
+        code = end.code
     return Ran(code=code, out=out.getvalue(), err=err.getvalue())

@@ -12,6 +12,7 @@ from django.db.models import Count
 
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
+from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import InvalidDeclaration, TransportError, TransportUnavailable
 from zerver.lib.event_table import TableDepth
 from zerver.lib.latency import Histogram
@@ -251,7 +252,7 @@ def _ask_database(problems: list[str]) -> _DatabaseFacts:
     except TransportUnavailable as error:
         problems.append(str(error))
     except DatabaseError as error:
-        problems.append(f"database {alias!r} cannot be asked: {' '.join(str(error).split())}")
+        problems.append(str(unavailable(alias, error)))
     return _DatabaseFacts(now_ms=clock.now_ms())
 
 

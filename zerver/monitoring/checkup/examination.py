@@ -135,9 +135,7 @@ def _table(
             if facts is not None and facts.unapplied
             else "the database does not tell"
         )
-        notes.gaps += [
-            Gap(source=source, what=why) for source in ("table", "workers") if source in only
-        ]
+        notes.gaps += [Gap(source=source, what=why) for source in ("table", "workers") if source in only]
     if facts is not None and "table" in only:
         notes.findings += table.judge(
             declared, facts, queues.broken_modules, alias=settings.database, has_broker=settings.has_broker

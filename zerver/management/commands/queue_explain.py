@@ -1,0 +1,145 @@
+"""Where an event is or what became of it; why a queue does not move."""
+
+from argparse import ArgumentParser
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.core.management.base import CommandError
+
+from zerver.lib import clock
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import UnknownQueue
+from zerver.lib.printable import printable
+from zerver.lib.registry import queues
+from zerver.management.base import QueueCommand
+from zerver.management.options import seconds
+from zerver.management.output import Column, moment
+from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS
+from zerver.monitoring.checkup.finding import Finding
+from zerver.monitoring.explain import event, queue
+
+T = TypeVar("T")
+
+_SIGHTINGS = [Column("where"), Column("queue"), Column("attempt", is_number=True), Column("what")]
+_REPLAYS = [Column("message id"), Column("is its"), Column("which is")]
+_REASONS = [Column("code"), Column("what, why, and what to do")]
+
+
+class Command(QueueCommand):
+    """``--json``, of an event: ``{"event": {"message_id", "found", "published_at_ms", "verdict", "sightings":
+    [{"place", "queue", "attempt", "at_ms", "what"}], "replays": [{"message_id", "relation", "verdict"}], "could_be":
+    [text], "not_asked": [text]}}``; ``place`` is ``event-table``, ``failed``, ``suspect`` or ``inbox``, ``relation`` ``original`` or
+    ``replay``; of a queue: ``{"queue": {"queue", "moves", "verdict", "rate_per_minute", "ready", "later",
+    "next_due_at_ms", "reasons": […], "not_looked_at": […]}}``, these two as ``queue_check`` has its findings; null
+    where nothing can know.
+    """
+
+    help = (
+        "Tells where an event is, or what became of it; or why a queue does not move, likeliest reason first."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "what",
+            metavar="MESSAGE_ID|QUEUE",
+            help=f"a message id, or its first {event.PREFIX_LENGTH} characters or more; or a queue",
+        )
+        parser.add_argument(
+            "--look",
+            metavar="SECONDS",
+            type=seconds,
+            default=queue.LOOK_SECONDS,
+            help=f"how long to look at the workers of a queue where something is due ({queue.LOOK_SECONDS:g})",
+        )
+        parser.add_argument(
+            "--timeout",
+            metavar="SECONDS",
+            type=seconds,
+            default=TIMEOUT_SECONDS,
+            help=f"how long broker and database may take to answer ({TIMEOUT_SECONDS:g})",
+        )
+        self.add_json(parser)
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if options["what"] in {each.name for each in queues.all(test_queues=True)}:
+            self._tell_queue(options)
+            return
+        ids = self._answer(options, lambda: event.find_ids(options["what"], get_settings().database))
+        if not ids:
+            self._tell_unknown(options)
+        elif len(ids) > 1:
+            raise CommandError(f"several message ids begin with {options['what']}: {', '.join(ids)}")
+        else:
+            self._tell_event(ids[0], options)
+
+    def _tell_unknown(self, options: dict[str, Any]) -> None:
+        """No id that anything knows: a queue that nobody declares and that holds something, or an id that is gone.
+
+        Raises: CommandError.
+        """
+        what = options["what"]
+        if event.is_id(what):
+            self._tell_event(what, options)
+            return
+        try:
+            self._tell_queue(options)
+        except UnknownQueue as error:
+            raise CommandError(
+                f"{error}; and nothing that is kept knows a message id that begins with {what!r}"
+            ) from error
+
+    def _tell_event(self, message_id: str, options: dict[str, Any]) -> None:
+        story = self._answer(options, lambda: event.tell(message_id, get_settings()))
+        if options["json"]:
+            self.write_json({"event": story.as_json()})
+            return
+        self.stdout.write(printable(f"{story.message_id}, published at {moment(story.published_at_ms)}"))
+        self.stdout.write(printable(story.verdict))
+        if story.sightings:
+            self.write_table(_SIGHTINGS, [_sighting(each) for each in story.sightings], empty="")
+        if story.replays:
+            rows = [[each.message_id, each.relation, each.verdict] for each in story.replays]
+            self.write_table(_REPLAYS, rows, empty="")
+        for guess in story.could_be:
+            self.stdout.write(printable(f"it may be: {guess}"))
+        for problem in story.not_asked:
+            self.stdout.write(printable(f"not asked: {problem}"))
+
+    def _tell_queue(self, options: dict[str, Any]) -> None:
+        timeout_seconds, look_seconds = options["timeout"], options["look"]
+        story = self._answer(
+            options,
+            lambda: queue.tell(
+                options["what"], get_settings(), timeout_seconds=timeout_seconds, look_seconds=look_seconds
+            ),
+            # It has a deadline for its first look, and asks a database that has answered that.
+            more_seconds=timeout_seconds + look_seconds,
+        )
+        if options["json"]:
+            self.write_json({"queue": story.as_json()})
+            return
+        self.stdout.write(printable(f"{story.queue}: {story.verdict}"))
+        if story.reasons:
+            self.write_table(_REASONS, [_reason(each) for each in story.reasons], empty="")
+        for gap in story.gaps:
+            self.stdout.write(printable(f"not looked at: {gap.source}: {gap.what}"))
+
+    def _answer(self, options: dict[str, Any], question: Callable[[], T], *, more_seconds: float = 0) -> T:
+        """Raises: CommandError when it does not come in time."""
+        until = clock.monotonic() + options["timeout"] + more_seconds
+        try:
+            return Asked(question).answer(until)
+        except NoAnswer as error:
+            raise CommandError(
+                f"the database {get_settings().database!r} has not answered within {options['timeout']:g} s"
+            ) from error
+
+
+def _sighting(sighting: event.Sighting) -> list[str]:
+    attempt = "" if sighting.attempt is None else str(sighting.attempt)
+    return [sighting.place, sighting.queue, attempt, sighting.what]
+
+
+def _reason(reason: Finding) -> list[str]:
+    return [reason.code, f"{reason.what};\n{reason.why}.\nMend: {reason.mend}"]

@@ -1,0 +1,325 @@
+"""Where an event is, or what became of it."""
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from django.db.models import QuerySet
+
+from zerver.lib.conf import QueueSettings
+from zerver.lib.event import decode_headers
+from zerver.lib.event_table import EventTable
+from zerver.lib.failed_events import REPLAY_HEADER
+from zerver.lib.registry import queues
+from zerver.lib.transport.database import DatabaseTransport
+from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.snapshot import Snapshot, live_workers, take_snapshot
+from zerver.monitoring.words import duration, moment
+
+#: So much of a message id, at least, may stand for all of it.
+PREFIX_LENGTH = 8
+#: Candidates named when a prefix has several.
+_MOST_CANDIDATES = 5
+#: Replays of replays that are followed, in either direction.
+_MOST_REPLAYS = 20
+_DAY_MS = 86_400_000
+
+#: In the order in which they say where the event is now.
+Place = Literal["event-table", "failed", "suspect", "inbox"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sighting:
+    """One thing that knows of the event."""
+
+    place: Place
+    queue: str
+    attempt: int | None
+    #: When it came there, or is due; see ``what``.
+    at_ms: int
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replay:
+    """Another event with the same body."""
+
+    message_id: str
+    #: ``original``: what this event replays; ``replay``: what it was replayed as.
+    relation: Literal["original", "replay"]
+    verdict: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventStory:
+    """All that is known of one message id."""
+
+    message_id: str
+    #: As its id tells (UUIDv7), or a row; None when neither does.
+    published_at_ms: int | None
+    sightings: tuple[Sighting, ...]
+    replays: tuple[Replay, ...]
+    #: In one sentence.
+    verdict: str
+    #: Of an event that nothing knows: what may have become of it, likeliest first.
+    could_be: tuple[str, ...] = ()
+    #: Likewise: who could not be asked, and why.
+    not_asked: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """Shape: ``{"message_id", "found", "published_at_ms", "verdict", "sightings", "replays", "could_be",
+        "not_asked"}``.
+        """
+        return {
+            "message_id": self.message_id,
+            "found": bool(self.sightings or self.replays),
+            "published_at_ms": self.published_at_ms,
+            "verdict": self.verdict,
+            "sightings": [asdict(sighting) for sighting in self.sightings],
+            "replays": [asdict(replay) for replay in self.replays],
+            "could_be": list(self.could_be),
+            "not_asked": list(self.not_asked),
+        }
+
+
+def find_ids(text: str, alias: str) -> list[str]:
+    """The message ids that ``text`` may stand for: itself, where anything knows it; else those that begin with it.
+
+    Shape: [] when nothing knows any; at most ``_MOST_CANDIDATES`` + 1.
+    Raises: DatabaseError.
+    """
+    text = _canonical(text)
+    if any(found.filter(**{column: text}).exists() for found, column in _columns(alias)):
+        return [text]
+    if len(text) < PREFIX_LENGTH:
+        return []
+    ids: set[str] = set()
+    for found, column in _columns(alias):
+        beginning = found.filter(**{f"{column}__startswith": text}).order_by().values_list(column, flat=True)
+        ids.update(beginning.distinct()[: _MOST_CANDIDATES + 1])
+    return sorted(ids)[: _MOST_CANDIDATES + 1]
+
+
+def is_id(text: str) -> bool:
+    """A whole one: a UUID. Others may publish with other ids, which are not known by their looks."""
+    try:
+        uuid.UUID(text)
+    except ValueError:
+        return False
+    return True
+
+
+def published_at_ms(message_id: str) -> int | None:
+    """What a UUIDv7 tells; None for other ids. Source: RFC 9562 section 5.7."""
+    if not is_id(message_id):
+        return None
+    value = uuid.UUID(message_id)
+    return value.int >> 80 if value.version == 7 else None
+
+
+def tell(message_id: str, settings: QueueSettings) -> EventStory:
+    """Everything. Raises: DatabaseError, TransportUnavailable when the database cannot be asked."""
+    message_id = _canonical(message_id)
+    sightings = _sightings(message_id, settings.database)
+    replays = tuple(
+        Replay(message_id=other, relation=relation, verdict=_verdict(_sightings(other, settings.database)))
+        for relation, others in _replays(message_id, settings.database)
+        for other in others
+    )
+    rows = WaitingEvent.objects.using(settings.database).filter(message_id=message_id)
+    row = rows.values_list("published_at_ms", flat=True).first()
+    snapshot = None if sightings or replays else take_snapshot(test_queues=True)
+    told_at_ms = published_at_ms(message_id)
+    return EventStory(
+        message_id=message_id,
+        published_at_ms=told_at_ms if told_at_ms is not None else row,
+        sightings=sightings,
+        replays=replays,
+        verdict=_verdict(sightings),
+        could_be=() if snapshot is None else tuple(_could_be(told_at_ms, settings, snapshot)),
+        not_asked=() if snapshot is None else snapshot.problems,
+    )
+
+
+def _canonical(text: str) -> str:
+    """UUIDs are written in lower case here; other ids are somebody else's, and stay."""
+    if is_id(text):
+        return str(uuid.UUID(text))
+    return text.lower() if _is_uuid_prefix(text) else text
+
+
+def _is_uuid_prefix(text: str) -> bool:
+    return all(sign in "0123456789abcdefABCDEF-" for sign in text)
+
+
+def _columns(alias: str) -> Iterator[tuple[QuerySet[Any], str]]:
+    """Where message ids stand. The last two have their indexes by queue."""
+    names = [queue.name for queue in queues.all(test_queues=True)]
+    yield WaitingEvent.objects.using(alias).all(), "message_id"
+    yield FailedEvent.objects.using(alias).all(), "message_id"
+    yield FailedEvent.objects.using(alias).exclude(replay_message_id=""), "replay_message_id"
+    yield Suspect.objects.using(alias).filter(queue__in=names), "message_id"
+    yield InboxEntry.objects.using(alias).filter(queue__in=names), "message_id"
+
+
+# -- what knows of it
+
+
+def _sightings(message_id: str, alias: str) -> tuple[Sighting, ...]:
+    """In the order of ``Place``."""
+    names = [queue.name for queue in queues.all(test_queues=True)]
+    now_ms = EventTable(alias).now_ms()
+    waiting = WaitingEvent.objects.using(alias).filter(message_id=message_id).order_by("queue", "attempt")
+    failed = FailedEvent.objects.using(alias).filter(message_id=message_id).order_by("-failed_at_ms")
+    suspects = Suspect.objects.using(alias).filter(queue__in=names, message_id=message_id)
+    inbox = InboxEntry.objects.using(alias).filter(queue__in=names, message_id=message_id)
+    return (
+        *(_waiting(row, now_ms, alias) for row in waiting),
+        *(_failed(row) for row in failed),
+        *(_suspect(row) for row in suspects),
+        *(_done(row) for row in inbox),
+    )
+
+
+def _waiting(row: WaitingEvent, now_ms: int, alias: str) -> Sighting:
+    again = f"attempt {row.attempt}" + (", comes again and runs alone" if row.redelivered else "")
+    return Sighting(
+        place="event-table",
+        queue=row.queue,
+        attempt=row.attempt,
+        at_ms=row.due_at_ms,
+        what=f"in the event table, {again}: {_where_it_stands(row, now_ms, alias)}",
+    )
+
+
+def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
+    until = moment(row.available_at_ms)
+    if row.available_at_ms <= now_ms:
+        since = f"due since {moment(row.due_at_ms)} ({duration(now_ms - row.due_at_ms)}) and free"
+        return f"{since}; why nobody takes it: ./manage.py queue_explain {row.queue}"
+    if row.lease_owner:
+        process = WorkerProcess.objects.using(alias).filter(id=row.lease_owner).first()
+        if process is None:
+            return f"held by a worker process that has no row any more; free at {until}"
+        holder = f"{process.host}:{process.pid}"
+        if not live_workers([process], now_ms):
+            return f"held by worker process {holder}, which is there no more; free at {until}"
+        return f"in the hand of worker process {holder}, until {until} unless it asks for more"
+    if row.due_at_ms <= now_ms:
+        return f"held by who published it, to be sent over the fast lane; free for workers at {until}"
+    return f"waits for its due time, {moment(row.due_at_ms)} (in {duration(row.due_at_ms - now_ms)})"
+
+
+def _failed(row: FailedEvent) -> Sighting:
+    what = f"given up at attempt {row.attempt}, {moment(row.failed_at_ms)}: {row.error}"
+    if row.state == FailedEvent.State.FAILED:
+        what = f"failed event {row.pk}: {what}; see: ./manage.py queue_failed show {row.pk}"
+    else:
+        as_what = f" as {row.replay_message_id}" if row.replay_message_id else ""
+        by = f"by {row.resolved_by or 'nobody known'} at {moment(row.resolved_at_ms)}"
+        what = f"failed event {row.pk}, {row.state}{as_what} {by}: {what}"
+    return Sighting(place="failed", queue=row.queue, attempt=row.attempt, at_ms=row.failed_at_ms, what=what)
+
+
+def _suspect(row: Suspect) -> Sighting:
+    return Sighting(
+        place="suspect",
+        queue=row.queue,
+        attempt=None,
+        at_ms=row.last_started_at_ms,
+        what=f"a suspect: {row.crashes} worker processes may have died of it; begun last by "
+        f"{row.last_worker or 'one unknown'} at {moment(row.last_started_at_ms)}, and not settled since",
+    )
+
+
+def _done(row: InboxEntry) -> Sighting:
+    return Sighting(
+        place="inbox",
+        queue=row.queue,
+        attempt=None,
+        at_ms=row.done_at_ms,
+        what=f"done at {moment(row.done_at_ms)}, its effects and this note in one transaction",
+    )
+
+
+def _verdict(sightings: Sequence[Sighting]) -> str:
+    if not sightings:
+        return "nothing that is kept knows of it"
+    first = sightings[0]
+    return f"queue {first.queue}: {first.what}"
+
+
+# -- replays
+
+
+def _replays(message_id: str, alias: str) -> Iterator[tuple[Literal["original", "replay"], list[str]]]:
+    yield "original", _follow(message_id, lambda some: _originals(some, alias))
+    yield "replay", _follow(message_id, lambda some: _replayed_as(some, alias))
+
+
+def _follow(message_id: str, step: Callable[[Sequence[str]], Iterable[str]]) -> list[str]:
+    """Nearest first."""
+    found: list[str] = []
+    last = [message_id]
+    while last and len(found) < _MOST_REPLAYS:
+        last = [other for other in dict.fromkeys(step(last)) if other != message_id and other not in found]
+        found += last
+    return found[:_MOST_REPLAYS]
+
+
+def _originals(message_ids: Sequence[str], alias: str) -> Iterable[str]:
+    rows = FailedEvent.objects.using(alias)
+    yield from rows.filter(replay_message_id__in=message_ids).values_list("message_id", flat=True)
+    # What it replays may have been pruned; the event itself still says so.
+    for model in (WaitingEvent, FailedEvent):
+        found = model._default_manager.using(alias).filter(message_id__in=message_ids)
+        for headers in found.values_list("headers", flat=True):
+            if original := decode_headers(headers).get(REPLAY_HEADER):
+                yield original
+
+
+def _replayed_as(message_ids: Sequence[str], alias: str) -> Iterable[str]:
+    rows = FailedEvent.objects.using(alias).filter(message_id__in=message_ids).exclude(replay_message_id="")
+    return rows.values_list("replay_message_id", flat=True)
+
+
+# -- what nothing knows
+
+
+def _could_be(told_at_ms: int | None, settings: QueueSettings, snapshot: Snapshot) -> Iterator[str]:
+    if settings.has_broker:
+        yield from _on_fast_lane(snapshot)
+    yield "done, or discarded by its handler: of queues that are not transactional nothing is kept of that"
+    yield "never published: the caller got an error, or its transaction was rolled back"
+    yield f"published to another database than {settings.database!r}, or purged"
+    if told_at_ms is None:
+        yield "another kind of id: those that are given here tell when they were given, and this does not"
+    elif snapshot.taken_at_ms - told_at_ms > settings.retention_days * _DAY_MS:
+        yield f"forgotten: what has failed or was done is kept for {settings.retention_days:g} days"
+
+
+def _on_fast_lane(snapshot: Snapshot) -> Iterator[str]:
+    """Unless the broker holds nothing of any queue."""
+    depths = [
+        depth
+        for queue in snapshot.queues
+        for lane, depth in queue.lanes.items()
+        if lane != DatabaseTransport.name
+    ]
+    ready = [depth.ready for depth in depths]
+    unacked = [depth.unacked for depth in depths]
+    if None in ready:
+        yield "on the fast lane, not all of which could be asked"
+        return
+    waiting, in_hand = sum(filter(None, ready)), sum(filter(None, unacked))
+    if None in unacked:
+        yield (
+            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, and an unknown number "
+            "is in workers' hands (QUEUE_MANAGEMENT_URL would tell)"
+        )
+    elif waiting or in_hand:
+        yield (
+            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, {in_hand} in "
+            "workers' hands"
+        )

@@ -1,0 +1,286 @@
+"""Why a queue does not move."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from django.db.models import Min
+
+from zerver.lib import clock
+from zerver.lib.conf import QueueSettings
+from zerver.models import Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.checkup import workers
+from zerver.monitoring.checkup.examination import Evidence, examine
+from zerver.monitoring.checkup.finding import Finding, Gap, Severity
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
+from zerver.monitoring.words import duration, moment
+
+#: Workers say how far they are every 5 seconds.
+LOOK_SECONDS = 6.0
+_POLL_SECONDS = 0.2
+_OTHERS = 1000
+
+#: What stops a queue, by how surely it does. What is not here slows it, or is only good to know.
+_RANKS = (
+    "table.unreachable",
+    "table.migrations",
+    "table.undeclared",
+    "queue.disabled",
+    "workers.none",
+    "workers.breaker",
+    "broker.queue-arguments",
+    "broker.may-not-consume",
+    "broker.login-refused",
+    "broker.unreachable",
+    "broker.queue-silent",
+    "broker.no-consumers",
+    "broker.alarm",
+    "broker.queue-missing",
+    "queue.busy",
+    "queue.idle",
+    "table.dead-leases",
+    "queue.held",
+    "queue.suspects",
+    "table.suspects",
+    "queue.later",
+    "workers.silent",
+)
+#: Symptoms: they say that it does not move, not why.
+_SYMPTOMS = ("table.overdue", "table.failed-events", "workers.same-number", "workers.other-version")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStory:
+    """Why a queue does not move, or that it does."""
+
+    queue: str
+    #: None: nothing is due, or nobody can tell.
+    moves: bool | None
+    verdict: str
+    #: Finished in a minute, as far as was looked at.
+    rate_per_minute: float | None
+    #: What could be counted of what is due; None when no lane could be asked.
+    ready: int | None
+    later: int | None
+    next_due_at_ms: int | None
+    #: What explains it best comes first.
+    reasons: tuple[Finding, ...]
+    gaps: tuple[Gap, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Shape: the fields by name; reasons as ``queue_check`` has its findings; ``gaps`` are ``not_looked_at``."""
+        return {
+            "queue": self.queue,
+            "moves": self.moves,
+            "verdict": self.verdict,
+            "rate_per_minute": self.rate_per_minute,
+            "ready": self.ready,
+            "later": self.later,
+            "next_due_at_ms": self.next_due_at_ms,
+            "reasons": [reason.as_json() for reason in self.reasons],
+            "not_looked_at": [asdict(gap) for gap in self.gaps],
+        }
+
+
+def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_seconds: float) -> QueueStory:
+    """Look at it, and, where something is due and workers are there, for ``look_seconds`` at what they get done.
+
+    Raises: UnknownQueue, DatabaseError.
+    """
+    evidence = examine(("broker", "table", "workers"), names=[name], timeout_seconds=timeout_seconds)
+    reasons = [finding for finding in evidence.checkup.findings if finding.queue in ("", name)]
+    snapshot = None if evidence.facts is None else evidence.facts.snapshot
+    if snapshot is None or snapshot.processes is None:
+        return _without_database(name, evidence, reasons)
+    [found] = snapshot.queues
+    ready = found.known("ready") + _ready_on_broker(evidence, name)
+    live = [
+        process for process in live_workers(snapshot.processes, snapshot.taken_at_ms) if process.queue == name
+    ]
+    rate: float | None = None
+    if ready and live:
+        rate = _watch(name, snapshot, live, look_seconds)
+        reasons += _at_work(name, found, live, rate, look_seconds)
+    next_due_at_ms = _next_due_at_ms(name, settings.database, snapshot.taken_at_ms)
+    reasons += _of_table(name, found, settings.database, next_due_at_ms, snapshot.taken_at_ms)
+    reasons += _of_declaration(found, live, reasons)
+    ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
+    moves = bool(rate) if ready else None
+    return QueueStory(
+        queue=name,
+        moves=moves,
+        verdict=_verdict(moves, rate, ready, found, next_due_at_ms, ranked),
+        rate_per_minute=rate,
+        ready=ready,
+        later=found.known("later"),
+        next_due_at_ms=next_due_at_ms,
+        reasons=ranked,
+        gaps=evidence.checkup.gaps,
+    )
+
+
+def _without_database(name: str, evidence: Evidence, reasons: Sequence[Finding]) -> QueueStory:
+    return QueueStory(
+        queue=name,
+        moves=None,
+        verdict="the database cannot be asked, and without it no worker settles anything",
+        rate_per_minute=None,
+        ready=None,
+        later=None,
+        next_due_at_ms=None,
+        reasons=tuple(sorted(reasons, key=_rank)),
+        gaps=evidence.checkup.gaps,
+    )
+
+
+def _ready_on_broker(evidence: Evidence, name: str) -> int:
+    found = evidence.survey.queues.get(name) if evidence.survey is not None else None
+    return (found.ready or 0) if found is not None else 0
+
+
+def _rank(reason: Finding) -> int:
+    return _RANKS.index(reason.code) if reason.code in _RANKS else _OTHERS
+
+
+def _verdict(
+    moves: bool | None,
+    rate: float | None,
+    ready: int,
+    found: QueueSnapshot,
+    next_due_at_ms: int | None,
+    reasons: Sequence[Finding],
+) -> str:
+    if moves:
+        return f"it moves: {rate:.0f} a minute, {ready} are due" if rate and rate >= 1 else "it moves, slowly"
+    if not ready:
+        later = found.known("later")
+        until = f"; {later} are due later, the next at {moment(next_due_at_ms)}" if later else ""
+        held = f"; {found.known('unacked')} are in workers' hands" if found.known("unacked") else ""
+        return f"nothing is due{held}{until}"
+    why = reasons[0].what if reasons else "nothing that can be asked says why; read its workers' logs"
+    return f"it does not move, {ready} are due: {why}"
+
+
+# -- reasons that no checkup has: they are no fault
+
+
+def _of_declaration(
+    found: QueueSnapshot, live: Sequence[WorkerProcess], reasons: Sequence[Finding]
+) -> Iterator[Finding]:
+    queue = found.declaration
+    if queue is None or live:
+        return
+    if not queue.enabled:
+        yield _reason(
+            "queue.disabled",
+            found.name,
+            what="it is disabled, by its declaration or QUEUE_OVERRIDES, and no worker process is there",
+            why="a fleet leaves it out",
+            mend=f"enabled=True; or run it by name: ./manage.py process_queue --queue={found.name}",
+        )
+    elif not any(reason.code == "workers.none" for reason in reasons):
+        yield workers.nobody(queue, found.known("ready"))
+
+
+def _of_table(
+    name: str, found: QueueSnapshot, alias: str, next_due_at_ms: int | None, now_ms: int
+) -> Iterator[Finding]:
+    if held := found.known("unacked"):
+        yield _reason(
+            "queue.held",
+            name,
+            what=f"{held} of its events in the event table are in somebody's hand",
+            why="nobody else gets them before they are settled or their lease ends",
+            mend="./manage.py queue_workers list",
+        )
+    suspects = Suspect.objects.using(alias).filter(queue=name).count()
+    if suspects:
+        yield _reason(
+            "queue.suspects",
+            name,
+            what=f"{suspects} of its events are suspects: processes may have died of them",
+            why="each runs alone in its process, and the others of that process wait",
+            mend="the last lines of its workers' logs; after max_crashes they are failed events",
+        )
+    if next_due_at_ms is not None:
+        yield _reason(
+            "queue.later",
+            name,
+            what=f"{found.known('later')} of its events are due later, the next at {moment(next_due_at_ms)} "
+            f"(in {duration(next_due_at_ms - now_ms)})",
+            why="a delay, or a retry, waits for its time",
+            mend="nothing: it is as it should be",
+        )
+
+
+def _next_due_at_ms(name: str, alias: str, now_ms: int) -> int | None:
+    rows = WaitingEvent.objects.using(alias).filter(queue=name, due_at_ms__gt=now_ms)
+    found: int | None = rows.aggregate(next=Min("due_at_ms"))["next"]
+    return found
+
+
+def _at_work(
+    name: str,
+    found: QueueSnapshot,
+    live: Sequence[WorkerProcess],
+    rate: float | None,
+    look_seconds: float,
+) -> Iterator[Finding]:
+    if rate or any(process.breaker for process in live):
+        return
+    in_flight = sum(process.in_flight for process in live)
+    may_take = f"a handler may take {found.declaration.timeout_seconds:g} s" if found.declaration else ""
+    if in_flight:
+        yield _reason(
+            "queue.busy",
+            name,
+            what=f"its worker processes ({len(live)}) are busy with {in_flight} events, and have finished none in "
+            f"{look_seconds:g} s",
+            why=f"the others wait; {may_take}",
+            mend="the stacks of a worker: py-spy dump --pid PID; more processes help where handlers only wait",
+        )
+    else:
+        yield _reason(
+            "queue.idle",
+            name,
+            what=f"its worker processes ({len(live)}) are there and have finished nothing in {look_seconds:g} s",
+            why="they take nothing, or nothing has reached them yet",
+            mend="read their logs; restart one: its supervisor starts another",
+        )
+
+
+def _watch(name: str, before: Snapshot, live: Sequence[WorkerProcess], look_seconds: float) -> float | None:
+    """Finished in a minute by those who were there, between their beats; None when none was heard of meanwhile."""
+    until = clock.monotonic() + look_seconds
+    known = {process.id: process for process in live}
+    moved: dict[str, WorkerProcess] = {}
+    while len(moved) < len(known) and clock.monotonic() < until:
+        time.sleep(_POLL_SECONDS)
+        after = take_snapshot([name], asks_broker=False, previous=before)
+        for process in after.processes or ():
+            if process.id in known and process.heartbeat_at_ms > known[process.id].heartbeat_at_ms:
+                moved[process.id] = process
+    rates = [
+        (_finished(process) - _finished(known[process.id]))
+        * 60_000
+        / (process.heartbeat_at_ms - known[process.id].heartbeat_at_ms)
+        for process in moved.values()
+    ]
+    return sum(rates) if rates else None
+
+
+def _finished(process: WorkerProcess) -> int:
+    return process.consumed + process.discarded + process.failed + process.retried
+
+
+def _reason(code: str, queue: str, *, what: str, why: str, mend: str) -> Finding:
+    return Finding(
+        code=code,
+        severity=Severity.WARNING,
+        what=what,
+        where=f"queue {queue}",
+        why=why,
+        mend=mend,
+        queue=queue,
+    )
