@@ -18,6 +18,10 @@ class Ledger:
     path: Path
     #: When each number was accepted, or is due if that is later. Units: seconds since the epoch.
     accepted: dict[int, float] = field(default_factory=dict)
+    #: When the call began that each was accepted by. Units: as above.
+    began: dict[int, float] = field(default_factory=dict)
+    #: Nothing is promised of these, and nothing waits for them: the scenario destroyed the store that had them.
+    forsaken: set[int] = field(default_factory=set)
     #: Published in a transaction that was rolled back.
     withdrawn: set[int] = field(default_factory=set)
     #: The caller got an error: what became of it is open, and the caller knows that.
@@ -45,6 +49,7 @@ class Ledger:
         match note["kind"]:
             case "accepted":
                 self.accepted.update(dict.fromkeys(note["n"], note["due_at"]))
+                self.began.update(dict.fromkeys(note["n"], note["began_at"]))
             case "withdrawn":
                 self.withdrawn.update(note["n"])
             case "refused":
@@ -59,9 +64,14 @@ class Ledger:
         return len(self.effects)
 
     @property
-    def missing(self) -> list[int]:
+    def lost(self) -> list[int]:
         """Accepted, and without effect."""
         return sorted(self.accepted.keys() - self.effects.keys())
+
+    @property
+    def missing(self) -> list[int]:
+        """Those of which more was promised."""
+        return [n for n in self.lost if n not in self.forsaken]
 
     @property
     def ghosts(self) -> list[int]:

@@ -6,7 +6,7 @@ import json
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ T = TypeVar("T")
 #: How long what was accepted may take after the last fault: leases of the dead end after a minute.
 SETTLE_SECONDS = 120.0
 ACK_WINDOW = 64
+TRACEBACK = "Traceback (most recent call last)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,8 @@ class Stage:
     report_path: Path
     workers: list[Watched] = field(default_factory=list)
     producers: list[ProjectProcess] = field(default_factory=list)
+    #: Everybody who ever played, the dead too: what they said is looked through at the end.
+    _processes: list[ProjectProcess] = field(default_factory=list)
     _offered: int = 0
 
     # -- who plays
@@ -71,7 +74,7 @@ class Stage:
         """A worker process of ``ledger``, or as the arguments say; keyword arguments are ``QUEUE_OVERRIDES``."""
         arguments = ("process_queue", *(arguments or ("--queue=ledger",)))
         whole = {**self.env, "QUEUE_OVERRIDES": json.dumps(options), **(env or {})}
-        self.workers.append(Watched(arguments, whole, self.start(*arguments, env=whole)))
+        self.workers.append(Watched(arguments, whole, self._begin(*arguments, env=whole)))
         return self.workers[-1]
 
     def produce(
@@ -82,7 +85,7 @@ class Stage:
         arguments = [f"--{name.replace('_', '-')}={value}" for name, value in told.items()]
         self._offered += count
         self.producers.append(
-            self.start(
+            self._begin(
                 "ledger_produce",
                 *arguments,
                 f"--seed={self.chance.getrandbits(64)}",
@@ -90,6 +93,10 @@ class Stage:
             )
         )
         return self.producers[-1]
+
+    def _begin(self, *arguments: str, env: Mapping[str, str]) -> ProjectProcess:
+        self._processes.append(self.start(*arguments, env=dict(env)))
+        return self._processes[-1]
 
     # -- when
 
@@ -179,7 +186,7 @@ class Stage:
             ended = worker.process.returncode
             if ended is not None:
                 worker.ends.append(ended)
-                worker.process = self.start(*worker.arguments, env=worker.env)
+                worker.process = self._begin(*worker.arguments, env=worker.env)
 
     # -- the end
 
@@ -190,11 +197,16 @@ class Stage:
         faults: int | Callable[[], int],
         duplicates_per_fault: int = ACK_WINDOW,
         failed: int = 0,
+        may_refuse: bool = False,
+        may_trace: bool = False,
+        exit_codes: Collection[int] = (0, -signal.SIGKILL),
         settle_seconds: float = SETTLE_SECONDS,
     ) -> Verdict:
         """Wait until everything that was accepted has had its effect, and enter the row of ``docs/promises.md``.
 
-        ``faults`` may be counted at the end; the promise bounds what each may bring twice.
+        ``faults`` may be counted at the end; the promise bounds what each may bring twice. ``may_refuse``: the database
+        was away too, so that callers got errors. ``may_trace``: some process has reason to say a traceback.
+        ``exit_codes``: how workers may have ended.
         """
         for producer in self.producers:
             self.until(lambda process=producer: not process.is_running(), f"the end of {producer}", 120)  # type: ignore[misc]
@@ -209,7 +221,7 @@ class Stage:
             seed=self.seed,
             offered=self._offered,
             faults=count,
-            lost=len(self.ledger.missing),
+            lost=len(self.ledger.lost),
             duplicated=self.ledger.duplicates,
             duplicates_bound=bound,
             longest_stall_seconds=round(self.ledger.longest_stall_seconds, 1),
@@ -218,6 +230,10 @@ class Stage:
         assert not self.ledger.ghosts, "effects of what was rolled back"
         assert count > 0, "nothing was broken"
         assert self.ledger.duplicates <= bound
+        assert may_refuse or not self.ledger.refused, f"refused with the table there: {self.ledger.errors}"
+        ends = {code for worker in self.workers for code in worker.ends}
+        assert ends <= set(exit_codes), f"workers that ended by themselves: {ends}"
+        assert may_trace or not self._tracebacks(), "tracebacks:\n" + "\n".join(self._tracebacks())
         assert FailedEvent.objects.count() == failed, list(
             FailedEvent.objects.values_list("error", flat=True)
         )
@@ -225,6 +241,14 @@ class Stage:
         with self.report_path.open("a") as report:
             report.write(json.dumps(asdict(verdict)) + "\n")
         return verdict
+
+    def _tracebacks(self) -> list[str]:
+        return [
+            f"{process}: {before[-500:]}{TRACEBACK}{after[:3000]}"
+            for process in self._processes
+            for before, found, after in [process.output.partition(TRACEBACK)]
+            if found
+        ]
 
     def _is_balanced(self) -> bool:
         self.ledger.read()

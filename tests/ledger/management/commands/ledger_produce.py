@@ -31,6 +31,9 @@ class Command(BaseCommand):
         parser.add_argument("--count", type=int, required=True)
         parser.add_argument("--per-second", type=float, default=200.0)
         parser.add_argument("--seed", default="0")
+        parser.add_argument(
+            "--delay", type=float, default=1.0, help="at most so many seconds, for those that are due later"
+        )
         parser.add_argument("--sleep", type=float, default=0.0, help="seconds that each handler takes")
         parser.add_argument(
             "--trap", type=json.loads, default=[], help='a step that some handlers take: ["die"]'
@@ -46,7 +49,7 @@ class Command(BaseCommand):
         # In the first half, so that all of them are met under load.
         trapped = chance.sample(range(first, first + options["count"] // 2), options["traps"])
         traps = {n: {options["trap_when"]: [["once", str(n), *options["trap"]]]} for n in trapped}
-        producer = Producer(options["queue"], chance, options["sleep"], traps)
+        producer = Producer(options["queue"], chance, options["sleep"], options["delay"], traps)
         start, n = time.monotonic(), first
         while n < end:
             n += producer.publish_some(n, end)
@@ -59,11 +62,18 @@ class Producer:
     """What became of each number is told once: accepted, withdrawn, or refused."""
 
     def __init__(
-        self, queue: str, chance: random.Random, sleep_seconds: float, traps: dict[int, dict[str, Any]]
+        self,
+        queue: str,
+        chance: random.Random,
+        sleep_seconds: float,
+        most_delay_seconds: float,
+        traps: dict[int, dict[str, Any]],
     ) -> None:
         self._queue = queue
         self._chance = chance
         self._sleep_seconds = sleep_seconds
+        self._most_delay_seconds = most_delay_seconds
+        self._began_at = 0.0
         self._traps = traps
 
     def publish_some(self, n: int, end: int) -> int:
@@ -72,6 +82,7 @@ class Producer:
         how, most = self._WAYS[0] if n in self._traps else self._chance.choices(self._WAYS, self._WEIGHTS)[0]
         end = min([end, n + self._chance.randint(1, most), *(trap for trap in self._traps if trap > n)])
         numbers = list(range(n, end))
+        self._began_at = time.time()
         try:
             how(self, numbers)
         except Withdrawn:
@@ -87,7 +98,7 @@ class Producer:
         self._accepted(numbers)
 
     def _delayed(self, numbers: list[int]) -> None:
-        delay_seconds = self._chance.random()
+        delay_seconds = self._chance.random() * self._most_delay_seconds
         self._publish(numbers[0], delay_seconds=delay_seconds)
         self._accepted(numbers, delay_seconds)
 
@@ -122,7 +133,7 @@ class Producer:
 
     def _accepted(self, numbers: list[int], delay_seconds: float = 0.0) -> None:
         if numbers:
-            note("accepted", n=numbers, due_at=time.time() + delay_seconds)
+            note("accepted", n=numbers, began_at=self._began_at, due_at=time.time() + delay_seconds)
 
     #: How, and at most how many at a time.
     _WAYS: tuple[tuple[Callable[[Producer, list[int]], None], int], ...] = (
