@@ -124,6 +124,56 @@ def test_latency_delays_each_direction_and_keeps_throughput(proxy: TcpProxy) -> 
         assert 0.2 <= time.monotonic() - started < 1.5
 
 
+def test_throttled_it_carries_everything_slowly(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        proxy.set_throughput(20_000)
+        started = time.monotonic()
+        client.sendall(b"x" * 9_999 + b"\n")
+        received = 0
+        while received < 10_000:
+            received += len(client.recv(100_000))
+        assert 0.4 <= time.monotonic() - started < 3
+        proxy.set_throughput(None)
+        client.sendall(b"quick\n")
+        assert client.recv(100) == b"quick\n"
+
+
+def test_a_stranded_connection_hears_nothing_any_more_and_new_ones_work(proxy: TcpProxy) -> None:
+    with connect(proxy) as client:
+        client.sendall(b"hello\n")
+        assert client.recv(100) == b"hello\n"
+        proxy.strand()
+        client.settimeout(0.2)
+        for _ in range(2):
+            client.sendall(b"anybody?\n")
+            with pytest.raises(TimeoutError):
+                client.recv(100)
+        with connect(proxy) as other:
+            other.sendall(b"new\n")
+            assert other.recv(100) == b"new\n"
+        proxy.cut()
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+
+
+@pytest.mark.parametrize("is_upward", [True, False])
+def test_it_cuts_at_a_pattern_in_one_direction_once(proxy: TcpProxy, is_upward: bool) -> None:
+    with connect(proxy) as client, connect(proxy) as other:
+        proxy.cut_at(b"here", is_upward=is_upward, keep_bytes=2)
+        client.sendall(b"before\n")
+        assert client.recv(100) == b"before\n"
+        assert not proxy.has_cut()
+        client.sendall(b"just here\n")
+        if not is_upward:
+            assert client.recv(100) == b"just he"
+        # Upward the server got no end of line, and so has answered nothing.
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+        assert proxy.has_cut()
+        other.sendall(b"here, too\n")
+        assert other.recv(100) == b"here, too\n"
+
+
 def test_a_server_that_is_away_looks_like_a_reset(tcp_proxy: Callable[[int], TcpProxy]) -> None:
     with socket.socket() as nobody:
         nobody.bind((HOST, 0))

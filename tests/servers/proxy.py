@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -16,8 +17,24 @@ T = TypeVar("T")
 #: What was read and when it arrives, in the order of reading; b"" is the end of file.
 OnTheWay = asyncio.Queue[tuple[float, bytes]]
 CHUNK_BYTES = 65_536
+#: What a throttled connection lets through at a time. Units: seconds' worth.
+SIP_SECONDS = 0.05
 #: SO_LINGER with no time to linger: closing sends RST.
 RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scissors:
+    """Where to cut: see ``TcpProxy.cut_at``."""
+
+    pattern: bytes
+    is_upward: bool
+    keep_bytes: int
+
+    def place(self, chunk: bytes, is_upward: bool) -> int | None:
+        """How much of this still passes; None when nothing is cut here."""
+        found = chunk.find(self.pattern) if is_upward is self.is_upward else -1
+        return None if found < 0 else found + self.keep_bytes
 
 
 class TcpProxy:
@@ -27,6 +44,10 @@ class TcpProxy:
         self.port = free_port()
         self._upstream_port = upstream_port
         self._latency_seconds = 0.0
+        self._bytes_per_second: float | None = None
+        self._scissors: Scissors | None = None
+        #: Raised by ``strand``: what was open before hears nothing any more.
+        self._age = 0
         self._connections: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self._flowing = asyncio.Event()
@@ -60,6 +81,24 @@ class TcpProxy:
         """Both ends of every connection get a reset."""
         self._run(self._cut())
 
+    def cut_at(self, pattern: bytes, *, is_upward: bool, keep_bytes: int = 0) -> None:
+        """Cut the connection on which these bytes pass next, towards the server or from it, and no other.
+
+        Of what was read at once, all before the pattern arrives, and ``keep_bytes`` from its beginning on.
+        """
+        self._scissors = Scissors(pattern=pattern, is_upward=is_upward, keep_bytes=keep_bytes)
+
+    def has_cut(self) -> bool:
+        """Whether what ``cut_at`` asked for has happened."""
+        return self._scissors is None
+
+    def strand(self) -> None:
+        """Every open connection is half-open: each end believes in it and no byte arrives, nor an end; new ones work.
+
+        As a firewall that forgets its connections leaves them.
+        """
+        self._age += 1
+
     def refuse(self, on: bool) -> None:
         """New connections are refused; those that are open stay."""
         self._run(self._unlisten() if on else self._listen())
@@ -67,6 +106,10 @@ class TcpProxy:
     def set_latency(self, seconds: float) -> None:
         """Every byte takes this long, in each direction; throughput stays as it is."""
         self._latency_seconds = seconds
+
+    def set_throughput(self, bytes_per_second: float | None) -> None:
+        """No connection carries more than so much in either direction; None: as much as there is."""
+        self._bytes_per_second = bytes_per_second
 
     def close(self) -> None:
         self._run(self._shut_down())
@@ -109,6 +152,7 @@ class TcpProxy:
         assert task is not None
         self._connections.add(task)
         ends = [writer]
+        age = self._age
         try:
             await self._flowing.wait()
             upstream_reader, upstream_writer = await asyncio.open_connection(HOST, self._upstream_port)
@@ -116,8 +160,8 @@ class TcpProxy:
             async with asyncio.TaskGroup() as directions:
                 for source, target in ((reader, upstream_writer), (upstream_reader, writer)):
                     on_the_way = OnTheWay(maxsize=64)
-                    directions.create_task(self._collect(source, on_the_way))
-                    directions.create_task(self._deliver(on_the_way, target))
+                    directions.create_task(self._collect(source, on_the_way, age))
+                    directions.create_task(self._deliver(on_the_way, target, target is upstream_writer, age))
         except* OSError:
             pass  # either end is gone: so is the other, below
         finally:
@@ -125,23 +169,46 @@ class TcpProxy:
                 self._reset(end)
             self._connections.discard(task)
 
-    async def _collect(self, reader: asyncio.StreamReader, on_the_way: OnTheWay) -> None:
+    async def _collect(self, reader: asyncio.StreamReader, on_the_way: OnTheWay, age: int) -> None:
         while True:
-            chunk = await reader.read(CHUNK_BYTES)
+            try:
+                chunk = await reader.read(CHUNK_BYTES)
+            except OSError:
+                if age == self._age:
+                    raise
+                chunk = b""  # reset by this end, of which the other must not hear
             await on_the_way.put((self._loop.time() + self._latency_seconds, chunk))
             if not chunk:
                 return
 
-    async def _deliver(self, on_the_way: OnTheWay, writer: asyncio.StreamWriter) -> None:
+    async def _deliver(
+        self, on_the_way: OnTheWay, writer: asyncio.StreamWriter, is_upward: bool, age: int
+    ) -> None:
         while True:
             due, chunk = await on_the_way.get()
             await asyncio.sleep(max(0.0, due - self._loop.time()))
             await self._flowing.wait()
+            if age != self._age:
+                await asyncio.Event().wait()  # for ever: until one of the ends gives it up, or it is cut
             if not chunk:
                 writer.write_eof()
                 return
-            writer.write(chunk)
+            place = None if self._scissors is None else self._scissors.place(chunk, is_upward)
+            await self._pour(chunk[:place], writer)
+            if place is not None:
+                self._scissors = None
+                raise ConnectionResetError("cut here")
+
+    async def _pour(self, chunk: bytes, writer: asyncio.StreamWriter) -> None:
+        """At the pace that is set, which may be changed meanwhile."""
+        while chunk:
+            pace = self._bytes_per_second
+            size = len(chunk) if pace is None else max(1, int(pace * SIP_SECONDS))
+            writer.write(chunk[:size])
             await writer.drain()
+            chunk = chunk[size:]
+            if pace is not None:
+                await asyncio.sleep(SIP_SECONDS)
 
     @staticmethod
     def _reset(writer: asyncio.StreamWriter) -> None:
