@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from django.db import (
-    DatabaseError,
     DataError,
     InterfaceError,
     InternalError,
@@ -21,15 +20,12 @@ from django.db import (
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 
+from zerver.lib.database_trouble import is_missing_table, is_read_only, one_line, unavailable
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
 
 T = TypeVar("T")
 
 _AWAY = (OperationalError, InterfaceError)
-#: PostgreSQL's ``sqlstate``: "undefined table", "read only sql transaction".
-_NO_TABLE: Final = "42P01"
-_READ_ONLY: Final = "25006"
-
 _DELETED_PER_STATEMENT: Final = 500
 
 
@@ -40,7 +36,8 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
     caller's transaction it is run once, and a failure leaves that transaction to be rolled back: PostgreSQL would
     answer a later COMMIT with a silent rollback.
 
-    Raises: TransportUnavailable (the database is away, read-only, or locked for too long); EventNotStorable.
+    Raises: TransportUnavailable (the database is away; DatabaseUnfit when it is read-only, or locked for too long);
+    EventNotStorable.
     """
     connection = connections[alias]
     driver_connection = connection.connection
@@ -51,7 +48,7 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
             raise
         # Leaving an atomic block Django replaces a dead connection by itself; elsewhere nobody does.
         if connection.connection is driver_connection:
-            if not _is_read_only(problem.__cause__) and connection.is_usable():
+            if not is_read_only(problem.__cause__) and connection.is_usable():
                 raise
             connection.close()
     return _attempt(connection, operation)
@@ -73,35 +70,14 @@ def delete_by_chunks(rows: "QuerySet[Any]", alias: str) -> int:
 
 
 def _attempt(connection: BaseDatabaseWrapper, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
-    what = f"database {connection.alias!r}"
     try:
         with transaction.mark_for_rollback_on_error(using=connection.alias):
             return operation(connection)
     except DataError as error:
-        raise EventNotStorable(what, _one_line(error)) from error
+        raise EventNotStorable(f"database {connection.alias!r}", one_line(error)) from error
     except _AWAY as error:
-        raise TransportUnavailable(what, _hinted(error)) from error
+        raise unavailable(connection.alias, error) from error
     except (ProgrammingError, InternalError) as error:
-        if not _is_missing_table(error) and not _is_read_only(error):
+        if not is_missing_table(error) and not is_read_only(error):
             raise
-        raise TransportUnavailable(what, _hinted(error)) from error
-
-
-def _hinted(error: Exception) -> str:
-    text = _one_line(error)
-    return f"{text}; run ./manage.py migrate" if _is_missing_table(error) else text
-
-
-def _is_missing_table(error: Exception) -> bool:
-    """SQLite calls it an operational error, PostgreSQL a programming error (42P01)."""
-    return str(error).startswith("no such table") or getattr(error.__cause__, "sqlstate", "") == _NO_TABLE
-
-
-def _is_read_only(error: BaseException | None) -> bool:
-    """A standby, or a primary that was demoted (25006). SQLite's read-only file is an operational error."""
-    return isinstance(error, DatabaseError) and getattr(error.__cause__, "sqlstate", "") == _READ_ONLY
-
-
-def _one_line(error: Exception) -> str:
-    """PostgreSQL's messages go over several lines: the statement and where in it."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+        raise unavailable(connection.alias, error) from error

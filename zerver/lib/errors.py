@@ -139,6 +139,19 @@ class TransportUnavailable(TransportError):
 
 
 @dataclass(eq=False)
+class DatabaseUnfit(TransportUnavailable):
+    """The database is there, and cannot do now what was asked: it is locked, read-only, full, or without our tables."""
+
+    #: How it stands, as a sentence goes on: ``is locked``.
+    state: str
+    #: Empty where what the database said must be enough.
+    mend: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.state}: {self.problem}" + (f"; {self.mend}" if self.mend else "")
+
+
+@dataclass(eq=False)
 class AuthenticationRefused(TransportUnavailable):
     """The broker knows us not; retried slowly, since a mended password needs no restart."""
 

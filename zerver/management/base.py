@@ -10,10 +10,11 @@ from difflib import get_close_matches
 from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
-from django.db import DatabaseError
+from django.db import Error
 from django.db.models import QuerySet
 
 from zerver.lib.conf import get_settings
+from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import ZerverError
 from zerver.lib.printable import printable
 from zerver.lib.registry import queues
@@ -56,11 +57,8 @@ class QueueCommand(BaseCommand):
             raise
         except ZerverError as error:
             raise CommandError(one_line(error)) from error
-        except DatabaseError as error:
-            raise CommandError(
-                f"the database {get_settings().database!r} cannot be asked: {one_line(error)}; "
-                "if its tables are missing, run: ./manage.py migrate"
-            ) from error
+        except Error as error:
+            raise CommandError(one_line(unavailable(get_settings().database, error))) from error
         except OutputLost as error:
             if error.is_reader_gone and not self.done:
                 sys.exit(1)  # in silence, as programs end that SIGPIPE ends

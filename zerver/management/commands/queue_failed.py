@@ -16,6 +16,7 @@ from django.db.models import QuerySet
 
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
+from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
@@ -181,11 +182,12 @@ class Command(QueueCommand):
                     bar.advance()
         except (KeyboardInterrupt, TransportError, DatabaseError) as error:
             is_stopped = isinstance(error, KeyboardInterrupt)
+            why = unavailable(_alias(), error) if isinstance(error, DatabaseError) else error
             left = len(keys) - len(report.done) - len(report.skipped)
             self.done = f"{report}; {left} are still to do, run it again"
             self._tell_json(report, options)
             raise CommandError(
-                f"{'stopped' if is_stopped else one_line(error)}; {self.done}",
+                f"{'stopped' if is_stopped else one_line(why)}; {self.done}",
                 returncode=EXIT_STOPPED if is_stopped else 1,
             ) from error
         self.done = str(report)
