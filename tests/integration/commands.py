@@ -36,6 +36,5 @@ def run(*arguments: str) -> Ran:
         code = error.returncode
         err.write(f"{error}\n")
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        code = end.code
+        code = int(end.code or 0)
     return Ran(code=code, out=out.getvalue(), err=err.getvalue())

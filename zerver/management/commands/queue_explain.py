@@ -28,11 +28,11 @@ _REASONS = [Column("code"), Column("what, why, and what to do")]
 
 class Command(QueueCommand):
     """``--json``, of an event: ``{"event": {"message_id", "found", "published_at_ms", "verdict", "sightings":
-    [{"place", "queue", "attempt", "at_ms", "what"}], "replays": [{"message_id", "relation", "verdict"}], "could_be":
-    [text], "not_asked": [text]}}``; ``place`` is ``event-table``, ``failed``, ``suspect`` or ``inbox``, ``relation`` ``original`` or
-    ``replay``; of a queue: ``{"queue": {"queue", "moves", "verdict", "rate_per_minute", "ready", "later",
-    "next_due_at_ms", "reasons": […], "not_looked_at": […]}}``, these two as ``queue_check`` has its findings; null
-    where nothing can know.
+    [{"place", "queue", "attempt", "at_ms", "what"}], "replays": [{"message_id", "relation", "verdict"}],
+    "could_be": [text], "not_asked": [text]}}``; ``place`` is ``event-table``, ``failed``, ``suspect`` or ``inbox``,
+    ``relation`` ``original`` or ``replay``. Of a queue: ``{"queue": {"queue", "moves", "verdict",
+    "rate_per_minute", "ready", "later", "next_due_at_ms", "reasons": […], "not_looked_at": […]}}``, the last two as
+    ``queue_check`` has its findings. Null where nothing can know.
     """
 
     help = (
