@@ -22,6 +22,7 @@ PACKAGE = "rabbitmq-server"
 LIBRARY = Path("/usr/lib/rabbitmq/lib")
 START_TIMEOUT_SECONDS = 90.0
 NORMAL_MEMORY_WATERMARK = "0.4"
+NORMAL_DISK_LIMIT = "1MB"
 
 #: The intervals at which the broker counts and checks, short enough for a test to wait for.
 ADVANCED_CONFIG = """[
@@ -94,9 +95,11 @@ class RabbitServer(ManagementApi):
         self.start()
 
     def stop_signal(self) -> None:
-        """SIGSTOP: the kernel still accepts connections, and nobody answers."""
+        """SIGSTOP: the kernel still accepts connections, and nobody answers. Returns when all of it stands still."""
         assert self._process is not None
         spawn.signal_group(self._process, signal.SIGSTOP)
+        pid = self._process.pid
+        wait_for(lambda: spawn.stands_still(pid), 10, "the broker to stand still")
 
     def cont_signal(self) -> None:
         assert self._process is not None
@@ -109,6 +112,7 @@ class RabbitServer(ManagementApi):
         self.cont_signal()
         wait_for(self.ready, 30, "RabbitMQ to answer")
         if self.has_alarm():
+            self.rabbitmqctl("set_disk_free_limit", NORMAL_DISK_LIMIT)
             self.set_memory_alarm(False)
 
     def close(self) -> None:
@@ -141,6 +145,11 @@ class RabbitServer(ManagementApi):
         watermark = "0.0001" if on else NORMAL_MEMORY_WATERMARK
         self.rabbitmqctl("set_vm_memory_high_watermark", watermark)
         wait_for(lambda: self.has_alarm() is on, 20, f"memory alarm {'on' if on else 'off'}")
+
+    def set_disk_alarm(self, on: bool) -> None:
+        """As a full disk: the same to clients."""
+        self.rabbitmqctl("set_disk_free_limit", "1000000GB" if on else NORMAL_DISK_LIMIT)
+        wait_for(lambda: self.has_alarm() is on, 30, f"disk alarm {'on' if on else 'off'}")
 
     def suspend_queue(self, vhost: str, name: str) -> None:
         """The queue's leader answers nobody, as on a node that hangs; only for a quorum queue. ``vhost`` is a name or
@@ -180,7 +189,7 @@ class RabbitServer(ManagementApi):
             "listeners.tcp.1": f"{HOST}:{self.port}",
             "management.tcp.ip": HOST,
             "management.tcp.port": str(self._management_port),
-            "disk_free_limit.absolute": "1MB",
+            "disk_free_limit.absolute": NORMAL_DISK_LIMIT,
             "log.console": "false",
             **conf,
         }

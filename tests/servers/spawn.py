@@ -139,6 +139,14 @@ def is_alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped: after SIGSTOP they stop one by one."""
+    states = [
+        stat.read_text().rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+    ]
+    return all(state == "T" for state in states)
+
+
 def wait_until_dead(pids: Sequence[int], timeout_seconds: float = 10.0) -> bool:
     try:
         wait_for(lambda: not any(map(is_alive, pids)), timeout_seconds)

@@ -1,0 +1,167 @@
+"""Lanes that lose their connection, their channel, their queue or their turn: everything unsettled comes again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.integration.rabbit import (
+    AMPLE_SECONDS,
+    Consumer,
+    declaration,
+    event,
+    fates,
+    open_transport,
+    publish,
+    told_changes,
+    wait_for_depth,
+)
+from tests.servers.proxy import TcpProxy
+from tests.servers.rabbitmq import RabbitServer
+from tests.wait import wait_for
+from zerver.lib.transport.base import Fate
+from zerver.lib.transport.rabbitmq import RabbitTransport
+
+
+@pytest.fixture
+def transport(rabbit_vhost: str, rabbit_server: RabbitServer) -> Iterator[RabbitTransport]:
+    with open_transport(rabbit_vhost, rabbit_server.management_url) as opened:
+        yield opened
+
+
+def test_after_a_lost_connection_everything_unsettled_comes_again_and_nothing_else(
+    rabbit_vhost: str, rabbit_server: RabbitServer, tcp_proxy: Callable[[int], TcpProxy]
+) -> None:
+    proxy = tcp_proxy(rabbit_server.port)
+    with open_transport(rabbit_vhost) as publisher, open_transport(proxy.through(rabbit_vhost)) as transport:
+        publish(publisher, 200)
+        consumer = Consumer(transport)
+        settled = consumer.take(50)
+        consumer.lane.done(settled)
+        # The prefetch is 100: the broker hands out another fifty when it has the acknowledgements, and no sooner.
+        wait_for_depth(publisher, ready=50)
+        in_hand = consumer.take(20)
+        proxy.cut()
+        wait_for(lambda: not consumer.lane.renew(in_hand[0], 1), message="the loss to be noticed")
+        consumer.lane.done(in_hand)  # void: they come again
+        received = consumer.bodies(90) + consumer.bodies(60)
+        assert sorted(received) == sorted(
+            {b'{"n":%d}' % n for n in range(200)} - {d.event.body for d in settled}
+        )
+        consumer.close()
+        wait_for_depth(publisher, ready=0)
+
+
+def test_a_restarted_broker_is_consumed_from_again(rabbit_vhost: str, rabbit_server: RabbitServer) -> None:
+    with open_transport(rabbit_vhost, queue_type="classic") as transport:
+        consumer = Consumer(transport, declaration(queue_type="classic"))
+        publish(transport, 3)
+        assert len(consumer.take(3)) == 3
+        with told_changes() as told:
+            rabbit_server.restart()
+            assert len(consumer.take(3, 40)) == 3
+        assert [change["state"] for change in told if change["role"] == "worker"] == ["away", "open"]
+        consumer.close()
+
+
+def test_a_deleted_queue_is_declared_anew_and_consumed_from(transport: RabbitTransport) -> None:
+    publish(transport, 1)
+    consumer = Consumer(transport)
+    assert len(consumer.bodies(1)) == 1
+    with told_changes() as told:
+        transport.admin.delete_queue("parcels", if_empty=False)
+        wait_for(lambda: any("cancelled" in change["problem"] for change in told), message="it to be told")
+        wait_for(lambda: fates(transport.publish([event(1)], 5)) == [Fate.STORED], message="a queue")
+        assert b'{"n":1}' in consumer.bodies(1)
+    consumer.close()
+
+
+def test_a_channel_that_the_broker_closes_is_opened_anew(
+    start_rabbit_server: Callable[..., RabbitServer],
+) -> None:
+    server = start_rabbit_server(conf={"consumer_timeout": "4000"})
+    with open_transport(server.url()) as transport:
+        publish(transport, 2)
+        consumer = Consumer(transport)
+        held, other = consumer.take(2)
+        consumer.lane.done([other])
+        with told_changes() as told:
+            (again,) = consumer.take(1, 60)
+        assert again.event == held.event
+        assert again.redelivered
+        problem = "the broker's consumer_timeout is 4 s: lower timeout_seconds=30 of this queue"
+        assert any(problem in change["problem"] for change in told)
+        # From now on what nobody begins is given back in time, by us.
+        publish(transport, 1)
+        with told_changes() as told:
+            (unstarted,) = consumer.take(1)
+            assert not unstarted.redelivered
+            consumer.lane.done([again])
+            publish(transport, 2)
+            wait_for(lambda: consumer.lane._prefetch < 100, 20, "the buffer to be given back")
+        assert told == []
+        consumer.lane.done([unstarted])
+        consumer.lane.done(consumer.take(2))
+        assert not consumer.lane.renew(held, 1)
+        consumer.lane.done([held])
+        consumer.close()
+        wait_for_depth(transport, ready=0)
+
+
+def test_events_that_nobody_takes_are_handed_back(transport: RabbitTransport) -> None:
+    publish(transport, 3)
+    slow = transport.open_lane(declaration(), "slow", buffer_seconds=0.4)
+    slow.start(lambda: None)
+    wait_for_depth(transport, unacked=3)
+    slow.pause()
+    wait_for_depth(transport, ready=3, unacked=0)
+    slow.close(10)
+
+
+def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transport: RabbitTransport) -> None:
+    publish(transport, 40)
+    consumer = Consumer(transport, declaration(prefetch=40), buffer_seconds=1.0)
+    taken = consumer.take(1)
+    wait_for(lambda: consumer.lane._prefetch < 40, message="the others to go stale")
+    while len(taken) < 40:
+        taken += consumer.take(1)
+        consumer.lane.done(taken[-1:])
+    assert not any(delivery.redelivered for delivery in taken)
+    wait_for(lambda: consumer.lane._prefetch == 40, 20, "it to ask for more, now that all is begun in time")
+    consumer.lane.done(taken[:1])
+    consumer.close()
+    wait_for_depth(transport, ready=0)
+
+
+def test_a_queue_of_other_arguments_is_told_and_leaves_the_other_lanes_alone(
+    rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zerver.lib.transport.rabbitmq.lane.MEMORY_SECONDS", 0.3)
+    monkeypatch.setattr("zerver.lib.transport.rabbitmq.topology.MEMORY_SECONDS", 0.1)
+    with open_transport(rabbit_vhost) as transport:
+        transport.check_queue(declaration(queue_type="classic"))
+        with told_changes() as told:
+            blocked, fine = Consumer(transport), Consumer(transport, declaration("letters"))
+            assert fates(transport.publish([event(queue="letters")], AMPLE_SECONDS)) == [Fate.STORED]
+            assert len(fine.bodies(1)) == 1
+            wait_for(lambda: "other arguments" in blocked.lane.problem, message="the mismatch to be told")
+        assert any("parcels" in change["role"] for change in told)
+        transport.admin.delete_queue("parcels")
+        wait_for(lambda: fates(transport.publish([event()], 5)) == [Fate.STORED], 60, "the mended queue")
+        assert len(blocked.bodies(1)) == 1
+        assert blocked.lane.problem == ""
+        blocked.close()
+        fine.close()
+
+
+def test_closing_while_the_broker_is_away_ends_at_the_timeout(
+    transport: RabbitTransport, rabbit_server: RabbitServer
+) -> None:
+    consumer = Consumer(transport)
+    publish(transport, 1)
+    consumer.take(1)
+    rabbit_server.stop_signal()
+    consumer.lane.close(0.5)
+    rabbit_server.cont_signal()
+    wait_for_depth(transport, ready=1)
