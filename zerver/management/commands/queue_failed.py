@@ -22,7 +22,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
-from zerver.management.base import EXIT_STOPPED, QueueCommand, one_line
+from zerver.management.base import QueueCommand, one_line
 from zerver.management.editor import Draft, drafting
 from zerver.management.output import progress
 from zerver.models import FailedEvent
@@ -181,15 +181,13 @@ class Command(QueueCommand):
                         bar.say(f"{failed.pk} {failed.message_id}: {problem}")
                     bar.advance()
         except (KeyboardInterrupt, TransportError, DatabaseError) as error:
-            is_stopped = isinstance(error, KeyboardInterrupt)
-            why = unavailable(_alias(), error) if isinstance(error, DatabaseError) else error
             left = len(keys) - len(report.done) - len(report.skipped)
             self.done = f"{report}; {left} are still to do, run it again"
             self._tell_json(report, options)
-            raise CommandError(
-                f"{'stopped' if is_stopped else one_line(why)}; {self.done}",
-                returncode=EXIT_STOPPED if is_stopped else 1,
-            ) from error
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            why = unavailable(_alias(), error) if isinstance(error, DatabaseError) else error
+            raise CommandError(f"{one_line(why)}; {self.done}") from error
         self.done = str(report)
         self._tell(report, options)
 
