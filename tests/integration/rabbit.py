@@ -59,9 +59,9 @@ def publish(transport: RabbitTransport, count: int, **fields: Any) -> list[Event
     return events
 
 
-def is_back(transport: RabbitTransport) -> Callable[[], bool]:
-    """For ``wait_for``: an event for the queue ``parcels`` is stored again."""
-    return lambda: fates(transport.publish([event()], 5)) == [Fate.STORED]
+def is_back(transport: RabbitTransport, queue: str = "parcels") -> Callable[[], bool]:
+    """For ``wait_for``: an event for the queue is stored again."""
+    return lambda: fates(transport.publish([event(queue=queue)], 5)) == [Fate.STORED]
 
 
 @contextmanager

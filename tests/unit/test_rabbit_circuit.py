@@ -15,32 +15,42 @@ def stuck(*, is_in_flight: bool = False) -> Circuit:
 def test_nobody_waits_for_a_stuck_queue_and_others_are_none_the_wiser() -> None:
     circuit = stuck()
     assert circuit.is_stuck("parcels")
-    assert not circuit.lets_pass("parcels", 100.0 + PROBE_SECONDS - 0.1, 5)
+    assert not circuit.claim_pass("parcels", 100.0 + PROBE_SECONDS - 0.1, 5)
     assert not circuit.is_stuck("letters")
-    assert circuit.lets_pass("letters", 100.0, 5)
+    assert circuit.claim_pass("letters", 100.0, 5)
 
 
 def test_one_goes_to_see_and_the_others_do_not_wait_along_with_it() -> None:
     circuit = stuck()
     now = 100.0 + PROBE_SECONDS
-    assert circuit.lets_pass("parcels", now, 5)
-    assert not circuit.lets_pass("parcels", now + 4.9, 5)
+    assert circuit.claim_pass("parcels", now, 5)
+    assert not circuit.claim_pass("parcels", now + 4.9, 5)
     assert circuit.is_stuck("parcels")
 
 
 def test_what_is_in_flight_goes_to_see_in_place_of_another() -> None:
     circuit = stuck(is_in_flight=True)
-    assert not circuit.lets_pass("parcels", 100.0 + PROBE_BESIDE_SECONDS - 0.1, 5)
-    assert circuit.lets_pass("parcels", 100.0 + PROBE_BESIDE_SECONDS, 5)
+    assert not circuit.claim_pass("parcels", 100.0 + PROBE_BESIDE_SECONDS - 0.1, 5)
+    assert circuit.claim_pass("parcels", 100.0 + PROBE_BESIDE_SECONDS, 5)
 
 
-def test_a_confirm_ends_it_and_so_does_a_fresh_channel() -> None:
+def test_a_confirm_ends_it_and_so_does_a_fresh_connection() -> None:
     circuit = stuck()
     circuit.confirmed("parcels", 101.0)
-    assert circuit.lets_pass("parcels", 101.0, 5)
+    assert circuit.claim_pass("parcels", 101.0, 5)
     circuit = stuck()
     circuit.clear()
-    assert circuit.lets_pass("parcels", 101.0, 5)
+    assert circuit.claim_pass("parcels", 101.0, 5)
+
+
+def test_what_comes_back_unstored_tells_of_no_recovery_but_somebody_else_goes_to_see_soon() -> None:
+    circuit = stuck(is_in_flight=True)
+    circuit.nacked("parcels", 160.0)
+    assert circuit.is_stuck("parcels")
+    assert not circuit.claim_pass("parcels", 160.0, 5)
+    assert circuit.claim_pass("parcels", 160.0 + PROBE_SECONDS, 5)
+    circuit.nacked("letters", 160.0)
+    assert not circuit.is_stuck("letters")
 
 
 def test_a_queue_that_is_confirmed_all_along_is_slow_and_not_stuck() -> None:

@@ -7,13 +7,10 @@ import threading
 from zerver.lib.event import Event
 from zerver.lib.transport.base import Fate
 from zerver.lib.transport.rabbitmq.flight import (
-    FIRST_WINDOW_EVENTS,
-    QUEUE_WINDOW_EVENTS,
     STORED,
     Batch,
     Flight,
     InFlight,
-    Waiting,
     halves,
     in_doubt,
     refused,
@@ -76,10 +73,10 @@ def test_a_callback_of_a_late_answer_may_use_the_batch() -> None:
     assert seen == [False]
 
 
-def test_hurry_ends_the_wait_with_its_reason() -> None:
+def test_giving_up_ends_the_wait_with_its_reason() -> None:
     batch = Batch([event()])
     batch.begin(0)
-    threading.Timer(0, batch.hurry, ["an alarm"]).start()
+    threading.Timer(0, batch.give_up, ["an alarm"]).start()
     assert batch.wait(10)
     assert batch.conclude("late")[0].problem == "an alarm"
 
@@ -101,13 +98,13 @@ def flights(count: int) -> tuple[InFlight, list[Flight]]:
 
 def test_confirms_name_one_tag_or_all_up_to_it() -> None:
     in_flight, made = flights(6)
-    assert in_flight.total(bool).size_bytes == 60
+    assert in_flight.size_bytes == 60
     assert in_flight.pop(2, multiple=False) == [made[1]]
     assert in_flight.pop(4, multiple=True) == [made[0], made[2], made[3]]
     assert in_flight.pop(4, multiple=True) == []
     assert in_flight.pop(3, multiple=False) == []
     assert list(in_flight) == made[4:]
-    assert in_flight.total(bool).size_bytes == 20
+    assert in_flight.size_bytes == 20
     assert in_flight.pop(6, multiple=True) == made[4:]
     assert len(in_flight) == 0
 
@@ -158,32 +155,6 @@ def test_what_was_returned_on_an_earlier_channel_may_be_stored_on_the_next() -> 
     assert flight.returned == ""
 
 
-def test_loads_are_told_by_queue_and_those_that_do_not_count_are_left_out() -> None:
-    batch = Batch([event("a"), event("b", "letters"), event("c")])
-    in_flight = InFlight()
-    for index in range(3):
-        in_flight.add(Flight(batch, index))
-    assert {queue: load.events for queue, load in in_flight.loads.items()} == {"parcels": 2, "letters": 1}
-    assert in_flight.total(lambda queue: queue != "parcels").events == 1
-    in_flight.pop(2, multiple=False)
-    in_flight.rest(["parcels", "letters"])
-    assert set(in_flight.loads) == {"parcels"}
-
-
-def test_the_window_of_a_queue_grows_with_its_confirms_and_begins_anew_after_a_rest() -> None:
-    in_flight, _ = flights(FIRST_WINDOW_EVENTS)
-    load = in_flight.loads["parcels"]
-    in_flight.pop(FIRST_WINDOW_EVENTS // 2, multiple=True)
-    grown = load.window_events
-    assert FIRST_WINDOW_EVENTS < grown <= QUEUE_WINDOW_EVENTS
-    in_flight.pop(FIRST_WINDOW_EVENTS - 1, multiple=True)
-    assert load.window_events == grown, "it grows only where it is used"
-    in_flight.pop(FIRST_WINDOW_EVENTS, multiple=True)
-    assert load.window_events == grown, "what waits is sent first"
-    in_flight.rest(["parcels", "letters"])
-    assert in_flight.loads == {}
-
-
 def test_queues_without_an_answer_are_told_whether_sent_to_or_not() -> None:
     batch = Batch([event("a"), event("b", "letters"), event("c", "third")])
     batch.begin(0)
@@ -192,36 +163,6 @@ def test_queues_without_an_answer_are_told_whether_sent_to_or_not() -> None:
     batch.answer(0, STORED)
     batch.answer(1, refused("no"))
     assert batch.unanswered_queues() == set()
-
-
-def waiting(*queues: str) -> tuple[Waiting, Batch]:
-    batch = Batch([event(str(n), queue) for n, queue in enumerate(queues)])
-    made = Waiting()
-    for index in range(len(queues)):
-        made.add(Flight(batch, index))
-    return made, batch
-
-
-def test_whoever_was_sent_of_is_the_last_next_time() -> None:
-    made, _ = waiting("a", "a", "b", "c")
-    for queue, line in made.lines():
-        if queue == "a":
-            line.popleft()
-    assert [queue for queue, _ in made.lines()] == ["b", "c", "a"]
-    for _, line in made.lines():
-        line.clear()
-    assert not made
-
-
-def test_flights_that_nobody_waits_for_leave_their_line() -> None:
-    made, batch = waiting("a", "b")
-    other = Flight(Batch([event("other", "b")]), 0)
-    made.add(other)
-    batch.conclude("late")
-    made.drop_concluded()
-    assert len(made) == 1
-    assert made.drain() == [other]
-    assert not made
 
 
 def test_halves_keep_everything_in_order() -> None:

@@ -1,4 +1,4 @@
-"""Which queues the broker has stopped confirming: nobody else waits for those, and somebody goes to see now and then.
+"""Which queues the broker has stopped confirming: nobody waits for those, and somebody goes to see now and then.
 
 One queue may stand still alone: its leader is lost, or hangs. Pure; every moment comes from outside.
 """
@@ -22,7 +22,7 @@ class Circuit:
     def is_stuck(self, queue: str) -> bool:
         return queue in self._until
 
-    def lets_pass(self, queue: str, now: float, timeout_seconds: float) -> bool:
+    def claim_pass(self, queue: str, now: float, timeout_seconds: float) -> bool:
         """Whether an event may be sent there. The first after a pause may; others do not wait along with it."""
         until = self._until.get(queue)
         if until is None:
@@ -46,6 +46,12 @@ class Circuit:
         self._confirmed_at[queue] = now
         self._until.pop(queue, None)
 
+    def nacked(self, queue: str, now: float) -> None:
+        """What was in flight has come back, stored nowhere: no sign of recovery, but none that waits for one either."""
+        until = self._until.get(queue)
+        if until is not None:
+            self._until[queue] = min(until, now + PROBE_SECONDS)
+
     def clear(self) -> None:
-        """A fresh channel: nothing is known."""
+        """A fresh connection: nothing is known."""
         self._until.clear()

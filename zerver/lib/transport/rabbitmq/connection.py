@@ -29,8 +29,6 @@ REFUSED_RETRY_SECONDS = 30.0
 STEADY_SECONDS = 10.0
 #: An attempt that has neither succeeded nor failed after so many timeouts is given up.
 ATTEMPT_TIMEOUTS = 3
-#: A broker that reads nothing of a connection does not answer its goodbye either.
-LEAVE_SECONDS = 10.0
 #: What is overdue by so much was lost: pika drops timers that were due beside one that raised.
 OVERDUE_SECONDS = 5.0
 
@@ -118,13 +116,6 @@ class BrokerConnection(Loop):
             self._ioloop.close()
         self.state = State.CLOSED
         _live.discard(self)
-
-    def leave(self) -> None:
-        """Say goodbye without waiting here for the answer, nor anywhere for long."""
-        self.call_soon(self._begin_close)
-        self.call_soon(
-            lambda: self.call_later(LEAVE_SECONDS, lambda: self._abort("closed without an answer"))
-        )
 
     def add_listener(self, listener: ConnectionListener) -> None:
         """Told at once of a connection that is open, or of a problem that is known."""

@@ -50,6 +50,8 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 def _sentence(error: BaseException) -> str:
     if isinstance(error, pika.exceptions.ConnectionClosed | pika.exceptions.ChannelClosed):
         return f"{error.reply_code} {error.reply_text}"
+    if isinstance(error, pika.exceptions.ConnectionOpenAborted):
+        return "it did not answer"
     nested = _CLOSE_REASON.search(str(error))
     if nested is not None:
         return f"{nested[1]} {nested[3]}"

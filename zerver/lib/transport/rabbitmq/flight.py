@@ -1,8 +1,7 @@
 """What is between a caller that publishes and the I/O thread: a batch of events, and one flight for each."""
 
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Final
@@ -10,12 +9,6 @@ from typing import Final
 from zerver.lib.clock import monotonic
 from zerver.lib.event import Event
 from zerver.lib.transport.base import Fate, Published
-
-#: What one queue may have sent and unconfirmed at first. With over 32 at a quorum queue that stands still, RabbitMQ
-#: (3.10.8; its ``quorum_commands_soft_limit``) stops reading from the channel, and after 400 from the connection.
-FIRST_WINDOW_EVENTS = 30
-#: ... and at most, while its confirms keep coming.
-QUEUE_WINDOW_EVENTS = 1_000
 
 STORED: Final = Published(fate=Fate.STORED)
 
@@ -46,7 +39,7 @@ class Batch:
         self._open = len(events)
         #: The caller waits no longer. Written under the lock.
         self.is_concluded = False
-        self._hurry_problem = ""
+        self._given_up_problem = ""
         self._late: dict[int, Future[bool]] = {}
         self._done = threading.Event()
 
@@ -74,9 +67,9 @@ class Batch:
             with suppress(InvalidStateError):
                 late.set_result(published.fate is Fate.STORED)
 
-    def hurry(self, problem: str) -> None:
+    def give_up(self, problem: str) -> None:
         """Nothing more will come for a while: let the caller conclude now."""
-        self._hurry_problem = problem
+        self._given_up_problem = problem
         self._done.set()
 
     # -- the caller's side
@@ -110,7 +103,7 @@ class Batch:
         """Stop waiting. What was never sent is refused; what was sent and not answered is in doubt, with ``late``."""
         with self._lock:
             self.is_concluded = True
-            problem = self._hurry_problem or problem
+            problem = self._given_up_problem or problem
             return [
                 answer if answer is not None else self._unanswered(index, problem)
                 for index, answer in enumerate(self._answers)
@@ -146,35 +139,11 @@ class Flight:
         self.batch.answer(self.index, published)
 
 
-class Load:
-    """How much is in flight, and how much more of it may be."""
-
-    __slots__ = ("events", "size_bytes", "window_events")
-
-    def __init__(self) -> None:
-        self.events = 0
-        self.size_bytes = 0
-        #: Begins small, grows as confirms come, and is forgotten when nothing is in flight nor waits to be.
-        self.window_events = FIRST_WINDOW_EVENTS
-
-    def add(self, size_bytes: int) -> None:
-        self.events += 1
-        self.size_bytes += size_bytes
-
-    def confirmed(self, size_bytes: int) -> None:
-        # Twice as much each time that the window is used and comes back: a batch is at full speed after some five.
-        if 2 * self.events >= self.window_events:
-            self.window_events = min(self.window_events + 1, QUEUE_WINDOW_EVENTS)
-        self.events -= 1
-        self.size_bytes -= size_bytes
-
-
 class InFlight:
     """Flights that were sent on one channel and are not answered, by delivery tag."""
 
     def __init__(self) -> None:
-        #: Of each queue that has any, and of those that have just been confirmed; see ``rest``.
-        self.loads: dict[str, Load] = {}
+        self.size_bytes = 0
         self._by_tag: dict[int, Flight] = {}
         self._next_tag = 1
         #: Every tag below has been answered.
@@ -189,23 +158,11 @@ class InFlight:
         """In the order sent."""
         return iter(self._by_tag.values())
 
-    def total(self, is_counted: Callable[[str], bool]) -> Load:
-        """Of the queues that count."""
-        total = Load()
-        for queue, load in self.loads.items():
-            if is_counted(queue):
-                total.events += load.events
-                total.size_bytes += load.size_bytes
-        return total
-
     def add(self, flight: Flight) -> None:
         """The broker counts what is published on a channel from 1; so do we."""
         self._by_tag[self._next_tag] = flight
         self._next_tag += 1
-        load = self.loads.get(flight.event.queue)
-        if load is None:
-            load = self.loads[flight.event.queue] = Load()
-        load.add(len(flight.event.body))
+        self.size_bytes += len(flight.event.body)
 
     def pop(self, tag: int, multiple: bool) -> list[Flight]:
         """The flights that one confirm answers: this tag, or all up to it."""
@@ -217,16 +174,8 @@ class InFlight:
             if tag == self._lowest:
                 self._lowest += 1
         found = [flight for flight in (self._by_tag.pop(each, None) for each in tags) if flight is not None]
-        for flight in found:
-            self.loads[flight.event.queue].confirmed(len(flight.event.body))
+        self.size_bytes -= sum(len(flight.event.body) for flight in found)
         return found
-
-    def rest(self, queues: Iterable[str]) -> None:
-        """Forget the windows of those that have nothing in flight, now that what waited could be sent."""
-        for queue in queues:
-            load = self.loads.get(queue)
-            if load is not None and not load.events:
-                del self.loads[queue]
 
     def mark_returned(self, message_id: str, problem: str) -> Flight | None:
         """Returns come in the order sent, each before its confirm; a message id may be in flight twice."""
@@ -240,43 +189,6 @@ class InFlight:
                     self._next_return = max(self._next_return, tag + 1)
                     return flight
         return None
-
-
-class Waiting:
-    """Flights that are to be sent, a line for each queue: one that stands still lets the others pass."""
-
-    def __init__(self) -> None:
-        self._lines: dict[str, deque[Flight]] = {}
-
-    def __len__(self) -> int:
-        """How many queues."""
-        return len(self._lines)
-
-    def add(self, flight: Flight) -> None:
-        self._lines.setdefault(flight.event.queue, deque()).append(flight)
-
-    def drain(self) -> list[Flight]:
-        """All of them; none are left."""
-        lines, self._lines = self._lines, {}
-        return [flight for line in lines.values() for flight in line]
-
-    def lines(self) -> Iterator[tuple[str, deque[Flight]]]:
-        """Each queue's, to be taken from at the front; whoever had a turn is the last next time."""
-        for queue, line in tuple(self._lines.items()):
-            before = len(line)
-            yield queue, line
-            if len(line) < before and self._lines.get(queue) is line:
-                del self._lines[queue]
-                if line:
-                    self._lines[queue] = line
-
-    def drop_concluded(self) -> None:
-        """Without those whose callers have given up: in a line that stands still they would never leave."""
-        lines, self._lines = self._lines, {}
-        for line in lines.values():
-            for flight in line:
-                if not flight.batch.is_concluded:
-                    self.add(flight)
 
 
 def halves(flights: Sequence[Flight]) -> list[list[Flight]]:

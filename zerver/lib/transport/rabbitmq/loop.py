@@ -47,10 +47,14 @@ class Loop(ABC):
     # -- from any thread
 
     def start(self) -> None:
-        """Run the loop on a thread of its own; returns at once."""
+        """Run the loop on a thread of its own; returns at once.
+
+        Raises: RuntimeError when there can be no more threads.
+        """
         self.last_tick = monotonic()
-        self._thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name=self._thread_name, daemon=True)
+        thread.start()
+        self._thread = thread
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have it called on the loop. One that stands still, or has ended, does so never."""

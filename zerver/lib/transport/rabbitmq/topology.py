@@ -164,7 +164,8 @@ class _Question:
 
     def _declared(self, _: Any) -> None:
         self._answer(None)
-        self._channel.close()
+        if self._channel.is_open:  # else it came late, and the channel is being closed
+            self._channel.close()
 
     def _closed(self, _: Any, reason: BaseException) -> None:
         if may_not_configure(reason) and not self._is_passive and self._connection.is_open:
