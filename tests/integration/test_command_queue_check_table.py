@@ -1,0 +1,279 @@
+"""queue_check, on what the event table and the worker processes of a real database say."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.migrations.recorder import MigrationRecorder
+from pytest_django import DjangoDbBlocker, Settings
+
+from tests.integration.checkup import at_work, check, codes, of, only
+from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
+from tests.servers.databases import TestDatabase, use_database
+from tests.servers.postgres import PostgresServer
+from tests.servers.processes import ProjectProcess
+from tests.wait import wait_for
+from zerver.lib import clock
+from zerver.lib.event import Event
+from zerver.lib.failed_events import file_failed
+from zerver.lib.queue import queue_json_publish
+from zerver.lib.registry import queues
+from zerver.models import WaitingEvent
+from zerver.monitoring.checkup.table import MANY_FAILED
+from zerver.worker.suspects import count_start
+
+QUEUE = "ledger"
+TABLE = ("--only", "table")
+WORKERS = ("--only", "workers")
+
+
+@pytest.fixture(autouse=True)
+def _own_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a test makes of the clock, it is put back."""
+    monkeypatch.setattr(clock, "offset_ms", clock.offset_ms)
+
+
+@pytest.fixture
+def broken_module() -> Iterator[str]:
+    """A worker module that could not be imported."""
+    queues.module_failed("shop.queue_processors", "ImportError: no")
+    yield "shop.queue_processors"
+    del queues._broken["shop.queue_processors"]
+
+
+# -- a system as it should be
+
+
+@on_rabbitmq
+def test_a_system_as_it_should_be_is_clean(spine: Spine) -> None:
+    worker = spine.work("--all")
+
+    def is_clean() -> bool:
+        ran = check("--only", "settings", "--only", "broker", "--only", "table", "--only", "workers")
+        return ran.code == 0 and ran.json["findings"] == []
+
+    wait_for(is_clean, 60, lambda: check().out + worker.output)
+
+
+# -- the event table
+
+
+def test_a_row_that_nobody_takes_is_a_warning_and_then_a_problem(queue_database: TestDatabase) -> None:
+    queue_json_publish(QUEUE, {"n": 1})
+    assert of(check(*TABLE), "table.overdue") == []
+    clock.offset_ms += 31_000
+    assert only(check(*TABLE), "table.overdue", QUEUE)["severity"] == "warning"
+    clock.offset_ms += 30_000
+    ran = check(*TABLE)
+    assert only(ran, "table.overdue", QUEUE)["severity"] == "problem"
+    assert (ran.code, only(ran, "table.overdue")["mend"]) == (2, f"./manage.py queue_explain {QUEUE}")
+
+
+def test_rows_of_a_queue_that_nobody_declares_are_a_problem(
+    queue_database: TestDatabase, broken_module: str
+) -> None:
+    queue_json_publish(QUEUE, {"n": 1}, delay_seconds=3600)
+    WaitingEvent.objects.update(queue="bygone")
+    found = only(check(*TABLE), "table.undeclared", "bygone")
+    assert "1 events wait" in found["what"]
+    assert found["mend"].endswith("./manage.py queue_admin delete bygone")
+    assert broken_module in found["mend"]
+
+
+def test_many_open_failed_events_are_a_warning(queue_database: TestDatabase) -> None:
+    for number in range(MANY_FAILED):
+        event = Event(queue=QUEUE, message_id=f"m{number}", body=b"{}", published_at_ms=clock.now_ms())
+        file_failed(event, error="no", traceback="", worker="", alias="default")
+        if number == MANY_FAILED - 2:
+            assert of(check(*TABLE), "table.failed-events") == []
+    assert f"{MANY_FAILED} failed events" in only(check(*TABLE), "table.failed-events", QUEUE)["what"]
+
+
+def test_a_suspect_is_told_of_before_it_is_given_up(queue_database: TestDatabase) -> None:
+    count_start(QUEUE, "m1", "here:1", "default")
+    assert of(check(*TABLE), "table.suspects") == []
+    count_start(QUEUE, "m1", "here:2", "default")
+    found = only(check(*TABLE), "table.suspects", QUEUE)
+    assert "2 worker processes may have died of event m1" in found["what"]
+    assert "queue_explain m1" in found["mend"]
+
+
+def test_tables_that_lack_migrations_are_a_problem_and_nothing_else_is_said_of_them(
+    queue_database: TestDatabase,
+) -> None:
+    MigrationRecorder(connection).record_unapplied("zerver", "0001_initial")
+    ran = check(*TABLE, *WORKERS)
+    found = only(ran, "table.migrations")
+    assert "zerver.0001_initial" in found["what"]
+    assert found["mend"] == "./manage.py migrate --database default"
+    assert [gap["source"] for gap in ran.json["not_looked_at"]] == ["table", "workers"]
+
+
+def test_a_database_without_any_table_is_told_as_one(
+    tmp_path: Path, project_process: Callable[..., ProjectProcess]
+) -> None:
+    process = project_process(
+        "queue_check", *TABLE, env={"DATABASE_URL": f"sqlite:///{tmp_path}/new.sqlite3"}
+    )
+    assert process.wait(60) == 2
+    assert "table.migrations" in process.output
+    assert "Traceback" not in process.output
+
+
+def test_a_database_that_is_away_or_says_nothing_is_told_in_time(
+    start_postgres_server: Callable[..., PostgresServer], django_db_blocker: DjangoDbBlocker
+) -> None:
+    server = start_postgres_server()
+    with django_db_blocker.unblock(), use_database(server.url("postgres")):
+        assert of(check(*TABLE), "table.migrations")
+        postmaster = server._process
+        assert postmaster is not None
+        postmaster.send_signal(signal.SIGSTOP)
+        began = time.monotonic()
+        ran = check("--timeout", "1")
+        assert time.monotonic() - began < 4
+        assert "not answered within 1 s" in only(ran, "table.unreachable")["what"]
+        postmaster.send_signal(signal.SIGCONT)
+        server.stop()
+        ran = check()
+        assert only(ran, "table.unreachable")["severity"] == "problem"
+        assert of(ran, "settings.E009") == []
+        assert ran.code == 2
+
+
+@on_sqlite
+def test_events_in_the_hand_of_a_worker_that_is_no_more_are_told(spine: Spine) -> None:
+    worker = spine.work(f"--queue={QUEUE}")
+    spine.publish(QUEUE, ["sleep", 60.0])
+    spine.wait_for_note("started")
+    assert of(check(*TABLE), "table.dead-leases") == []
+    worker.kill()
+    found = wait_for(lambda: of(check(*TABLE), "table.dead-leases", QUEUE), 20, lambda: check(*TABLE).out)
+    assert f":{worker.pid}, which is there no more" in found[0]["what"]
+    assert of(check(*WORKERS), "workers.silent", QUEUE)
+
+
+# -- worker processes
+
+
+def test_a_queue_without_a_worker_process_is_a_warning_and_a_problem_once_something_waits(
+    queue_database: TestDatabase,
+) -> None:
+    assert only(check(*WORKERS), "workers.none", QUEUE)["severity"] == "warning"
+    queue_json_publish(QUEUE, {"n": 1})
+    found = only(check(*WORKERS), "workers.none", QUEUE)
+    assert (found["severity"], f"process_queue --queue={QUEUE}" in found["mend"]) == ("problem", True)
+    assert codes(check(*WORKERS), "ledger_disabled") == set()
+    # What a broker gives up comes from a broker.
+    assert codes(check(*WORKERS), "zerver_dead") == set()
+
+
+@on_sqlite
+def test_a_worker_that_has_not_been_heard_of_is_silent(spine: Spine) -> None:
+    worker = spine.work(f"--queue={QUEUE}", "--worker_num=1")
+    wait_for(spine.process_rows, 30, "its row")
+    assert codes(check(*WORKERS), QUEUE) == set()
+    worker.signal(signal.SIGSTOP)
+    clock.offset_ms += 90_000
+    found = only(check(*WORKERS), "workers.silent", QUEUE)
+    assert "has not been heard of for" in found["what"]
+    assert f":{worker.pid} of queue" in found["where"]
+    worker.signal(signal.SIGCONT)
+
+
+@on_sqlite
+def test_two_workers_of_one_number_are_told(spine: Spine) -> None:
+    for _ in range(2):
+        spine.work(f"--queue={QUEUE}")
+    found = wait_for(lambda: of(check(*WORKERS), "workers.same-number", QUEUE), 30, "both rows")
+    pids = ", ".join(str(pid) for pid in sorted(process.pid for process in spine.processes))
+    assert f"processes {pids} are all number 0" in found[0]["what"]
+    assert "--worker_num" in found[0]["mend"]
+
+
+@on_sqlite
+def test_an_open_breaker_is_a_problem_and_says_why(spine: Spine) -> None:
+    for number in range(12):
+        spine.publish(QUEUE, ["raise", "the mail server is away"], n=number)
+    spine.work(f"--queue={QUEUE}")
+    found = wait_for(lambda: of(check(*WORKERS), "workers.breaker", QUEUE), 30, lambda: check(*WORKERS).out)
+    assert "the mail server is away" in found[0]["what"]
+    assert found[0]["severity"] == "problem"
+
+
+def test_a_worker_of_another_release_is_a_warning(queue_database: TestDatabase) -> None:
+    at_work(QUEUE, version="0.0.1")
+    assert "runs zerver 0.0.1" in only(check(*WORKERS), "workers.other-version", QUEUE)["what"]
+
+
+# -- settings and declarations
+
+
+def test_system_checks_are_findings(queue_database: TestDatabase, settings: Settings) -> None:
+    settings.QUEUE_OVERRIDES = {"nonesuch": {"workers": 2}}
+    queues.apply_overrides(settings.QUEUE_OVERRIDES)
+    try:
+        found = only(check("--only", "settings"), "settings.W002")
+        assert (found["severity"], found["where"]) == ("warning", "settings (zerver.W002)")
+        settings.SILENCED_SYSTEM_CHECKS = ["zerver.W002"]
+        assert of(check("--only", "settings"), "settings.W002") == []
+    finally:
+        queues.apply_overrides({})
+
+
+def test_what_is_meant_for_deployment_is_told_where_debug_is_off(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_URL = "immediate://"
+    settings.DEBUG = True
+    assert of(check("--only", "settings"), "settings.W003") == []
+    settings.DEBUG = False
+    assert only(check("--only", "settings"), "settings.W003")["severity"] == "warning"
+
+
+@pytest.mark.parametrize("only_some", [(), TABLE])
+def test_settings_that_cannot_be_read_are_the_one_finding_and_quote_no_password(
+    settings: Settings, only_some: tuple[str, ...]
+) -> None:
+    settings.QUEUE_URL = "amqp:/guest:s3cret-of-mine@127.0.0.1/"
+    ran = check(*only_some)
+    assert [finding["code"] for finding in ran.json["findings"]] == ["settings.E001"]
+    assert "table" in [gap["source"] for gap in ran.json["not_looked_at"]]
+    assert ran.code == 2
+    assert "s3cret" not in ran.out + ran.err
+
+
+def test_nonsense_in_the_overrides_is_told(queue_database: TestDatabase, settings: Settings) -> None:
+    settings.QUEUE_OVERRIDES = overrides = {QUEUE: {"workers": -1}}
+    queues._overrides = overrides
+    queues._resolved.clear()
+    try:
+        assert "workers=-1" in only(check(), "settings.E007")["what"]
+        assert "workers=-1" in only(check(*TABLE), "settings.E007")["what"]
+    finally:
+        queues.apply_overrides({})
+
+
+# -- as people and shells see it
+
+
+def test_people_see_a_table_what_was_not_looked_at_and_a_count(
+    sqlite_database: str, project_process: Callable[..., ProjectProcess]
+) -> None:
+    env: dict[str, Any] = {"DATABASE_URL": sqlite_database}
+    some, none, wrong = (
+        project_process("queue_check", *arguments, env=env)
+        for arguments in ((), ("--only", "settings"), ("--only", "moon"))
+    )
+    assert some.wait(60) == 1
+    assert "workers.none" in some.output
+    assert "not looked at: broker: there is none to look at: QUEUE_URL is db://" in some.output
+    assert f"problems: 0, warnings: {some.output.count('warning   ')}" in some.output
+    assert (none.wait(60), none.output.strip()) == (0, "nothing is wrong")
+    assert wrong.wait(60) == 2
