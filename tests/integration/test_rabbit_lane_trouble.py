@@ -77,6 +77,25 @@ def test_a_deleted_queue_is_declared_anew_and_consumed_from(transport: RabbitTra
     consumer.close()
 
 
+def test_a_queue_that_was_deleted_while_its_lane_was_paused_is_declared_anew(
+    transport: RabbitTransport,
+) -> None:
+    publish(transport, 1)
+    consumer = Consumer(transport)
+    assert len(consumer.bodies(1)) == 1
+    consumer.lane.pause()
+    wait_for_depth(transport, consumers=0)
+    with told_changes() as told:
+        transport.admin.delete_queue("parcels", if_empty=False)
+        consumer.lane.resume()
+        wait_for_depth(transport, consumers=1)
+    # Once, and not at every attempt.
+    assert [change["state"] for change in told] == ["away", "open"]
+    publish(transport, 1)
+    assert len(consumer.bodies(1)) == 1
+    consumer.close()
+
+
 def test_a_channel_that_the_broker_closes_is_opened_anew(
     start_rabbit_server: Callable[..., RabbitServer],
 ) -> None:

@@ -25,7 +25,7 @@ from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.clock import monotonic
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport
+from zerver.lib.transport.rabbitmq import RabbitTransport, knowledge, topology, turned
 from zerver.lib.transport.rabbitmq.address import parse_address
 
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
@@ -208,6 +208,60 @@ def test_the_way_around_survives_a_restart_of_the_broker(
         wait_for(is_back(transport), 20, "the way around to work again")
     finally:
         thaw.set()
+
+
+def test_the_way_around_is_given_up_when_the_thread_goes_again(
+    transport: RabbitTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two calls nobody sends heartbeats on it."""
+    monkeypatch.setattr(turned, "DISUSED_SECONDS", 0.0)
+    assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
+    connection = transport._publisher.of_process().engine().connection
+    thaw = threading.Event()
+    connection.call_soon(lambda: thaw.wait(60))
+    assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
+    way_around = transport._publisher.of_process()._turned
+    assert way_around._engine is not None
+    thaw.set()
+    wait_for(lambda: not connection.is_frozen(), message="the thaw")
+    assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
+    assert way_around._engine is None
+
+
+def test_a_process_that_can_begin_no_thread_is_answered_all_the_same(
+    transport: RabbitTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The caller stores a row then; once threads can be begun, the broker takes events."""
+
+    def start(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", start)
+        (answer,) = transport.publish([event()], 5)
+    assert answer.fate is REFUSED
+    assert "can't start new thread" in answer.problem
+    assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
+
+
+def test_a_declaration_that_is_answered_too_late_costs_no_connection(
+    rabbit_vhost: str,
+    rabbit_server: RabbitServer,
+    tcp_proxy: Callable[[int], TcpProxy],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topology, "DECLARE_TIMEOUT_SECONDS", 0.5)
+    monkeypatch.setattr(topology, "MEMORY_SECONDS", 0.0)
+    monkeypatch.setattr(knowledge, "MEMORY_SECONDS", 0.0)
+    proxy = tcp_proxy(rabbit_server.port)
+    with open_transport(proxy.through(rabbit_vhost)) as transport, told_changes() as told:
+        assert fates(transport.publish([event(queue="letters")], AMPLE_SECONDS)) == [STORED]
+        proxy.set_latency(1.0)
+        (answer,) = transport.publish([event()], AMPLE_SECONDS)
+        assert "not declared within" in answer.problem
+        proxy.set_latency(0.0)
+        wait_for(is_back(transport), message="a declaration in time")
+    assert [change["state"] for change in told] == ["open"]
 
 
 def test_close_while_events_are_in_flight_answers_their_publishers(

@@ -64,6 +64,7 @@ class RabbitLane(Lane, ConnectionListener):
         self._connection: pika.SelectConnection | None = None
         self._channel: Any = None
         self._consumer_tag: str | None = None
+        self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._ledger = TagLedger()
         #: Counts channels; what came on an earlier one is void.
         self._generation = 0
@@ -196,7 +197,12 @@ class RabbitLane(Lane, ConnectionListener):
         # Holds for consumers that begin after it.
         channel.basic_qos(prefetch_count=self._prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
-        self._consumer_tag = channel.basic_consume(self._queue.name, self._on_message)
+        self._consumer_tag = channel.basic_consume(
+            self._queue.name, self._on_message, callback=self._on_consuming
+        )
+
+    def _on_consuming(self, _: Any) -> None:
+        self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._tell("")
 
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
@@ -246,14 +252,17 @@ class RabbitLane(Lane, ConnectionListener):
         if channel is not None and channel.is_open:
             channel.close()
         self._tell("the broker cancelled the consumer")
-        if self._worker is not None and self._worker.declarer is not None:
-            self._worker.declarer.forget(self._queue.name)
         self._subscribe_again()
 
     def _subscribe_again(self) -> None:
+        """The queue is declared anew: it may be gone, which a lane that is paused is not told by a cancel."""
+        if self._worker is not None and self._worker.declarer is not None:
+            self._worker.declarer.forget(self._queue.name)
         connection = self._connection
         if connection is not None:
-            self._later(RESUBSCRIBE_SECONDS, lambda: self._subscribe(connection))
+            self._later(self._resubscribe_seconds, lambda: self._subscribe(connection))
+            # What goes wrong again and again is not asked for twice a second.
+            self._resubscribe_seconds = min(self._resubscribe_seconds * 2, MEMORY_SECONDS)
 
     def _void(self) -> None:
         """All that came on the present channel is no longer ours; it comes again."""
