@@ -141,7 +141,7 @@ def test_take_never_waits(harness: Harness) -> None:
     started = time.monotonic()
     for _ in range(20):
         assert party.lane.take(10) == []
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 20, "a second each, as who waits does"
 
 
 def test_take_gives_no_more_than_was_asked_for(harness: Harness) -> None:
@@ -164,7 +164,7 @@ def test_a_publish_wakes_the_lane(harness: Harness) -> None:
 
     harness.publish(event(queue))
 
-    assert party.woken.wait(2)
+    wait_for(party.woken.is_set, 10, "the lane to be woken")
     assert len(party.take(1)) == 1
 
 
@@ -298,17 +298,29 @@ def test_a_paused_lane_takes_nothing_and_goes_on_when_resumed(harness: Harness) 
 
     party.lane.pause()
     assert party.lane.renew(in_hand[0], 1.0)
-    _publish_until_one_stays(harness, queue, party)
+    in_hand += _publish_until_one_stays(harness, queue, party)
     assert party.lane.take(10) == []
 
     party.lane.resume()
     party.settle(party.take(1) + in_hand)
 
 
-def _publish_until_one_stays(harness: Harness, queue: QueueDeclaration, party: Party) -> None:
-    """A pause takes a moment to arrive; what came meanwhile may be taken, and is then out of the way."""
-    harness.publish(event(queue))
-    harness.wait_for_ready(queue, 1)
+def _publish_until_one_stays(harness: Harness, queue: QueueDeclaration, party: Party) -> list[Delivery]:
+    """A pause takes a moment to arrive: what came meanwhile, which may be taken, and is then out of the way."""
+    came: list[Delivery] = []
+
+    def stays() -> bool:
+        harness.publish(event(queue))
+        known = len(came)
+        wait_for(lambda: has_come(known) or harness.depth(queue).ready == 1, 10, "the event to be somewhere")
+        return len(came) == known
+
+    def has_come(known: int) -> bool:
+        came.extend(party.lane.take(10))
+        return len(came) > known
+
+    wait_for(stays, 10, "an event that stays")
+    return came
 
 
 # -- looking and purging

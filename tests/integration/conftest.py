@@ -15,6 +15,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from tests.ledger.models import Effect
 from tests.servers.databases import use_database
 from tests.servers.processes import ProjectProcess
+from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues as declared
@@ -42,6 +43,10 @@ class LedgerReader:
         return self._lines
 
 
+#: The deadline of this process's publishes where a test says nothing: no machine is so busy that it takes so long.
+PUBLISH_SECONDS = 30.0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spine:
     """A lane or two under test, and what becomes of what is published to them."""
@@ -51,13 +56,14 @@ class Spine:
     env: dict[str, str]
     ledger: LedgerReader
     start: Callable[..., ProjectProcess]
+    broker: RabbitServer | None
     #: For files that events may name.
     directory: Path
     processes: list[ProjectProcess] = field(default_factory=list)
 
     @property
     def has_broker(self) -> bool:
-        return "QUEUE_URL" in self.env
+        return self.broker is not None
 
     def publish(self, queue: str, *steps: list[Any], n: int = 0, **fields: Any) -> str:
         return queue_json_publish(queue, {"n": n, "do": list(steps), **fields})
@@ -109,6 +115,21 @@ class Spine:
         wait_for(lambda: FailedEvent.objects.count() >= count, 30, f"{count} failed events")
         return list(FailedEvent.objects.order_by("id"))
 
+    def wait_for_acks(self, queue: str, count: int) -> None:
+        """Until the broker has so many acknowledgements: workers send them a moment after the effects. Without a
+        broker there is nothing to wait for: rows are settled by the worker itself.
+        """
+        if self.broker is None:
+            return
+        broker, url = self.broker, self.env["QUEUE_URL"]
+
+        def acks() -> int:
+            return int(broker.queue(url, queue).get("message_stats", {}).get("ack", 0))
+
+        wait_for(
+            lambda: acks() >= count, 20, lambda: f"{count} acknowledgements, of which the broker has {acks()}"
+        )
+
     def waiting(self) -> int:
         return WaitingEvent.objects.count()
 
@@ -134,14 +155,16 @@ class Spine:
 def open_spine(
     name: str,
     database_url: str,
-    queue_url: str | None,
+    broker: tuple[RabbitServer, str] | None,
     tmp_path: Path,
     settings: Settings,
     start: Callable[..., ProjectProcess],
     blocker: DjangoDbBlocker,
     **environment: str,
 ) -> Iterator[Spine]:
+    """``broker``: with the URL of the vhost."""
     ledger = tmp_path / "ledger.jsonl"
+    server, queue_url = broker or (None, None)
     env = {
         "DATABASE_URL": database_url,
         "DJANGO_SETTINGS_MODULE": "tests.settings",
@@ -150,10 +173,13 @@ def open_spine(
         **environment,
     }
     settings.QUEUE_URL = queue_url or "db://"
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = PUBLISH_SECONDS
     if queue_url is not None:
         env["QUEUE_URL"] = queue_url
     with blocker.unblock(), use_database(database_url):
-        spine = Spine(name=name, env=env, ledger=LedgerReader(ledger), start=start, directory=tmp_path)
+        spine = Spine(
+            name=name, env=env, ledger=LedgerReader(ledger), start=start, broker=server, directory=tmp_path
+        )
         try:
             yield spine
         finally:
@@ -172,12 +198,16 @@ def spine(
 ) -> Iterator[Spine]:
     """Each lane in turn; ``rabbitmq`` has the event table beside it, on SQLite."""
     name = request.param
-    queue_url = request.getfixturevalue("rabbit_vhost") if name == "rabbitmq" else None
+    broker = _broker(request) if name == "rabbitmq" else None
     database_url = request.getfixturevalue("postgres_database" if name == "postgres" else "sqlite_database")
     with open_spine(
-        name, database_url, queue_url, tmp_path, settings, project_process, django_db_blocker
+        name, database_url, broker, tmp_path, settings, project_process, django_db_blocker
     ) as opened:
         yield opened
+
+
+def _broker(request: pytest.FixtureRequest) -> tuple[RabbitServer, str]:
+    return request.getfixturevalue("rabbit_server"), request.getfixturevalue("rabbit_vhost")
 
 
 @pytest.fixture(params=["table alone", "with a broker"])
@@ -190,9 +220,9 @@ def postgres_spine(
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[Spine]:
     """Real PostgreSQL, which a test may stop: the event table alone, and beside RabbitMQ."""
-    queue_url = request.getfixturevalue("rabbit_vhost") if request.param == "with a broker" else None
+    broker = _broker(request) if request.param == "with a broker" else None
     with open_spine(
-        request.param, postgres_database, queue_url, tmp_path, settings, project_process, django_db_blocker
+        request.param, postgres_database, broker, tmp_path, settings, project_process, django_db_blocker
     ) as opened:
         yield opened
 

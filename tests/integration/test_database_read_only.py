@@ -103,5 +103,5 @@ def test_workers_hold_still_until_it_takes_writes_and_go_on(
     assert FailedEvent.objects.get().attempt == 2, "one attempt before, one after"
     back_at_ms = clock.now_ms()
     wait_for(
-        lambda: WorkerProcess.objects.get().heartbeat_at_ms > back_at_ms, 20, "the housekeeper to be alive"
+        lambda: WorkerProcess.objects.get().heartbeat_at_ms > back_at_ms, 30, "the housekeeper to be alive"
     )

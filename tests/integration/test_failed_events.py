@@ -64,7 +64,7 @@ def test_a_failed_event_keeps_all_that_was_known_of_it() -> None:
         "host:1",
     )
     assert row.state == FailedEvent.State.FAILED
-    assert abs(row.failed_at_ms - clock.now_ms()) < 5_000
+    assert abs(row.failed_at_ms - clock.now_ms()) < 60_000
 
 
 def test_filing_again_changes_nothing_even_in_the_middle_of_a_transaction() -> None:

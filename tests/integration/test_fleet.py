@@ -102,7 +102,7 @@ def test_who_comes_back_first_after_an_outage_does_not_take_the_others_for_dead(
 def test_multi_threaded_with_one_queue_runs_all_its_workers(spine: Spine) -> None:
     process = spine.work("--multi_threaded", "ledger", ledger={"workers": 3})
     wait_for(lambda: len(spine.notes("setup")) == 3, 30, lambda: process.output)
-    assert sorted(row.worker_num or 0 for row in spine.process_rows()) == [1, 2, 3]
+    wait_for(lambda: sorted(row.worker_num or 0 for row in spine.process_rows()) == [1, 2, 3], 20, "its rows")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
 

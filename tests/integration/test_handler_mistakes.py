@@ -17,10 +17,10 @@ def test_a_timeout_in_the_middle_of_a_query_counts_as_one_attempt_and_the_worker
 ) -> None:
     spine.publish("ledger", ["sleep_in_database", 60], n=1)
     spine.publish("ledger", ["query"], n=2)
-    options = {"timeout_seconds": 0.5, "retry": {"max_attempts": 1}}
+    options = {"timeout_seconds": 1.5, "retry": {"max_attempts": 1}}
     process = spine.work("--queue=ledger", ledger=options)
     [failed] = spine.failed()
-    assert (failed.error, failed.attempt) == ("ran over timeout_seconds=0.5", 1)
+    assert (failed.error, failed.attempt) == ("ran over timeout_seconds=1.5", 1)
     spine.wait_for_numbers([2])
     assert len([line for line in spine.notes("started") if line["n"] == 1]) == 1
     assert process.is_running()
@@ -43,8 +43,7 @@ def test_a_transaction_left_open_takes_nobody_elses_work_along(spine: Spine) -> 
     spine.work("--queue=ledger")
     [failed] = spine.failed()
     assert "left a transaction open" in failed.error
-    spine.wait_until_settled("ledger")
-    assert spine.effects() == [2, 3, 4, 5]
+    wait_for(lambda: spine.effects() == [2, 3, 4, 5], 20, lambda: f"effects {spine.effects()}")
 
 
 @on_sqlite
@@ -106,13 +105,12 @@ def test_an_upgrade_hook_may_choose_an_outcome(spine: Spine) -> None:
 def test_between_the_singles_of_a_failed_batch_a_worker_hears_that_it_should_stop(spine: Spine) -> None:
     spine.publish("ledger_batch", ["raise", "the whole batch"], n=0)
     for n in range(1, 20):
-        spine.publish("ledger_batch", ["sleep", 0.3], n=n)
+        spine.publish("ledger_batch", ["sleep", 0.2], n=n)
     process = spine.work("--queue=ledger_batch", ledger_batch={"timeout_seconds": 30})
     spine.wait_for_note("batch", size=1)
-    began = time.monotonic()
     process.signal(15)
     assert process.wait() == 0
-    assert time.monotonic() - began < 4
+    assert len(spine.numbers()) < 19
     spine.work("--queue=ledger_batch")
     spine.wait_for_numbers(range(1, 20), timeout_seconds=60)
 

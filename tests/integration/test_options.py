@@ -32,7 +32,7 @@ def test_workers_is_how_many_run_beside_each_other_in_one_process(spine: Spine) 
     spine.publish_many("ledger", range(3), ["wait_while_exists", _gate(spine)])
     spine.work("--multi_threaded", "ledger", "ledger_other", ledger={"workers": 3})
     wait_for(lambda: len(spine.notes("started")) == 3, 20, "three handlers at once")
-    assert [row.worker_num for row in spine.process_rows() if row.queue == "ledger"] == [1, 2, 3]
+    assert sorted(row.worker_num or 0 for row in spine.process_rows() if row.queue == "ledger") == [1, 2, 3]
     _open_gate(spine)
     spine.wait_for_numbers(range(3))
 
@@ -83,22 +83,24 @@ def test_prefetch_is_what_a_process_holds_unsettled(spine: Spine, rabbit_server:
 
 def test_batch_size_is_the_most_that_a_batch_holds(spine: Spine) -> None:
     spine.publish_many("ledger_batch", range(25))
-    spine.work("--queue=ledger_batch", ledger_batch={"batch_size": 10})
+    spine.work("--queue=ledger_batch", ledger_batch={"batch_size": 10, "batch_seconds": 2})
     spine.wait_for_numbers(range(25))
     sizes = [line["size"] for line in spine.notes("batch")]
-    assert max(sizes) == 10
+    assert 1 < max(sizes) <= 10
     assert sum(sizes) == 25
 
 
 def test_batch_seconds_is_the_longest_that_an_event_waits_for_its_batch(spine: Spine) -> None:
-    spine.work("--queue=ledger_batch", ledger_batch={"batch_seconds": 3, "batch_size": 3})
-    wait_for(spine.process_rows, 20, "the worker to start")
+    first = spine.work("--queue=ledger_batch", ledger_batch={"batch_seconds": 3600, "batch_size": 3})
     spine.publish_many("ledger_batch", range(3))
-    spine.wait_for_numbers(range(3), timeout_seconds=2.5)  # a full batch does not wait
+    spine.wait_for_numbers(range(3))  # a full batch does not wait
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 0
     began = time.monotonic()
     spine.publish_many("ledger_batch", range(3, 5))
+    spine.work("--queue=ledger_batch", ledger_batch={"batch_seconds": 3, "batch_size": 3})
     spine.wait_for_numbers(range(5))
-    assert time.monotonic() - began >= 2.5
+    assert time.monotonic() - began >= 3
     assert [line["size"] for line in spine.notes("batch")] == [3, 2]
 
 
@@ -107,6 +109,7 @@ def test_ack_batch_bounds_what_comes_again_after_a_kill(spine: Spine) -> None:
     spine.publish("ledger", ["wait_while_exists", _gate(spine)], n=50)
     process = spine.work("--queue=ledger", ledger={"ack_batch": 5})
     spine.wait_for_note("started", n=50)
+    spine.wait_for_acks("ledger", 45)
     process.signal(signal.SIGKILL)
     process.wait()
     _open_gate(spine)
@@ -120,10 +123,10 @@ def test_timeout_seconds_interrupts_a_handler_and_retries_its_event(spine: Spine
     spine.publish("ledger", ["sleep", 30], n=1)
     spine.publish("ledger", n=2)
     process = spine.work(
-        "--queue=ledger", ledger={"timeout_seconds": 0.3, "retry": {"max_attempts": 2, "base_seconds": 0}}
+        "--queue=ledger", ledger={"timeout_seconds": 1, "retry": {"max_attempts": 2, "base_seconds": 0}}
     )
     [failed] = spine.failed()
-    assert (failed.error, failed.attempt) == ("ran over timeout_seconds=0.3", 2)
+    assert (failed.error, failed.attempt) == ("ran over timeout_seconds=1", 2)
     assert "time.sleep" in failed.traceback or "in perform" in failed.traceback
     spine.wait_for_numbers([2])
     assert process.is_running()
@@ -165,7 +168,8 @@ def test_retry_is_the_policy_of_attempts_and_waits(spine: Spine) -> None:
     at = [line["at"] for line in spine.notes("started")]
     waits = [later - earlier for earlier, later in itertools.pairwise(at)]
     assert len(waits) == 3
-    assert all(wait >= least for wait, least in zip(waits, (0.3, 0.6, 1.2), strict=True))
+    # Due times are whole milliseconds.
+    assert all(wait > least - 0.01 for wait, least in zip(waits, (0.3, 0.6, 1.2), strict=True))
 
 
 def test_max_crashes_is_how_many_processes_may_die_of_an_event(spine: Spine) -> None:

@@ -65,7 +65,7 @@ def test_a_row_waits_for_another_writer_no_longer_than_the_deadline(
         began = time.monotonic()
         with pytest.raises(PublishError, match="locked"):
             queue_json_publish("noop", {}, delay_seconds=delay_seconds)
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 15  # other statements wait for 20 seconds
     queue_json_publish("noop", {}, delay_seconds=delay_seconds)
     assert WaitingEvent.objects.count() == 1
 
@@ -75,7 +75,7 @@ def test_what_is_in_doubt_is_stored_together_and_deleted_together(
     spine: Spine, rabbit_server: RabbitServer, settings: Settings
 ) -> None:
     spine.publish("ledger", n=0)
-    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 1
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 2
     leased = WaitingEvent.objects.filter(available_at_ms__gt=F("due_at_ms"))
     with _statements() as said:
         rabbit_server.stop_signal()

@@ -11,7 +11,7 @@ import pytest
 from django.db import connections, transaction
 from pytest_django import Settings
 
-from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
+from tests.integration.conftest import PUBLISH_SECONDS, Spine, on_rabbitmq, on_sqlite
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib import trace
@@ -67,7 +67,7 @@ def test_events_of_a_rolled_back_savepoint_vanish_and_the_others_are_sent(spine:
         with _rolled_back():
             spine.publish("ledger", n=4)
         queue_event_on_commit("ledger", {"n": 5})
-    assert _ready("ledger") == 3
+    wait_for(lambda: _ready("ledger") == 3, 20, lambda: f"three events, not {_ready('ledger')}")
     spine.work("--queue=ledger")
     spine.wait_for_numbers([1, 3, 5])
     spine.wait_until_settled("ledger")
@@ -102,10 +102,8 @@ def test_with_the_broker_down_events_go_to_the_table_at_once_and_are_consumed_fr
     rabbit_server.kill()
     began = time.monotonic()
     spine.publish("ledger", n=0)
-    assert time.monotonic() - began < 7
-    began = time.monotonic()
     spine.publish_many("ledger", range(1, 100))
-    assert time.monotonic() - began < 1, "the circuit is open: nobody waits for a broker that is away"
+    assert time.monotonic() - began < PUBLISH_SECONDS / 2, "nobody waits for a broker that is away"
     process = spine.work("--queue=ledger")
     spine.wait_for_numbers(range(100))
     assert "event table" in process.output
@@ -113,8 +111,8 @@ def test_with_the_broker_down_events_go_to_the_table_at_once_and_are_consumed_fr
     rabbit_server.restart()
     wait_for(lambda: not current.worker_lanes()[0].is_away, 30, "the publisher to be back")
     spine.publish("ledger", n=100)
-    assert spine.waiting() == 0
     spine.wait_for_numbers(range(101))
+    wait_for(lambda: spine.waiting() == 0, 20, "the rows to be gone")
     assert process.is_running()
 
 
@@ -128,7 +126,7 @@ def test_a_stalled_broker_delays_a_publish_no_longer_than_the_deadline(
     try:
         began = time.monotonic()
         spine.publish("ledger", n=1)
-        assert time.monotonic() - began < 2.5
+        assert time.monotonic() - began < PUBLISH_SECONDS / 2
         assert spine.waiting() == 1
     finally:
         rabbit_server.cont_signal()
@@ -192,7 +190,7 @@ def test_bad_events_are_refused_in_the_caller_and_nothing_is_sent(spine: Spine) 
     reports = queue_json_publish_many("ledger", [{"n": 1}, {"n": float("nan")}, {"n": 2}])
     assert [report.is_accepted for report in reports] == [True, False, True]
     assert "$.n" in str(reports[1].error)
-    assert _ready("ledger") == 2
+    wait_for(lambda: _ready("ledger") == 2, 20, lambda: f"two events, not {_ready('ledger')}")
 
 
 def test_many_threads_publish_at_once(spine: Spine) -> None:

@@ -53,7 +53,7 @@ def test_retry_later_waits_as_long_as_the_handler_asked(spine: Spine) -> None:
     spine.work("--queue=ledger")
     spine.wait_for_numbers([1])
     first, second = spine.notes("started")
-    assert second["at"] - first["at"] >= 1.0
+    assert second["at"] - first["at"] >= 0.99  # due times are whole milliseconds
 
 
 def test_a_discarded_event_is_gone_and_kept_nowhere(spine: Spine) -> None:
@@ -83,7 +83,7 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(spine: Spine) -> Non
     gate = spine.directory / "gate"
     gate.touch()
     spine.publish("ledger", ["wait_while_exists", str(gate)], n=0)
-    spine.publish_many("ledger", range(1, 30), ["sleep", 0.01])
+    spine.publish_many("ledger", range(1, 30), ["sleep", 0.1])
     process = spine.work("--queue=ledger")
     spine.wait_for_note("started", n=0)
     process.signal(signal.SIGTERM)
@@ -92,7 +92,7 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(spine: Spine) -> Non
     assert 0 in spine.numbers()
     assert len(spine.numbers()) < 30
     assert [line["pid"] for line in spine.notes("stop")] == [process.pid]
-    spine.work("--queue=ledger")
+    spine.work("--queue=ledger", ledger={"threads": 8})
     spine.wait_for_numbers(range(30))
     spine.wait_until_settled("ledger")
     assert spine.numbers() == list(range(30))
@@ -106,6 +106,7 @@ def test_sigkill_brings_back_what_was_not_settled_and_nothing_else(spine: Spine)
     spine.wait_for_numbers(range(20))
     spine.publish("ledger", ["wait_while_exists", str(gate)], n=20)
     spine.wait_for_note("started", n=20)
+    spine.wait_for_acks("ledger", 20)
     os.kill(spine.processes[0].pid, signal.SIGKILL)
     assert spine.processes[0].wait() == -signal.SIGKILL
     gate.unlink()

@@ -171,12 +171,12 @@ def test_workers_that_finish_nothing_of_what_waits_on_the_broker_are_critical(
         wait_for(lambda: of("user_activity").consumers == 1, 10, "the consumer")
         for _ in range(150):
             queue_json_publish("user_activity", ACTIVITY)
-        row = worker("user_activity", age_ms=50_000)
+        row = worker("user_activity", age_ms=10_000)
         wait_for(lambda: (of("user_activity").ready or 0) > 0, 10, "some to wait")
         found = of("user_activity")
         assert (found.level, found.rate_per_minute, found.backlog_seconds) == (Level.UNKNOWN, 0, None)
         assert "how fast" in found.verdict.reason
-        WorkerProcess.objects.filter(pk=row.pk).update(started_at_ms=row.started_at_ms - 60_000)
+        WorkerProcess.objects.filter(pk=row.pk).update(started_at_ms=row.started_at_ms - 100_000)
         found = of("user_activity")
         assert (found.level, found.verdict.reason) == (Level.CRITICAL, "its workers get nothing done")
     finally:
@@ -248,6 +248,7 @@ def test_both_lanes_are_added_up(rabbit_vhost: str, settings: Settings) -> None:
     queue_json_publish("noop", {})
     queue_json_publish("noop", {})
     queue_json_publish("noop", {}, delay_seconds=3600)
+    wait_for(lambda: of("noop").ready == 2, 20, "both to be counted")
     snapshot = take_snapshot(["noop"])
     found = of("noop", snapshot)
     assert snapshot.problems == ()
