@@ -308,7 +308,8 @@ def _on_fast_lane(snapshot: Snapshot) -> Iterator[str]:
         if lane != DatabaseTransport.name
     ]
     ready = [depth.ready for depth in depths]
-    unacked = [depth.unacked for depth in depths]
+    # Where nobody consumes, nothing is in a worker's hand.
+    unacked = [0 if depth.consumers == 0 else depth.unacked for depth in depths]
     if None in ready:
         yield "on the fast lane, not all of which could be asked"
         return
