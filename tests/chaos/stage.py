@@ -24,6 +24,8 @@ T = TypeVar("T")
 #: How long what was accepted may take after the last fault: leases of the dead end after a minute.
 SETTLE_SECONDS = 120.0
 ACK_WINDOW = 64
+#: The largest publish call of a producer. Units: events.
+MOST_AT_ONCE = 20
 TRACEBACK = "Traceback (most recent call last)"
 
 
@@ -130,6 +132,20 @@ class Stage:
         for moment in sorted(self.chance.sample(range(among // 10, among * 8 // 10), count)):
             self.until_done(moment)
             yield moment
+
+    def rounds(
+        self, count: int, events: int, *, per_second: float, among: int, **options: Any
+    ) -> Iterator[int]:
+        """So many faults that take a while, each with a load of its own.
+
+        Yields while that is being produced, at a moment left to chance among so many effects.
+        """
+        for number in range(count):
+            self.ledger.read()
+            moment = self.ledger.done + self.chance.randrange(among // 10, among)
+            self.produce(events, per_second=per_second, **options)
+            self.until_done(moment)
+            yield number
 
     def let_pass(self, seconds: float) -> None:
         """What is broken stays so for a while: only time can do that."""
