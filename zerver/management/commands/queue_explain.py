@@ -17,7 +17,7 @@ from zerver.management.output import Column, moment
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS
 from zerver.monitoring.checkup.finding import Finding
-from zerver.monitoring.explain import event, queue
+from zerver.monitoring.explain import event, ids, queue
 
 T = TypeVar("T")
 
@@ -43,7 +43,7 @@ class Command(QueueCommand):
         parser.add_argument(
             "what",
             metavar="MESSAGE_ID|QUEUE",
-            help=f"a message id, or its first {event.PREFIX_LENGTH} characters or more; or a queue",
+            help=f"a message id, or its first {ids.PREFIX_LENGTH} characters or more; or a queue",
         )
         parser.add_argument(
             "--look",
@@ -65,13 +65,13 @@ class Command(QueueCommand):
         if options["what"] in {each.name for each in queues.all(test_queues=True)}:
             self._tell_queue(options)
             return
-        ids = self._answer(options, lambda: event.find_ids(options["what"], get_settings().database))
-        if not ids:
+        found = self._answer(options, lambda: ids.find_ids(options["what"], get_settings().database))
+        if not found:
             self._tell_unknown(options)
-        elif len(ids) > 1:
-            raise CommandError(f"several message ids begin with {options['what']}: {', '.join(ids)}")
+        elif len(found) > 1:
+            raise CommandError(f"several message ids begin with {options['what']}: {', '.join(found)}")
         else:
-            self._tell_event(ids[0], options)
+            self._tell_event(found[0], options)
 
     def _tell_unknown(self, options: dict[str, Any]) -> None:
         """No id that anything knows: a queue that nobody declares and that holds something, or an id that is gone.
@@ -79,7 +79,7 @@ class Command(QueueCommand):
         Raises: CommandError.
         """
         what = options["what"]
-        if event.is_id(what):
+        if ids.is_id(what):
             self._tell_event(what, options)
             return
         try:

@@ -1,29 +1,22 @@
 """Where an event is, or what became of it."""
 
-import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
-
-from django.db.models import QuerySet
 
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event import decode_headers
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER
 from zerver.lib.registry import queues
-from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
-from zerver.monitoring.snapshot import Snapshot, live_workers, take_snapshot
+from zerver.monitoring.explain.ids import canonical, published_at_ms
+from zerver.monitoring.explain.nowhere import could_be
+from zerver.monitoring.snapshot import live_workers, take_snapshot
 from zerver.monitoring.words import duration, moment
 
-#: So much of a message id, at least, may stand for all of it.
-PREFIX_LENGTH = 8
-#: Candidates named when a prefix has several.
-_MOST_CANDIDATES = 5
 #: Replays of replays that are followed, in either direction.
 _MOST_REPLAYS = 20
-_DAY_MS = 86_400_000
 
 #: In the order in which they say where the event is now.
 Place = Literal["event-table", "failed", "suspect", "inbox"]
@@ -83,44 +76,9 @@ class EventStory:
         }
 
 
-def find_ids(text: str, alias: str) -> list[str]:
-    """The message ids that ``text`` may stand for: itself, where anything knows it; else those that begin with it.
-
-    Shape: [] when nothing knows any; at most ``_MOST_CANDIDATES`` + 1.
-    Raises: DatabaseError.
-    """
-    text = _canonical(text)
-    if any(found.filter(**{column: text}).exists() for found, column in _columns(alias)):
-        return [text]
-    if len(text) < PREFIX_LENGTH:
-        return []
-    ids: set[str] = set()
-    for found, column in _columns(alias):
-        beginning = found.filter(**{f"{column}__startswith": text}).order_by().values_list(column, flat=True)
-        ids.update(beginning.distinct()[: _MOST_CANDIDATES + 1])
-    return sorted(ids)[: _MOST_CANDIDATES + 1]
-
-
-def is_id(text: str) -> bool:
-    """A whole one: a UUID. Others may publish with other ids, which are not known by their looks."""
-    try:
-        uuid.UUID(text)
-    except ValueError:
-        return False
-    return True
-
-
-def published_at_ms(message_id: str) -> int | None:
-    """What a UUIDv7 tells; None for other ids. Source: RFC 9562 section 5.7."""
-    if not is_id(message_id):
-        return None
-    value = uuid.UUID(message_id)
-    return value.int >> 80 if value.version == 7 else None
-
-
 def tell(message_id: str, settings: QueueSettings) -> EventStory:
     """Everything. Raises: DatabaseError, TransportUnavailable when the database cannot be asked."""
-    message_id = _canonical(message_id)
+    message_id = canonical(message_id)
     sightings = _sightings(message_id, settings.database)
     replays = tuple(
         Replay(message_id=other, relation=relation, verdict=_verdict(_sightings(other, settings.database)))
@@ -137,30 +95,9 @@ def tell(message_id: str, settings: QueueSettings) -> EventStory:
         sightings=sightings,
         replays=replays,
         verdict=_verdict(sightings),
-        could_be=() if snapshot is None else tuple(_could_be(told_at_ms, settings, snapshot)),
+        could_be=() if snapshot is None else tuple(could_be(told_at_ms, settings, snapshot)),
         not_asked=() if snapshot is None else snapshot.problems,
     )
-
-
-def _canonical(text: str) -> str:
-    """UUIDs are written in lower case here; other ids are somebody else's, and stay."""
-    if is_id(text):
-        return str(uuid.UUID(text))
-    return text.lower() if _is_uuid_prefix(text) else text
-
-
-def _is_uuid_prefix(text: str) -> bool:
-    return all(sign in "0123456789abcdefABCDEF-" for sign in text)
-
-
-def _columns(alias: str) -> Iterator[tuple[QuerySet[Any], str]]:
-    """Where message ids stand. The last two have their indexes by queue."""
-    names = [queue.name for queue in queues.all(test_queues=True)]
-    yield WaitingEvent.objects.using(alias).all(), "message_id"
-    yield FailedEvent.objects.using(alias).all(), "message_id"
-    yield FailedEvent.objects.using(alias).exclude(replay_message_id=""), "replay_message_id"
-    yield Suspect.objects.using(alias).filter(queue__in=names), "message_id"
-    yield InboxEntry.objects.using(alias).filter(queue__in=names), "message_id"
 
 
 # -- what knows of it
@@ -282,45 +219,3 @@ def _originals(message_ids: Sequence[str], alias: str) -> Iterable[str]:
 def _replayed_as(message_ids: Sequence[str], alias: str) -> Iterable[str]:
     rows = FailedEvent.objects.using(alias).filter(message_id__in=message_ids).exclude(replay_message_id="")
     return rows.values_list("replay_message_id", flat=True)
-
-
-# -- what nothing knows
-
-
-def _could_be(told_at_ms: int | None, settings: QueueSettings, snapshot: Snapshot) -> Iterator[str]:
-    if settings.has_broker:
-        yield from _on_fast_lane(snapshot)
-    yield "done, or discarded by its handler: of queues that are not transactional nothing is kept of that"
-    yield "never published: the caller got an error, or its transaction was rolled back"
-    yield f"published to another database than {settings.database!r}, or purged"
-    if told_at_ms is None:
-        yield "another kind of id: those that are given here tell when they were given, and this does not"
-    elif snapshot.taken_at_ms - told_at_ms > settings.retention_days * _DAY_MS:
-        yield f"forgotten: what has failed or was done is kept for {settings.retention_days:g} days"
-
-
-def _on_fast_lane(snapshot: Snapshot) -> Iterator[str]:
-    """Unless the broker holds nothing of any queue."""
-    depths = [
-        depth
-        for queue in snapshot.queues
-        for lane, depth in queue.lanes.items()
-        if lane != DatabaseTransport.name
-    ]
-    ready = [depth.ready for depth in depths]
-    # Where nobody consumes, nothing is in a worker's hand.
-    unacked = [0 if depth.consumers == 0 else depth.unacked for depth in depths]
-    if None in ready:
-        yield "on the fast lane, not all of which could be asked"
-        return
-    waiting, in_hand = sum(filter(None, ready)), sum(filter(None, unacked))
-    if None in unacked:
-        yield (
-            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, and an unknown number "
-            "is in workers' hands (QUEUE_MANAGEMENT_URL would tell)"
-        )
-    elif waiting or in_hand:
-        yield (
-            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, {in_hand} in "
-            "workers' hands"
-        )
