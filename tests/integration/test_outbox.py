@@ -95,6 +95,21 @@ def test_what_is_in_doubt_is_stored_together_and_deleted_together(
 
 
 @on_rabbitmq
+def test_what_nobody_can_confirm_any_more_is_free_for_the_workers_at_once(
+    spine: Spine, rabbit_server: RabbitServer, settings: Settings
+) -> None:
+    spine.publish("ledger", n=0)
+    settings.QUEUE_PUBLISH_TIMEOUT_SECONDS = 1
+    leased = WaitingEvent.objects.filter(available_at_ms__gt=F("due_at_ms"))
+    rabbit_server.stop_signal()
+    spine.publish_many("ledger", [1, 2])
+    assert leased.count() == spine.waiting() == 2, "while the broker may yet confirm them"
+    rabbit_server.kill()
+    wait_for(lambda: leased.count() == 0, 10, "the rows to be free long before their leases end")
+    assert spine.waiting() == 2
+
+
+@on_rabbitmq
 def test_after_a_long_transaction_only_what_no_worker_has_taken_is_sent(
     spine: Spine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,11 +65,12 @@ def store(events: Sequence[Event], alias: str) -> None:
 def store_in_doubt(doubtful: Sequence[tuple[Event, "Future[bool] | None"]], timeout_seconds: float) -> None:
     """Rows for events that the broker may yet confirm, all or none; a late confirm deletes its row.
 
+    One that can be confirmed no more, since its connection is lost, is free for the workers from then on.
     Raises: TransportError.
     """
     events = [event for event, _ in doubtful]
     current.table().store(events, lease_seconds=_lease_seconds(), timeout_seconds=timeout_seconds)
-    _forget_when_confirmed(doubtful)
+    _settle_when_answered(doubtful)
 
 
 def _lease_seconds() -> float:
@@ -127,12 +128,12 @@ def _leave_to_workers(missed: Sequence[tuple[Event, Published]]) -> None:
     """What the broker refused is free at once; what is in doubt keeps its lease until the answer or its end."""
     refused = [event for event, answer in missed if answer.fate is Fate.REFUSED]
     current.table().free([key(event) for event in refused])
-    _forget_when_confirmed([(event, answer.late) for event, answer in missed])
+    _settle_when_answered([(event, answer.late) for event, answer in missed])
     problem = "; ".join(sorted({answer.problem for _, answer in missed}))
     _tell_missed([key(event) for event, _ in missed], problem)
 
 
-def _forget_when_confirmed(doubtful: Sequence[tuple[Event, "Future[bool] | None"]]) -> None:
+def _settle_when_answered(doubtful: Sequence[tuple[Event, "Future[bool] | None"]]) -> None:
     for event, late in doubtful:
         if late is not None:
             # Called at once if the answer came while the row was being written.
@@ -141,31 +142,35 @@ def _forget_when_confirmed(doubtful: Sequence[tuple[Event, "Future[bool] | None"
 
 def _after_late_answer(of_row: Key, answer: "Future[bool]") -> None:
     """Off the thread that brings the answer: that one owns the broker's connection and must not wait for a database."""
-    if not answer.cancelled() and answer.exception() is None and answer.result():
-        _janitor().forget(of_row)
+    if not answer.cancelled() and answer.exception() is None:
+        _janitor().settle(of_row, is_stored=answer.result())
 
 
 class _Janitor:
-    """One thread a process that deletes rows whose confirm came late, as many at once as have come by then."""
+    """One thread a process that settles rows whose answer came late, as many at once as have come by then."""
 
     def __init__(self) -> None:
-        self._confirmed: deque[Key] = deque()
+        #: The row, and whether the broker has its event.
+        self._answered: deque[tuple[Key, bool]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="zerver-outbox")
 
-    def forget(self, of_row: Key) -> None:
-        self._confirmed.append(of_row)
+    def settle(self, of_row: Key, *, is_stored: bool) -> None:
+        self._answered.append((of_row, is_stored))
         # One call for each: all but the first after a burst find nothing left to do.
-        self._thread.submit(self._forget_confirmed)
+        self._thread.submit(self._settle_answered)
 
-    def _forget_confirmed(self) -> None:
-        keys = [self._confirmed.popleft() for _ in range(len(self._confirmed))]
-        if not keys:
+    def _settle_answered(self) -> None:
+        answered = [self._answered.popleft() for _ in range(len(self._answered))]
+        if not answered:
             return
         try:
-            current.table().forget(keys)
+            current.table().forget([of_row for of_row, is_stored in answered if is_stored])
+            # Nobody will say more of these. Should the broker have them all the same, they come twice, now or later.
+            current.table().free([of_row for of_row, is_stored in answered if not is_stored])
         except TransportError as error:
-            # The rows stay and their events may come twice, under the same message ids: that is the promise.
-            _tell_missed(keys, f"confirmed late, but their rows could not be deleted: {error}")
+            # The rows stay until their leases end; what was confirmed may come twice, as promised.
+            keys = [of_row for of_row, _ in answered]
+            _tell_missed(keys, f"answered late, but their rows could not be settled: {error}")
         finally:
             close_old_connections()
 
