@@ -1,7 +1,23 @@
+import os
+import resource
+from pathlib import Path
+
 from django.apps import AppConfig
+
+from tests.ledger import clock
+
+#: The most memory that a process may ask for, as ``ulimit -v`` limits it. Units: MiB.
+MEMORY_LIMIT = "LEDGER_MEMORY_MB"
 
 
 class LedgerConfig(AppConfig):
     name = "tests.ledger"
     label = "ledger"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        if clock.CLOCK_FILE in os.environ:
+            clock.follow(Path(os.environ[clock.CLOCK_FILE]))
+        if MEMORY_LIMIT in os.environ:
+            limit_bytes = int(os.environ[MEMORY_LIMIT]) << 20
+            resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))

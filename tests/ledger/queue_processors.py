@@ -13,6 +13,7 @@ from typing import Any, NotRequired, TypedDict
 
 from django.db import IntegrityError, connection, transaction
 
+from tests.ledger import versions  # noqa: F401 (declares a queue)
 from tests.ledger.models import Effect
 from tests.ledger.notes import note
 from zerver.lib.queue import queue_json_publish
@@ -106,6 +107,26 @@ def _hold_gil(rounds: int) -> None:
     sum(itertools.repeat(1, rounds))
 
 
+def _deadlock(*, with_gil: bool) -> None:
+    """Wait in C for a lock that is never given up, which no signal interrupts; ``with_gil``: and no thread runs."""
+    library = (ctypes.PyDLL if with_gil else ctypes.CDLL)(None)
+    mutex = ctypes.create_string_buffer(64)  # zeroes, as PTHREAD_MUTEX_INITIALIZER
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
+
+
+def _bomb() -> None:
+    """Ask for memory, by smaller and smaller pieces, until there is none."""
+    hoard, size_bytes = [], 64 << 20
+    while True:
+        try:
+            hoard.append(bytearray(size_bytes))
+        except MemoryError:
+            if size_bytes < 1 << 10:
+                raise
+            size_bytes //= 2
+
+
 def _allocate(mebibytes: int) -> None:
     _HOARD.append(b"x" * (mebibytes << 20))
 
@@ -175,6 +196,9 @@ _STEPS: dict[str, Any] = {
     "segfault": _segfault,
     "hang_deaf": _hang_deaf,
     "hold_gil": _hold_gil,
+    "deadlock": lambda: _deadlock(with_gil=False),
+    "deadlock_with_gil": lambda: _deadlock(with_gil=True),
+    "bomb": _bomb,
     "allocate": _allocate,
     "query": _query,
     "sleep_in_database": _sleep_in_database,

@@ -24,16 +24,21 @@ from tests.wait import WaitTimeoutError, wait_for
 PACKAGE = "postgresql"
 LIBRARY = Path("/usr/lib/postgresql")
 SUPERUSER = "postgres"
+SMALL_DISK = "small_disk"
 START_TIMEOUT_SECONDS = 60.0
 
 
 class PostgresServer:
     """``durable`` syncs every commit to disk; without it data outlive a killed server, but not a reset machine.
 
-    ``settings`` are lines of ``postgresql.conf``: ``{"max_connections": "20"}``.
+    ``settings`` are lines of ``postgresql.conf``: ``{"max_connections": "20"}``. With ``disk_mb`` there is a tablespace
+    ``SMALL_DISK``, on a disk of that size in memory, which can be filled: see ``fill_disk``. It lives as long as the
+    server's process, so such a server is not to be stopped and started.
     """
 
-    def __init__(self, *, durable: bool = False, settings: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *, durable: bool = False, settings: Mapping[str, str] | None = None, disk_mb: int | None = None
+    ) -> None:
         self._programs = _find_programs()
         #: PostgreSQL refuses to run as root; Debian's package makes this user.
         self._user = "postgres" if os.geteuid() == 0 else None
@@ -41,6 +46,7 @@ class PostgresServer:
         self.log_path = self.directory / "server.log"
         self.port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
+        self._disk_mb = disk_mb
         durability = {} if durable else {"fsync": "off", "full_page_writes": "off"}
         self._settings = {
             "shared_buffers": "32MB",
@@ -56,7 +62,7 @@ class PostgresServer:
         data = self.directory / "data"
         if not data.exists():
             self._create_cluster(data)
-        command: list[str | Path] = [self._programs / "postgres", "-D", data]
+        command: list[str | Path] = [*self._mount_disk(), self._programs / "postgres", "-D", data]
         # Told to quit, it takes its shared memory along; killed, it would leave some behind for good.
         self._process = spawn.spawn(
             command,
@@ -71,6 +77,8 @@ class PostgresServer:
         if not self.ready():
             self.kill()
             raise ServerStartError("PostgreSQL", self.log_path)
+        if self._disk_mb is not None:
+            self.execute(f"CREATE TABLESPACE {{}} LOCATION '{self._disk}'", SMALL_DISK)
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -94,11 +102,24 @@ class PostgresServer:
         self.stop()
         self.start()
 
+    def stop_signal(self) -> None:
+        """SIGSTOP, server processes included: the kernel still accepts connections, and nobody answers."""
+        for pid in self._pids():
+            os.kill(pid, signal.SIGSTOP)
+
+    def cont_signal(self) -> None:
+        for pid in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
     def ensure_healthy(self) -> None:
+        """Undo what the test before may have left: dead, or frozen."""
+        self.cont_signal()
         if not self.is_running():
             self.start()
 
     def close(self) -> None:
+        self.cont_signal()
         self._end(signal.SIGQUIT)
         spawn.remove_directory(self.directory)
         release_port(self.port)
@@ -131,8 +152,12 @@ class PostgresServer:
             with suppress(psycopg.OperationalError):  # a test may have stopped the server
                 self.drop_database(name)
 
-    def create_database(self, name: str, template: str | None = None) -> None:
-        self.execute("CREATE DATABASE {} TEMPLATE {}", name, template or "template1")
+    def create_database(
+        self, name: str, template: str | None = None, *, tablespace: str = "pg_default"
+    ) -> None:
+        self.execute(
+            "CREATE DATABASE {} TEMPLATE {} TABLESPACE {}", name, template or "template1", tablespace
+        )
 
     def drop_database(self, name: str) -> None:
         self.execute("DROP DATABASE IF EXISTS {} WITH (FORCE)", name)
@@ -146,15 +171,67 @@ class PostgresServer:
         with self._connect() as connection:
             return len(connection.execute(query, {"name": name}).fetchall())
 
+    def fill_disk(self) -> None:
+        """To the last page of the small disk."""
+        self.execute("CREATE TABLE ballast (filler text) TABLESPACE {}", SMALL_DISK)
+        self.execute("ALTER TABLE ballast ALTER filler SET STORAGE PLAIN")
+        pages = 1024
+        while pages:
+            try:
+                # Each row takes a page: 8 KiB, less what the page itself needs.
+                self.execute(f"INSERT INTO ballast SELECT repeat('x', 8000) FROM generate_series(1, {pages})")
+            except psycopg.errors.DiskFull:
+                pages //= 2
+
+    def empty_disk(self) -> None:
+        """Of what it was filled with."""
+        # TRUNCATE would begin a new file, for which there is no room.
+        self.execute("DROP TABLE ballast")
+
+    @contextmanager
+    def locked_table(self, database: str, table: str) -> Iterator[None]:
+        """Everybody else who wants to read or write it waits."""
+        with self._connect(database) as connection, connection.transaction():
+            connection.execute(
+                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table))
+            )
+            yield
+
     def execute(self, statement: str, *identifiers: str) -> None:
         """Run one statement as the superuser, outside transactions."""
         with self._connect() as connection:
             connection.execute(sql.SQL(statement).format(*map(sql.Identifier, identifiers)))
 
-    def _connect(self) -> psycopg.Connection[Any]:
+    def _connect(self, database: str = SUPERUSER) -> psycopg.Connection[Any]:
         return psycopg.connect(
-            host=HOST, port=self.port, user=SUPERUSER, dbname="postgres", autocommit=True, connect_timeout=5
+            host=HOST, port=self.port, user=SUPERUSER, dbname=database, autocommit=True, connect_timeout=5
         )
+
+    @property
+    def _disk(self) -> Path:
+        return self.directory / "disk"
+
+    def _mount_disk(self) -> list[str | Path]:
+        """What goes before the server's command: a mount that only the server's own process sees."""
+        if self._disk_mb is None:
+            return []
+        self._disk.mkdir(exist_ok=True)
+        if self._user:
+            os.chown(self._disk, *_ids_of(self._user))
+        uid, gid = _ids_of(self._user) if self._user else (os.getuid(), os.getgid())
+        mount = f'mount -t tmpfs -o size={self._disk_mb}m,mode=0700 none "$0" && exec "$@"'
+        # Root in a namespace may mount; in another one inside of it the server is itself again, for it refuses root.
+        # The change of rights makes the kernel forget whom to signal when we die; the guard does not.
+        return [
+            *("unshare", "--user", "--map-root-user", "--mount", "sh", "-c", mount, self._disk),
+            *("unshare", "--user", f"--map-user={uid}", f"--map-group={gid}"),
+        ]
+
+    def _pids(self) -> Iterator[int]:
+        """The server first, its server processes once that has been dealt with: it might have started another."""
+        if self._process is not None and self.is_running():
+            yield self._process.pid
+            yield from spawn.children_of(self._process.pid)
 
     def _create_cluster(self, data: Path) -> None:
         if self._user:
@@ -192,8 +269,8 @@ class PostgresServer:
         """Signal the server and wait for it and for its server processes, each of which leads a session of its own."""
         if self._process is None:
             return
-        members = spawn.children_of(self._process.pid) if self.is_running() else []
         # The server first: it would answer the loss of a server process by a restart of them all.
+        members = list(self._pids())[1:]
         for pid in [self._process.pid, *(members if how is signal.SIGKILL else [])]:
             with suppress(ProcessLookupError):
                 os.kill(pid, how)

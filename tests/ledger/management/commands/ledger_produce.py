@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.db import DatabaseError, connection, transaction
+from django.db import Error as AnyDatabaseError
+from django.db import connection, transaction
 
+from tests.ledger import versions
 from tests.ledger.notes import note
 from zerver.lib.errors import ZerverError
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
@@ -87,7 +89,7 @@ class Producer:
             how(self, numbers)
         except Withdrawn:
             note("withdrawn", n=numbers)
-        except (ZerverError, DatabaseError) as error:
+        except (ZerverError, AnyDatabaseError) as error:
             note("refused", n=numbers, error=f"{type(error).__name__}: {error}")
             # As a request would end; a connection that broke is not to be met again.
             connection.close()
@@ -125,6 +127,8 @@ class Producer:
         queue_json_publish(self._queue, self._event(n), **options)
 
     def _event(self, n: int) -> dict[str, Any]:
+        if self._queue == versions.QUEUE:
+            return versions.event(n)
         steps = [["sleep", self._sleep_seconds]] if self._sleep_seconds else []
         event: dict[str, Any] = {"n": n, "do": steps, **self._traps.get(n, {})}
         if self._chance.random() < 0.1:
