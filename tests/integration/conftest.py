@@ -46,6 +46,11 @@ class LedgerReader:
 #: The deadline of this process's publishes where a test says nothing: no machine is so busy that it takes so long.
 PUBLISH_SECONDS = 30.0
 
+#: Handlers of these queues stand at gates that a test opens when it comes to it, and no test is about how long; one
+#: that is says ``timeout_seconds`` itself.
+GATED_QUEUES = ("ledger", "ledger_other", "ledger_batch", "ledger_transactional")
+HANDLER_SECONDS = 300.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spine:
@@ -75,7 +80,9 @@ class Spine:
 
     def work(self, *arguments: str, **options: dict[str, Any]) -> ProjectProcess:
         """A worker process; keyword arguments are ``QUEUE_OVERRIDES`` by queue."""
-        env = {**self.env, "QUEUE_OVERRIDES": json.dumps(options)}
+        usual = {"timeout_seconds": HANDLER_SECONDS}
+        overrides = {queue: {**usual, **options.get(queue, {})} for queue in {*GATED_QUEUES, *options}}
+        env = {**self.env, "QUEUE_OVERRIDES": json.dumps(overrides)}
         self.processes.append(self.start("process_queue", *arguments, env=env))
         return self.processes[-1]
 

@@ -74,7 +74,7 @@ def test_dead_events_that_are_not_filed_yet_go_only_by_name_and_with_a_yes(both_
     assert fast is not None
     queue = queues.lookup(DEAD_QUEUE)
     event = Event(queue=queue.name, message_id="m", body=b"{}", published_at_ms=0)
-    [answer] = fast.publish([event], 10)
+    [answer] = fast.publish([event], 60)
     assert answer.fate is Fate.STORED
     assert run("purge_queue", "--all", "--noinput").code == 0
     refused = run("purge_queue", DEAD_QUEUE)
@@ -103,7 +103,7 @@ def test_both_lanes_are_purged_and_what_nothing_can_know_is_a_dash(both_lanes: s
     ]
     fast = current.fast_lane()
     assert fast is not None
-    assert fast.depth(queues.lookup("noop")).ready == 0
+    wait_for(lambda: fast.depth(queues.lookup("noop")).ready == 0, 10, "an empty queue")
 
 
 def test_with_the_management_api_what_is_unacked_is_counted(

@@ -15,6 +15,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from tests.integration.commands import run
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess
+from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
@@ -55,7 +56,6 @@ class Broker:
         """Publish as some AMQP client does; the message ids."""
         ids = [f"id-{name}-{n}" for n in range(count)]
         with self.channel() as channel:
-            channel.confirm_delivery()
             for n, message_id in enumerate(ids):
                 properties = pika.BasicProperties(
                     message_id=message_id, headers={"x-attempt": 3, "traceparent": "00-abc"}, delivery_mode=2
@@ -63,6 +63,7 @@ class Broker:
                 channel.basic_publish(
                     "", name, b'{"n": %d, "pad": "%s"}' % (n, b"x" * size_bytes), properties
                 )
+        wait_for(lambda: self.ready(name) == count, 20, lambda: f"{count} in {name}; {self.ready(name)} are")
         return ids
 
     def drain(self, name: str) -> list[tuple[Any, bytes]]:
@@ -103,10 +104,22 @@ def sqlite_queue_database(sqlite_database: str, django_db_blocker: DjangoDbBlock
 @pytest.fixture
 def migration(
     broker: Broker, sqlite_database: str, project_process: Callable[..., ProjectProcess]
-) -> Callable[[], ProjectProcess]:
-    """A real ``queue_admin migrate noop``."""
-    env = {"QUEUE_URL": broker.url, "DATABASE_URL": sqlite_database}
-    return lambda: project_process("queue_admin", "migrate", "noop", env=env)
+) -> Callable[..., ProjectProcess]:
+    """A real ``queue_admin migrate noop``: with a URL, that way to the broker."""
+
+    def start(url: str = "") -> ProjectProcess:
+        env = {"QUEUE_URL": url or broker.url, "DATABASE_URL": sqlite_database}
+        return project_process("queue_admin", "migrate", "noop", env=env)
+
+    return start
+
+
+@pytest.fixture
+def long_way(broker: Broker, rabbit_server: RabbitServer, tcp_proxy: Callable[[int], TcpProxy]) -> str:
+    """The broker's URL by a network on which a move takes seconds: time enough to look, and to kill it on the way."""
+    proxy = tcp_proxy(rabbit_server.port)
+    proxy.set_latency(0.2)
+    return proxy.through(broker.url)
 
 
 def is_declared(broker: Broker) -> bool:
@@ -204,13 +217,14 @@ def test_nothing_is_deleted_of_a_queue_whose_leader_does_not_answer(
 def test_a_broken_off_migration_does_not_forget_a_second_queue_that_does_not_answer(
     broker: Broker, rabbit_server: RabbitServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "ANSWER_SECONDS", 2.0)
     broker.declare("noop", "quorum")
     broker.declare(SECOND, "quorum")
     broker.fill(SECOND, 20)
     rabbit_server.suspend_queue(broker.url, SECOND)
     try:
-        ran = run("queue_admin", "migrate", "noop")
+        with monkeypatch.context() as patch:
+            patch.setattr(admin, "ANSWER_SECONDS", 2.0)
+            ran = run("queue_admin", "migrate", "noop")
     finally:
         rabbit_server.resume_queue(broker.url, SECOND)
     assert ran.code == 1
@@ -220,11 +234,11 @@ def test_a_broken_off_migration_does_not_forget_a_second_queue_that_does_not_ans
 
 
 def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(
-    broker: Broker, migration: Callable[[], ProjectProcess]
+    broker: Broker, migration: Callable[..., ProjectProcess], long_way: str
 ) -> None:
     broker.declare("noop")
-    ids = broker.fill("noop", 4000)
-    killed = migration()
+    ids = broker.fill("noop", 2000)
+    killed = migration(long_way)
     wait_for(lambda: broker.exists(SECOND) and broker.ready(SECOND) > 0, 60, "the move to begin")
     killed.kill()
     assert killed.wait() == -signal.SIGKILL
@@ -235,11 +249,11 @@ def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(
 
 
 def test_killed_on_the_way_back_it_goes_on_and_nothing_is_lost(
-    broker: Broker, migration: Callable[[], ProjectProcess]
+    broker: Broker, migration: Callable[..., ProjectProcess], long_way: str
 ) -> None:
     broker.declare("noop")
-    ids = broker.fill("noop", 4000)
-    killed = migration()
+    ids = broker.fill("noop", 2000)
+    killed = migration(long_way)
     killed.wait_for_output(f"moving {SECOND} to noop", 60)
     wait_for(lambda: broker.ready("noop") > 0, 30, "the way back to begin")
     killed.kill()
@@ -281,10 +295,10 @@ def test_a_second_migration_at_the_same_time_is_refused(broker: Broker) -> None:
 
 
 def test_what_is_published_while_it_moves_is_there_afterwards(
-    broker: Broker, migration: Callable[[], ProjectProcess]
+    broker: Broker, migration: Callable[..., ProjectProcess]
 ) -> None:
     broker.declare("noop")
-    ids = broker.fill("noop", 2000)
+    ids = broker.fill("noop", 1000)
     process = migration()
     accepted = []
     while process.is_running():

@@ -14,6 +14,7 @@ import pytest
 from tests.integration.commands import run
 from tests.servers.databases import TestDatabase
 from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.wait import wait_for
 from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.models import WaitingEvent
@@ -136,7 +137,8 @@ def test_over_a_broker_every_event_is_on_it_when_the_command_has_ended(
     env = {"DATABASE_URL": sqlite_database, "QUEUE_URL": rabbit_vhost}
     process = project_process("queue_publish", "noop", "--file", str(path), env=env)
     assert process.wait(60) == 0, process.output
-    assert BrokerAdmin(parse_address(rabbit_vhost)).depth("noop").ready == 1_234
+    admin = BrokerAdmin(parse_address(rabbit_vhost))
+    wait_for(lambda: admin.depth("noop").ready == 1_234, 20, "all to be counted")
 
 
 def test_a_pipe_into_a_real_process(sqlite_database: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -135,16 +136,24 @@ def test_a_change_starts_everything_anew(children: Children, capsys: pytest.Capt
     assert "views.py changed: starting anew" in capsys.readouterr().err
 
 
-def test_a_change_starts_at_once_what_waits_after_a_death(children: Children, tmp_path: Path) -> None:
+def test_a_change_starts_at_once_what_waits_after_a_death(
+    children: Children, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     mended = tmp_path / "mended"
     code = WAITS.replace("while True:", f"os.path.exists({str(mended)!r}) or sys.exit(1)\nwhile True:")
-    supervisor = Supervisor([children.service("frail", code)], quiet_console())
+    stopped_at: list[float] = []
+    supervisor = Supervisor(
+        [children.service("frail", code)],
+        quiet_console(),
+        now=lambda: stopped_at[0] if stopped_at else time.monotonic(),
+    )
 
     def script() -> None:
-        children.wait_for_starts("frail", 4)  # 0.5 + 1 + 2 s; the next pause would be 4 s
+        wait_for(lambda: "starting it again in 2 s" in capsys.readouterr().err, 20, "the third death")
+        stopped_at.append(time.monotonic())  # from now on no pause ends by itself
         mended.touch()
         supervisor.post(Changed("views.py"))
-        wait_for(lambda: len(children.pids("frail")) >= 5, 3, "a start before its pause is over")
+        children.wait_for_starts("frail", 4)
 
     supervise(supervisor, script)
 

@@ -34,7 +34,7 @@ def run_demo(database_url: str, *arguments: str, **extra_env: str) -> subprocess
     env = {**os.environ, "QUEUE_URL": "db://", "DATABASE_URL": database_url, **extra_env}
     command = [sys.executable, str(REPOSITORY / "manage.py"), "queue_dev", "--demo", *arguments]
     return subprocess.run(
-        command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=110, check=False
+        command, env=env, cwd=REPOSITORY, capture_output=True, text=True, timeout=280, check=False
     )
 
 

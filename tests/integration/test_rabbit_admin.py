@@ -11,7 +11,16 @@ from typing import Any
 import pika
 import pytest
 
-from tests.integration.rabbit import Consumer, declaration, event, fates, open_transport
+from tests.integration.rabbit import (
+    AMPLE_SECONDS,
+    Consumer,
+    declaration,
+    event,
+    fates,
+    open_transport,
+    publish,
+    wait_for_depth,
+)
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.clock import monotonic
@@ -26,11 +35,6 @@ from zerver.lib.transport.rabbitmq.session import BrokerSession, Question
 def transport(rabbit_vhost: str) -> Iterator[RabbitTransport]:
     with open_transport(rabbit_vhost) as opened:
         yield opened
-
-
-def publish(transport: RabbitTransport, count: int, queue: str = "parcels") -> None:
-    events = [event(n, queue=queue) for n in range(count)]
-    assert fates(transport.publish(events, 30)) == [Fate.STORED] * count
 
 
 def test_purging_tells_how_many_and_spares_what_is_in_hand(transport: RabbitTransport) -> None:
@@ -100,15 +104,16 @@ def test_a_queue_whose_leader_does_not_answer_is_not_taken_for_empty(
     rabbit_server: RabbitServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admin, "ANSWER_SECONDS", 2.0)
     transport.check_queue(declaration("letters"))
     for ask in (
         lambda: transport.admin.is_empty("parcels"),
         lambda: transport.admin.delete_queue("parcels", if_empty=True),
         lambda: transport.admin.move("parcels", "letters"),
     ):
-        with pytest.raises(TransportUnavailable):
-            ask()
+        with monkeypatch.context() as patch:
+            patch.setattr(admin, "ANSWER_SECONDS", 2.0)
+            with pytest.raises(TransportUnavailable):
+                ask()
     rabbit_server.resume_queue(rabbit_vhost, "parcels")
     wait_for(lambda: transport.depth(declaration()).ready == 5, message="all to be there still")
     assert transport.admin.is_empty("letters")
@@ -161,6 +166,8 @@ def test_the_depths_of_many_queues_come_over_one_connection(
     names = [f"q{n}" for n in range(120)]
     publish(transport, 2, queue="q3")
     publish(transport, 1, queue="q119")
+    for name, count in (("q3", 2), ("q119", 1)):
+        wait_for_depth(transport, declaration(name), ready=count)
     with told_connections() as opened:
         found = transport.depths([declaration(name) for name in names])
     assert len(opened) == 1
@@ -180,6 +187,7 @@ def test_a_queue_that_is_somebodys_own_costs_its_own_depth_alone(
     transport: RabbitTransport, rabbit_vhost: str
 ) -> None:
     publish(transport, 2)
+    wait_for_depth(transport, ready=2)
     connection = pika.BlockingConnection(pika.URLParameters(rabbit_vhost))
     connection.channel().queue_declare("letters", exclusive=True)
     found = transport.depths([declaration("letters"), declaration()])
@@ -204,7 +212,7 @@ def told_connections() -> Iterator[list[BrokerConnection]]:
 
 def test_events_move_with_all_that_was_said_of_them(transport: RabbitTransport) -> None:
     sent = [event(n, attempt=2, headers={"traceparent": "x"}) for n in range(700)]
-    assert fates(transport.publish(sent, 30)) == [Fate.STORED] * 700
+    assert fates(transport.publish(sent, AMPLE_SECONDS)) == [Fate.STORED] * 700
     transport.check_queue(declaration("letters", queue_type="classic"))
     seen: list[int] = []
     assert transport.admin.move("parcels", "letters", limit=250) == 250
@@ -267,7 +275,10 @@ def test_without_the_right_to_declare_it_is_enough_that_the_queue_is_there(
     transport.check_queue(declaration())
     with open_transport(rabbit_vhost.replace("guest:guest", "limited:limited")) as limited:
         limited.check_queue(declaration())
-        assert fates(limited.publish([event(), event(queue="letters")], 10)) == [Fate.STORED, Fate.REFUSED]
+        assert fates(limited.publish([event(), event(queue="letters")], AMPLE_SECONDS)) == [
+            Fate.STORED,
+            Fate.REFUSED,
+        ]
         consumer = Consumer(limited)
         assert len(consumer.bodies(1)) == 1
         consumer.close()
@@ -289,7 +300,7 @@ def test_questions_to_a_dead_or_frozen_broker_end_in_time(
         started = monotonic()
         with pytest.raises(TransportUnavailable, match="did not come"):
             frozen.depth(declaration())
-        assert monotonic() - started < 5
+        assert monotonic() - started < 30
     rabbit_server.cont_signal()
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.rabbit import Consumer, event, fates, open_transport
+from tests.integration.rabbit import AMPLE_SECONDS, Consumer, event, fates, open_transport
 from tests.servers.ports import free_port, release_port
 from tests.servers.rabbitmq import RabbitServer
 from zerver.lib.transport.base import Fate
@@ -43,7 +43,9 @@ def test_a_broker_is_believed_only_with_a_certificate_of_a_known_authority_for_i
     )
     known = f"?cafile={tmp_path / 'ca.pem'}"
     with open_transport(f"amqps://guest:guest@localhost:{port}/{known}") as transport:
-        assert fates(transport.publish([event(n) for n in range(1000)], 30)) == [Fate.STORED] * 1000
+        assert (
+            fates(transport.publish([event(n) for n in range(1000)], AMPLE_SECONDS)) == [Fate.STORED] * 1000
+        )
         consumer = Consumer(transport)
         assert len(consumer.bodies(90)) == 90
         consumer.close()
@@ -53,7 +55,7 @@ def test_a_broker_is_believed_only_with_a_certificate_of_a_known_authority_for_i
         (f"amqps://guest:guest@localhost:{port}/?cafile=/nowhere.pem", "No such file"),
     ):
         with open_transport(url) as transport:
-            (answer,) = transport.publish([event()], 10)
+            (answer,) = transport.publish([event()], AMPLE_SECONDS)
             assert answer.fate is Fate.REFUSED
             assert told in answer.problem
     release_port(port)

@@ -134,7 +134,7 @@ def run_pytest_in(project: Path, *arguments: str, env: dict[str, str], fails: bo
         env=clean | {"PYTHONPATH": f"{project / 'site'}{os.pathsep}{REPOSITORY}"} | env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     output = result.stdout + result.stderr

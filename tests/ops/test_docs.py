@@ -322,7 +322,7 @@ def _run(project: Path, *arguments: str) -> str:
         env=environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -70,7 +70,7 @@ class Environment:
             env=self.environ | {"PYTHONWARNINGS": "error"},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             check=False,
         )
         assert result.returncode == 0, f"{command}:\n{result.stdout}{result.stderr}"
@@ -103,7 +103,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory, export: Path) -> Envir
         env=made.environ,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert installed.returncode == 0, installed.stdout + installed.stderr
@@ -151,9 +151,9 @@ def test_the_readmes_commands_do_what_it_says(
 
     worker = spawn.spawn(last, env=environment.environ, log_path=worker_log, cwd=project)
     try:
-        wait_for(lambda: "Hello, Ada!" in worker_log.read_text(), 30, worker_log.read_text)
+        wait_for(lambda: "Hello, Ada!" in worker_log.read_text(), 60, worker_log.read_text)
         worker.send_signal(signal.SIGINT)
-        assert worker.wait(30) == 0, worker_log.read_text()
+        assert worker.wait(120) == 0, worker_log.read_text()
     finally:
         spawn.end(worker)
 
@@ -188,7 +188,7 @@ def test_the_check_of_a_new_project_shows_all_that_it_lacks(environment: Environ
     check = ["python", "manage.py", "check", "--database=default"]
 
     refused = subprocess.run(
-        check, cwd=tmp_path, env=environment.environ, capture_output=True, text=True, timeout=60, check=False
+        check, cwd=tmp_path, env=environment.environ, capture_output=True, text=True, timeout=240, check=False
     )
     assert refused.returncode == 1
     told = refused.stderr
@@ -228,9 +228,9 @@ def test_what_waits_is_shown_until_a_worker_has_taken_it_and_sigterm_ends_the_wo
     command = ["python", "manage.py", "process_queue", "--queue=greetings"]
     worker = spawn.spawn(command, env=environment.environ, log_path=worker_log, cwd=project)
     try:
-        wait_for(lambda: "Hello, Grace!" in worker_log.read_text(), 30, worker_log.read_text)
+        wait_for(lambda: "Hello, Grace!" in worker_log.read_text(), 60, worker_log.read_text)
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(30) == 0, worker_log.read_text()
+        assert worker.wait(120) == 0, worker_log.read_text()
     finally:
         spawn.end(worker)
 

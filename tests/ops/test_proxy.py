@@ -39,7 +39,7 @@ def proxy(tcp_proxy: Callable[[int], TcpProxy]) -> Iterator[TcpProxy]:
 
 
 def connect(proxy: TcpProxy) -> socket.socket:
-    return socket.create_connection((HOST, proxy.port), timeout=5)
+    return socket.create_connection((HOST, proxy.port), timeout=60)
 
 
 def test_it_carries_every_byte_both_ways(proxy: TcpProxy) -> None:
@@ -72,7 +72,7 @@ def test_paused_it_swallows_and_resumed_it_delivers(proxy: TcpProxy) -> None:
             with pytest.raises(TimeoutError):
                 late.recv(100)
         proxy.resume()
-        client.settimeout(5)
+        client.settimeout(60)
         assert client.recv(100) == b"during\n"
 
 
@@ -116,12 +116,12 @@ def test_latency_delays_each_direction_and_keeps_throughput(proxy: TcpProxy) -> 
     proxy.set_latency(0.1)
     with connect(proxy) as client:
         started = time.monotonic()
-        for number in range(20):
+        for number in range(100):
             client.sendall(b"%d\n" % number)
         received = b""
-        while not received.endswith(b"\n19\n"):
+        while not received.endswith(b"\n99\n"):
             received += client.recv(100)
-        assert 0.2 <= time.monotonic() - started < 1.5
+        assert 0.2 <= time.monotonic() - started < 5, "and not a hundred times as long"
 
 
 def test_throttled_it_carries_everything_slowly(proxy: TcpProxy) -> None:
@@ -178,7 +178,8 @@ def test_a_server_that_is_away_looks_like_a_reset(tcp_proxy: Callable[[int], Tcp
     with socket.socket() as nobody:
         nobody.bind((HOST, 0))
         proxy = tcp_proxy(nobody.getsockname()[1])
-        with connect(proxy) as client, pytest.raises(ConnectionResetError):
+        # The reset may come while the client still connects.
+        with pytest.raises(ConnectionResetError), connect(proxy) as client:
             client.recv(1)
 
 

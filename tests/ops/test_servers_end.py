@@ -47,7 +47,7 @@ def test_four(): ...
 class Session:
     """A pytest session of its own, with the fixtures of this one."""
 
-    def __init__(self, directory: Path, source: str, **env: str) -> None:
+    def __init__(self, directory: Path, source: str, *arguments: str, **env: str) -> None:
         (directory / "test_it.py").write_text(source)
         self.log_path = directory / "session.log"
         configuration = [
@@ -58,7 +58,7 @@ class Session:
             "-p",
             "no:cacheprovider",
         ]
-        command = [sys.executable, "-m", "pytest", *configuration, str(directory / "test_it.py")]
+        command = [sys.executable, "-m", "pytest", *configuration, *arguments, str(directory / "test_it.py")]
         kept = {name: value for name, value in os.environ.items() if name != "CI"}
         environment = {**kept, "PYTHONPATH": str(REPOSITORY), **env}
         self.process = spawn.spawn(command, env=environment, log_path=self.log_path, cwd=directory)
@@ -69,15 +69,18 @@ class Session:
 
 
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_nothing_remains_of_a_session_that_is_killed(tmp_path: Path, end: signal.Signals) -> None:
+@pytest.mark.parametrize("workers", ["--numprocesses=0", "--numprocesses=1"])
+def test_nothing_remains_of_a_session_that_is_killed(
+    tmp_path: Path, end: signal.Signals, workers: str
+) -> None:
     present = {"rabbit_vhost": RABBITMQ, "postgres_database": POSTGRES, "sqlite_database": Path("/")}
     # The broker once is enough: it takes 8 seconds, and is started and ended as the others are.
     servers = [
         name
         for name, path in present.items()
-        if path.exists() and (end is signal.SIGKILL or "rabb" not in name)
+        if path.exists() and ((end, workers) == (signal.SIGKILL, "--numprocesses=1") or "rabb" not in name)
     ]
-    session = Session(tmp_path, HANGS.replace("SERVERS", ", ".join(servers)))
+    session = Session(tmp_path, HANGS.replace("SERVERS", ", ".join(servers)), workers)
     try:
         wait_for(lambda: (tmp_path / "started").exists() or session.process.poll() is not None, 60)
         assert session.process.poll() is None, session.output
@@ -85,7 +88,7 @@ def test_nothing_remains_of_a_session_that_is_killed(tmp_path: Path, end: signal
         directories = {path for pid in started for path in server_directories_of(pid)}
         assert len(directories) == len(set(servers) - {"sqlite_database"})
         session.process.send_signal(end)
-        session.process.wait(timeout=30)
+        session.process.wait(timeout=120)
         wait_for(
             lambda: not any(map(spawn.is_alive, started)), 15, lambda: str(list(map(command_of, started)))
         )
@@ -95,9 +98,10 @@ def test_nothing_remains_of_a_session_that_is_killed(tmp_path: Path, end: signal
 
 
 @pytest.mark.parametrize("ci", ["", "true"])
-def test_a_missing_server_skips_loudly_at_home_and_fails_in_ci(tmp_path: Path, ci: str) -> None:
-    session = Session(tmp_path, NEEDS_BOTH, CI=ci)
-    failed = session.process.wait(timeout=60)
+@pytest.mark.parametrize("workers", ["--numprocesses=0", "--numprocesses=2"])
+def test_a_missing_server_skips_loudly_at_home_and_fails_in_ci(tmp_path: Path, ci: str, workers: str) -> None:
+    session = Session(tmp_path, NEEDS_BOTH, workers, CI=ci)
+    failed = session.process.wait(timeout=240)
     spawn.end(session.process)
     if ci:
         assert failed

@@ -151,6 +151,12 @@ class RabbitServer(ManagementApi):
         self.rabbitmqctl("set_disk_free_limit", "1000000GB" if on else NORMAL_DISK_LIMIT)
         wait_for(lambda: self.has_alarm() is on, 30, f"disk alarm {'on' if on else 'off'}")
 
+    def remember_queues(self) -> None:
+        """Until every queue is on disk. RabbitMQ 3.10 writes the names of quorum queues every half second, and forgets
+        one that was declared since, events and all, when it is killed.
+        """
+        self.rabbitmqctl("eval", "mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()].")
+
     def suspend_queue(self, vhost: str, name: str) -> None:
         """The queue's leader answers nobody, as on a node that hangs; only for a quorum queue. ``vhost`` is a name or
         a URL. A vhost with a suspended queue cannot be deleted: see ``resume_queue``.
