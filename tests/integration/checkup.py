@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from tests.integration.commands import Ran, run
+from tests.wait import wait_for
 from zerver import __version__
 from zerver.lib.event_table import EventTable
+from zerver.lib.transport import current
 from zerver.models import WorkerProcess
 
 Found = dict[str, Any]
@@ -33,6 +36,16 @@ def only(ran: Ran, code: str, queue: str | None = None) -> Found:
 def codes(ran: Ran, queue: str) -> set[str]:
     """Of one queue."""
     return {finding["code"] for finding in ran.json["findings"] if finding["queue"] == queue}
+
+
+def settle() -> None:
+    """Wait for questions that were given up, but are still being asked: they would ask on in the next test."""
+
+    def is_quiet() -> bool:
+        return not any(thread.name == "zerver-checkup" for thread in threading.enumerate())
+
+    wait_for(is_quiet, 30, "the questions to end")
+    current.close_all()
 
 
 def at_work(queue: str, **fields: Any) -> WorkerProcess:

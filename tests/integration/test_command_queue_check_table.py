@@ -13,7 +13,7 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import DjangoDbBlocker, Settings
 
-from tests.integration.checkup import at_work, check, codes, of, only
+from tests.integration.checkup import at_work, check, codes, of, only, settle
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.postgres import PostgresServer
@@ -140,6 +140,7 @@ def test_a_database_that_is_away_or_says_nothing_is_told_in_time(
         assert time.monotonic() - began < 4
         assert "not answered within 1 s" in only(ran, "table.unreachable")["what"]
         postmaster.send_signal(signal.SIGCONT)
+        settle()
         server.stop()
         ran = check()
         assert only(ran, "table.unreachable")["severity"] == "problem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -9,10 +10,11 @@ import pytest
 from django.db import transaction
 from pytest_django import Settings
 
-from tests.integration.checkup import at_work
+from tests.integration.checkup import at_work, settle
 from tests.integration.commands import Ran, run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.databases import TestDatabase
+from tests.servers.ports import HOST
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib import clock
@@ -209,6 +211,16 @@ def test_an_event_on_the_fast_lane_may_be_there_as_long_as_something_is(
     assert "s3cret" not in ran.out + ran.err
 
 
+def test_a_broker_that_says_nothing_holds_nobody(queue_database: TestDatabase, settings: Settings) -> None:
+    with socket.create_server((HOST, 0)) as mute:
+        settings.QUEUE_URL = f"amqp://guest:s3cret-of-mine@{HOST}:{mute.getsockname()[1]}/"
+        ran = run("queue_explain", OLD, "--timeout=0.5")
+        assert ran.code == 0
+        assert "not asked: the broker has not answered within 0.5 s" in ran.out, ran.out
+        assert reasons(queue(QUEUE, "--timeout=0.5"))[0] == "workers.none"
+    settle()
+
+
 # -- queues
 
 
@@ -305,7 +317,10 @@ def test_the_brokers_part_in_it_is_told(spine: Spine, settings: Settings) -> Non
     spine.publish(QUEUE)
     at_work(QUEUE)
     story = wait_for(lambda: _if(queue(QUEUE, "--look=0.5"), "broker.no-consumers"), 20, lambda: str(queue()))
-    assert story["ready"] == 1
+    assert (story["ready"], story["moves"]) == (1, None)
+    assert story["verdict"].startswith("1 are due; its workers were not looked at for long enough")
+    story = queue()
+    assert (reasons(story), story["moves"]) == (["broker.no-consumers", "queue.idle"], False)
     assert "nobody consumes it on the broker" in story["verdict"]
     settings.QUEUE_URL = "amqp://guest:guest@127.0.0.1:1/"
     current.close_all()

@@ -90,7 +90,13 @@ class Command(QueueCommand):
             ) from error
 
     def _tell_event(self, message_id: str, options: dict[str, Any]) -> None:
-        story = self._answer(options, lambda: event.tell(message_id, get_settings()))
+        timeout_seconds = options["timeout"]
+        story = self._answer(
+            options,
+            lambda: event.tell(message_id, get_settings(), timeout_seconds=timeout_seconds),
+            # First the database, then the broker.
+            more_seconds=timeout_seconds,
+        )
         if options["json"]:
             self.write_json({"event": story.as_json()})
             return

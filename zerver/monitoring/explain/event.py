@@ -1,15 +1,17 @@
 """Where an event is, or what became of it."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event import decode_headers
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER
 from zerver.lib.registry import queues
 from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
 from zerver.monitoring.snapshot import live_workers, take_snapshot
@@ -76,8 +78,11 @@ class EventStory:
         }
 
 
-def tell(message_id: str, settings: QueueSettings) -> EventStory:
-    """Everything. Raises: DatabaseError, TransportUnavailable when the database cannot be asked."""
+def tell(message_id: str, settings: QueueSettings, *, timeout_seconds: float) -> EventStory:
+    """Everything. ``timeout_seconds`` is for the broker, which is asked only when the database knows nothing.
+
+    Raises: DatabaseError, TransportUnavailable when the database cannot be asked.
+    """
     message_id = canonical(message_id)
     sightings = _sightings(message_id, settings.database)
     replays = tuple(
@@ -87,17 +92,25 @@ def tell(message_id: str, settings: QueueSettings) -> EventStory:
     )
     rows = WaitingEvent.objects.using(settings.database).filter(message_id=message_id)
     row = rows.values_list("published_at_ms", flat=True).first()
-    snapshot = None if sightings or replays else take_snapshot(test_queues=True)
     told_at_ms = published_at_ms(message_id)
-    return EventStory(
+    story = EventStory(
         message_id=message_id,
         published_at_ms=told_at_ms if told_at_ms is not None else row,
         sightings=sightings,
         replays=replays,
         verdict=_verdict(sightings),
-        could_be=() if snapshot is None else tuple(could_be(told_at_ms, settings, snapshot)),
-        not_asked=() if snapshot is None else snapshot.problems,
     )
+    return story if sightings or replays else _with_guesses(story, settings, timeout_seconds)
+
+
+def _with_guesses(story: EventStory, settings: QueueSettings, timeout_seconds: float) -> EventStory:
+    try:
+        snapshot = Asked(lambda: take_snapshot(test_queues=True)).answer(clock.monotonic() + timeout_seconds)
+        not_asked = snapshot.problems
+    except NoAnswer:
+        snapshot, not_asked = None, (f"the broker has not answered within {timeout_seconds:g} s",)
+    guesses = tuple(could_be(story.published_at_ms, settings, snapshot))
+    return replace(story, could_be=guesses, not_asked=not_asked)
 
 
 # -- what knows of it

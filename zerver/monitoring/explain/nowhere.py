@@ -2,23 +2,25 @@
 
 from collections.abc import Iterator
 
+from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.monitoring.snapshot import Snapshot
 
 _DAY_MS = 86_400_000
+_UNASKED = "on the fast lane, not all of which could be asked"
 
 
-def could_be(told_at_ms: int | None, settings: QueueSettings, snapshot: Snapshot) -> Iterator[str]:
+def could_be(told_at_ms: int | None, settings: QueueSettings, snapshot: Snapshot | None) -> Iterator[str]:
     """Likeliest first. ``told_at_ms``: when the id was given, as far as it tells; ``snapshot``: of all queues."""
     if settings.has_broker:
-        yield from _on_fast_lane(snapshot)
+        yield from [_UNASKED] if snapshot is None else _on_fast_lane(snapshot)
     yield "done, or discarded by its handler: of queues that are not transactional nothing is kept of that"
     yield "never published: the caller got an error, or its transaction was rolled back"
     yield f"published to another database than {settings.database!r}, or purged"
     if told_at_ms is None:
         yield "another kind of id: those that are given here tell when they were given, and this does not"
-    elif snapshot.taken_at_ms - told_at_ms > settings.retention_days * _DAY_MS:
+    elif clock.now_ms() - told_at_ms > settings.retention_days * _DAY_MS:
         yield f"forgotten: what has failed or was done is kept for {settings.retention_days:g} days"
 
 
@@ -34,7 +36,7 @@ def _on_fast_lane(snapshot: Snapshot) -> Iterator[str]:
     # Where nobody consumes, nothing is in a worker's hand.
     unacked = [0 if depth.consumers == 0 else depth.unacked for depth in depths]
     if None in ready:
-        yield "on the fast lane, not all of which could be asked"
+        yield _UNASKED
         return
     waiting, in_hand = sum(filter(None, ready)), sum(filter(None, unacked))
     if None in unacked:

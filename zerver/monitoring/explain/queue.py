@@ -101,12 +101,15 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     rate: float | None = None
     if ready and live:
         rate = _watch(name, snapshot, live, look_seconds)
-        reasons += _at_work(name, found, live, rate, look_seconds)
+        if rate is not None or look_seconds >= LOOK_SECONDS:
+            reasons += _at_work(name, found, live, rate, look_seconds)
     next_due_at_ms = _next_due_at_ms(name, settings.database, snapshot.taken_at_ms)
     reasons += _of_table(name, found, settings.database, next_due_at_ms, snapshot.taken_at_ms)
     reasons += _of_declaration(found, live, reasons)
     ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
-    moves = bool(rate) if ready else None
+    # Workers say how far they are so seldom that a shorter look may see nothing of one that is at it.
+    is_too_short = bool(live) and rate is None and look_seconds < LOOK_SECONDS
+    moves = None if not ready or is_too_short else bool(rate)
     return QueueStory(
         queue=name,
         moves=moves,
@@ -158,6 +161,8 @@ def _verdict(
         until = f"; {later} are due later, the next at {moment(next_due_at_ms)}" if later else ""
         held = f"; {found.known('unacked')} are in workers' hands" if found.known("unacked") else ""
         return f"nothing is due{held}{until}"
+    if moves is None:
+        return f"{ready} are due; its workers were not looked at for long enough to see whether it moves"
     why = reasons[0].what if reasons else "nothing that can be asked says why; read its workers' logs"
     return f"it does not move, {ready} are due: {why}"
 
