@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import signal
 import sys
 import threading
@@ -227,3 +228,22 @@ def test_a_call_that_ends_in_time_is_not_told_of(
     with pytest.raises(KeyError):
         main_deadline.run(30.0, [], lambda: dict[str, str]()["nothing"])
     assert told == []
+
+
+def test_a_watchdog_that_gets_no_thread_for_its_timer_goes_on_watching(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Handlers may leave no memory, or no threads, to anybody for a while."""
+    ended, refused = threading.Event(), threading.Event()
+    watchdog = Watchdog(lambda entry: ended.set())
+
+    def refuse(seconds: float, **_: Any) -> None:
+        refused.set()
+        raise RuntimeError("unable to start watchdog thread")
+
+    watchdog.start(30.0)
+    monkeypatch.setattr(faulthandler, "dump_traceback_later", refuse)
+    assert refused.wait(20)
+    watchdog.running[1] = Running("letters", [], clock.monotonic() - 100, 1.0, needs_soft=False)
+    assert ended.wait(20)
+    watchdog.stop()

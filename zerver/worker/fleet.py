@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import FrameType
@@ -202,8 +203,9 @@ class WorkerFleet:
 
     def _end_stuck_process(self, entry: Running) -> None:
         """On the watchdog's thread: settle the guilty events, give the neighbours a moment, and end the process."""
-        self._watchdog.end_within(_END_SECONDS)
         try:
+            with suppress(RuntimeError):
+                self._watchdog.end_within(_END_SECONDS)
             tell_timeout(entry, is_hard=True)
             faulthandler.dump_traceback(all_threads=True)
             self._settle_stuck(entry)

@@ -10,6 +10,7 @@ import ctypes
 import faulthandler
 import signal
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -172,19 +173,33 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
     def _watch(self) -> None:
-        while not self._stop.wait(TICK_SECONDS):
-            self._arm_last_resort()
-            for thread_id, entry in list(self.running.items()):
-                over = entry.seconds_over
-                # Looked at again: it may have returned since the list was made.
-                if over > HARD_GRACE_SECONDS and self.running.get(thread_id) is entry:
-                    self._on_hard(entry)
+        while True:
+            try:
+                if self._stop.wait(TICK_SECONDS) or self._look():
                     return
-                if over > 0 and entry.needs_soft and not entry.soft_fired:
-                    self._raise_in(thread_id, entry)
+            except Exception:  # a handler may leave no memory, or no threads, to anybody for a while
+                # Without a watchdog nothing would end the next handler that hangs.
+                time.sleep(TICK_SECONDS)
+
+    def _look(self) -> bool:
+        """Whether the process is at its end: a handler was over its hard limit."""
+        for thread_id, entry in list(self.running.items()):
+            over = entry.seconds_over
+            # Looked at again: it may have returned since the list was made.
+            if over > HARD_GRACE_SECONDS and self.running.get(thread_id) is entry:
+                self._on_hard(entry)
+                return True
+            if over > 0 and entry.needs_soft and not entry.soft_fired:
+                self._raise_in(thread_id, entry)
+        # Last, for it needs a thread, and may not get one.
+        self._arm_last_resort()
+        return False
 
     def end_within(self, seconds: float) -> None:
-        """The process is ending, and no tick comes any more: should that take longer, C ends it, with exit code 1."""
+        """The process is ending, and no tick comes any more: should that take longer, C ends it, with exit code 1.
+
+        Raises: RuntimeError when there can be no more threads.
+        """
         faulthandler.dump_traceback_later(seconds, exit=True)
 
     def _arm_last_resort(self) -> None:
