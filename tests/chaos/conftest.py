@@ -16,13 +16,12 @@ import pytest
 from pytest_django import DjangoDbBlocker, Settings
 
 from tests.chaos.balance import Ledger
-from tests.chaos.stage import Scale, Stage, open_stage
+from tests.chaos.stage import Scale, Stage, is_long, open_stage
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY, ProjectProcess
 
 #: In the environment, so that the processes of pytest-xdist share them.
 SEED = "CHAOS_SEED"
-LONG = "CHAOS_LONG"
 #: The file that verdicts are appended to.
 REPORT = "CHAOS_REPORT"
 
@@ -32,17 +31,17 @@ def pytest_configure() -> None:
 
 
 def pytest_report_header() -> str:
-    form = "long" if _is_long() else "quick"
+    form = "long" if is_long() else "quick"
     return f"chaos: seed {os.environ[SEED]} ({SEED}={os.environ[SEED]} replays it), {form} form"
 
 
-def _is_long() -> bool:
+def is_long() -> bool:
     return os.environ.get(LONG, "") not in ("", "0")
 
 
 @pytest.fixture
 def scale() -> Scale:
-    return Scale(is_long=_is_long())
+    return Scale(is_long=is_long())
 
 
 @pytest.fixture

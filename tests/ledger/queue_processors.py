@@ -115,14 +115,17 @@ def _deadlock(*, with_gil: bool) -> None:
     library.pthread_mutex_lock(mutex)
 
 
-def _bomb() -> None:
-    """Ask for memory, by smaller and smaller pieces, until there is none."""
-    hoard, size_bytes = [], 64 << 20
+def _bomb(seconds: float) -> None:
+    """Ask for memory, by smaller and smaller pieces, until there is none; keep it from other threads for a while."""
+    hoard: list[bytes] = []
+    size_bytes = 64 << 20
     while True:
         try:
-            hoard.append(bytearray(size_bytes))
+            # Zeroes, which take no memory of the machine before somebody looks at them.
+            hoard.append(bytes(size_bytes))
         except MemoryError:
             if size_bytes < 1 << 10:
+                time.sleep(seconds)
                 raise
             size_bytes //= 2
 

@@ -1,0 +1,134 @@
+"""Events that kill, hang and stun whoever handles them, and bodies that are none, among a load of good ones.
+
+Each bad event ends as one failed event with its body, every good one has its effect, and the queue goes on. What comes
+twice, at most: for every process that a bad event ends, the acknowledgements on their way (the ack window).
+
+The quick form has all kinds in one load; the long form one of each kind, with nothing turned down.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import pika
+import pytest
+
+from tests.chaos.conftest import is_long
+from tests.chaos.stage import ACK_WINDOW, Stage
+from tests.ledger.apps import MEMORY_LIMIT
+from zerver.lib import clock
+from zerver.lib.errors import EventTooLarge
+from zerver.lib.event import Event
+from zerver.lib.queue import queue_json_publish
+from zerver.lib.transport import current
+from zerver.models import FailedEvent
+
+LARGE_BYTES = 10 << 20
+#: Of address space, of which a worker process takes half.
+MEMORY_MB = 2_000
+#: 3: ``os._exit(3)``. 70: a handler that nothing could stop. 1: one that held the interpreter's lock.
+EXIT_CODES = (0, 3, 70, 1, -signal.SIGSEGV, -signal.SIGKILL)
+
+
+def steps(*do: Any, **fields: Any) -> bytes:
+    return json.dumps({"n": 0, "do": do, **fields}).encode()
+
+
+#: What handlers do.
+DEEDS: Mapping[str, bytes] = {
+    "os._exit": steps(["leave"]),
+    "segmentation fault": steps(["segfault"]),
+    "SIGKILL": steps(["die"]),
+    "memory bomb": steps(["bomb", 2]),
+    "hangs in Python": steps(["sleep", 1_000]),
+    "hangs in Python, deaf to its time limit": steps(["hang_deaf", 1_000]),
+    "hangs in C": steps(["deadlock"]),
+    "hangs in C, holding the interpreter's lock": steps(["deadlock_with_gil"]),
+    "SystemExit": steps(["exit", 0]),
+    "KeyboardInterrupt": steps(["interrupt"]),
+    "10 MB that fail": steps(["raise", "large"], text="x" * LARGE_BYTES),
+}
+#: What other clients may put on a queue.
+BODIES: Mapping[str, bytes] = {
+    "nothing": b"",
+    "no object": b"[1]",
+    "nested deep": b'{"n":0,"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    "NaN": b'{"n":0,"a":NaN}',
+    "lone surrogate": b'{"n":0,"a":"\\ud800"}',
+    "not UTF-8": b'{"n":0,"a":"\xff"}',
+    "XML": b'<event n="0"/>',
+}
+BAD = {**DEEDS, **BODIES}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "kinds" in metafunc.fixturenames:
+        groups = [(kind,) for kind in BAD] if is_long() else [tuple(BAD)]
+        metafunc.parametrize(
+            "kinds", groups, ids=[group[0] if len(group) == 1 else "all" for group in groups]
+        )
+
+
+@pytest.mark.parametrize("lanes", ["rabbit", "postgres"])
+def test_bad_events_among_good_ones(
+    request: pytest.FixtureRequest, lanes: str, kinds: tuple[str, ...]
+) -> None:
+    stage: Stage = request.getfixturevalue(f"{lanes}_stage")
+    put = put_on_the_broker if lanes == "rabbit" else put_into_the_table
+    stage.env[MEMORY_LIMIT] = str(MEMORY_MB)
+    turned_down = {"timeout_seconds": 2, "max_crashes": 2, "retry": {"max_attempts": 2}}
+    for _ in range(3):
+        stage.work(ledger={"timeout_seconds": 5} if is_long() else turned_down)
+    count = stage.scale.of(400, 1_000)
+    stage.produce(count, per_second=50)
+    shuffled = stage.chance.sample(kinds, len(kinds))
+    for kind, _ in zip(shuffled, stage.moments(len(kinds), among=count // 2), strict=True):
+        put(stage, BAD[kind])
+    stage.balance(
+        f"event among good ones: {', '.join(kinds)}",
+        faults=len(kinds),
+        failed=len(kinds),
+        # Each may end as many processes as ``max_crashes``, or ``max_attempts``, allows.
+        duplicates_per_fault=3 * ACK_WINDOW,
+        exit_codes=EXIT_CODES,
+    )
+    bodies = Counter(bytes(body) for body in FailedEvent.objects.values_list("body", flat=True))
+    assert bodies == Counter(BAD[kind] for kind in kinds), FailedEvent.objects.values_list("error", flat=True)
+
+
+def put_on_the_broker(stage: Stage, body: bytes, **properties: Any) -> None:
+    """As any AMQP client does: none of our limits are its own."""
+    with pika.BlockingConnection(pika.URLParameters(stage.env["QUEUE_URL"])) as connection:
+        channel = connection.channel()
+        channel.confirm_delivery()
+        channel.basic_publish(
+            "", "ledger", body, pika.BasicProperties(delivery_mode=2, **properties), mandatory=True
+        )
+
+
+def put_into_the_table(stage: Stage, body: bytes) -> None:
+    event = Event(
+        queue="ledger", message_id=clock.new_message_id(), body=body, published_at_ms=clock.now_ms()
+    )
+    current.table().store([event])
+
+
+def test_odd_events_that_are_good(rabbit_stage: Stage) -> None:
+    """What other clients put on a queue past our limits is handled like any other, if it is an event at all."""
+    stage = rabbit_stage
+    worker = stage.work()
+    stage.produce(stage.scale.of(100, 1_000))
+    stage.until_done(1)
+    put_on_the_broker(stage, steps(n=-1, text="x" * LARGE_BYTES))
+    put_on_the_broker(stage, steps(n=-2), content_type="text/plain", content_encoding="no such thing")
+    put_on_the_broker(stage, steps(n=-3), headers={"x-attempt": "none", "x-published-at-ms": -1}, priority=9)
+    with pytest.raises(EventTooLarge):
+        queue_json_publish("ledger", {"n": -4, "text": "x" * LARGE_BYTES})
+    stage.balance("odd events of other clients", faults=3, duplicates_per_fault=0)
+    assert {-1, -2, -3} <= stage.ledger.effects.keys()
+    assert -4 not in stage.ledger.effects
+    assert not worker.ends
