@@ -12,6 +12,7 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.servers import spawn
+from tests.servers.cluster import RabbitCluster
 from tests.servers.databases import TestDatabase, copy_sqlite, migrate, sqlite_url, use_database
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
@@ -19,7 +20,7 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.spawn import ServerMissingError
 
-T = TypeVar("T", RabbitServer, PostgresServer)
+T = TypeVar("T", RabbitServer, RabbitCluster, PostgresServer)
 
 # -- servers
 
@@ -50,6 +51,13 @@ def start_postgres_server() -> Iterator[Callable[..., PostgresServer]]:
     """A cluster of the test's own: ``start_postgres_server(durable=True)``."""
     with ExitStack() as stack:
         yield lambda **options: stack.enter_context(_or_skip(PostgresServer, **options))
+
+
+@pytest.fixture(scope="module")
+def rabbit_cluster() -> Iterator[RabbitCluster]:
+    """Three nodes for all tests of a module; see ``RabbitCluster.start`` for what a test before may have left."""
+    with _or_skip(RabbitCluster) as cluster:
+        yield cluster
 
 
 @pytest.fixture

@@ -16,12 +16,13 @@ import pytest
 from pytest_django import DjangoDbBlocker, Settings
 
 from tests.chaos.balance import Ledger
-from tests.chaos.stage import Scale, Stage, is_long, open_stage
+from tests.chaos.stage import Scale, Stage, open_stage
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY, ProjectProcess
 
 #: In the environment, so that the processes of pytest-xdist share them.
 SEED = "CHAOS_SEED"
+LONG = "CHAOS_LONG"
 #: The file that verdicts are appended to.
 REPORT = "CHAOS_REPORT"
 
@@ -37,6 +38,10 @@ def pytest_report_header() -> str:
 
 def is_long() -> bool:
     return os.environ.get(LONG, "") not in ("", "0")
+
+
+#: Decided before anything is started.
+long_form_only = pytest.mark.skipif(not is_long(), reason=f"takes minutes: runs with {LONG}=1")
 
 
 @pytest.fixture

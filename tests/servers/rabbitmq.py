@@ -9,6 +9,7 @@ import socket
 import subprocess
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
@@ -33,30 +34,75 @@ ADVANCED_CONFIG = """[
 """
 
 
-class RabbitServer(ManagementApi):
-    """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``."""
+class Epmd:
+    """Erlang's port mapper, by which nodes on this host find each other."""
 
-    def __init__(self, conf: Mapping[str, str] | None = None) -> None:
+    def __init__(self) -> None:
+        self.port = free_port()
+        self._directory = spawn.make_directory("epmd")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ensure(self) -> None:
+        """Run it, in the foreground and before any node, which else starts a daemon that outlives everything."""
+        if self._process is None or self._process.poll() is not None:
+            command = ["epmd", "-port", str(self.port), "-address", HOST]
+            env = {"PATH": os.environ.get("PATH", os.defpath)}
+            log_path = self._directory / "epmd.log"
+            self._process = spawn.spawn(command, env=env, log_path=log_path, cwd=self._directory)
+            wait_for(lambda: is_listening(self.port), 30, "epmd to listen")
+
+    def close(self) -> None:
+        if self._process is not None:
+            spawn.end(self._process)
+        spawn.remove_directory(self._directory)
+        release_port(self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Membership:
+    """What a node must know to be one of a cluster; see ``RabbitCluster``."""
+
+    node: str
+    cookie: str
+    epmd: Epmd
+
+    @classmethod
+    def of_one(cls) -> Membership:
+        return cls(node=f"zerver-{secrets.token_hex(4)}@localhost", cookie=secrets.token_hex(16), epmd=Epmd())
+
+
+class RabbitServer(ManagementApi):
+    """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``.
+
+    Without ``membership`` it is alone, with an epmd of its own.
+    """
+
+    def __init__(
+        self, conf: Mapping[str, str] | None = None, *, membership: Membership | None = None
+    ) -> None:
         self._programs = _find_programs()
         self.directory = spawn.make_directory("rabbitmq")
         self.log_path = self.directory / "server.log"
         super().__init__(free_port())
-        self.port, self._dist_port, self._epmd_port = (free_port() for _ in range(3))
-        self._node = f"zerver-{secrets.token_hex(4)}@localhost"
+        self.port, self._dist_port = free_port(), free_port()
+        self._is_alone = membership is None
+        self._membership = membership or Membership.of_one()
         self._process: subprocess.Popen[bytes] | None = None
-        self._epmd: subprocess.Popen[bytes] | None = None
         self._env = self._write_configuration(conf or {})
 
     # -- its life
 
     def start(self) -> None:
         """Returns when clients are answered, on AMQP and on the management API: after some 8 seconds."""
-        if self._epmd is None or self._epmd.poll() is not None:
-            # In the foreground and before the node, which else starts a daemon that outlives everything.
-            command = ["epmd", "-port", str(self._epmd_port), "-address", HOST]
-            self._epmd = self._spawn(command, self.directory / "epmd.log")
-            wait_for(lambda: is_listening(self._epmd_port), 30, "epmd to listen")
+        self.begin_start()
+        self.finish_start()
+
+    def begin_start(self) -> None:
+        """For nodes that wait for each other: ``finish_start`` when all have begun."""
+        self._membership.epmd.ensure()
         self._process = self._spawn([self._programs / "rabbitmq-server"], self.log_path)
+
+    def finish_start(self) -> None:
         try:
             wait_for(self._is_up_or_ended, START_TIMEOUT_SECONDS, "RabbitMQ to answer")
         except WaitTimeoutError:
@@ -118,10 +164,10 @@ class RabbitServer(ManagementApi):
     def close(self) -> None:
         """Kill all of it and remove its data."""
         self.kill()
-        if self._epmd is not None:
-            spawn.end(self._epmd)
+        if self._is_alone:
+            self._membership.epmd.close()
         spawn.remove_directory(self.directory)
-        for port in (self.port, self._management_port, self._dist_port, self._epmd_port):
+        for port in (self.port, self._management_port, self._dist_port):
             release_port(port)
 
     def __enter__(self) -> RabbitServer:
@@ -168,7 +214,13 @@ class RabbitServer(ManagementApi):
 
     def rabbitmqctl(self, *arguments: str) -> str:
         # Not /usr/sbin/rabbitmqctl: it changes to the user rabbitmq, who has another cookie.
-        command = [str(self._programs / "rabbitmqctl"), "--quiet", "--node", self._node, *arguments]
+        command = [
+            str(self._programs / "rabbitmqctl"),
+            "--quiet",
+            "--node",
+            self._membership.node,
+            *arguments,
+        ]
         done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
@@ -204,14 +256,14 @@ class RabbitServer(ManagementApi):
         (directory / "advanced.config").write_text(ADVANCED_CONFIG)
         (directory / "enabled_plugins").write_text("[rabbitmq_management].\n")
         cookie = directory / ".erlang.cookie"
-        cookie.write_text(secrets.token_hex(16))
+        cookie.write_text(self._membership.cookie)
         cookie.chmod(0o400)
         return {
             "PATH": os.environ.get("PATH", os.defpath),
             "LANG": "C.UTF-8",
             "HOME": str(directory),  # where server and rabbitmqctl look for the cookie
             "RABBITMQ_CONF_ENV_FILE": "/dev/null",
-            "RABBITMQ_NODENAME": self._node,
+            "RABBITMQ_NODENAME": self._membership.node,
             "RABBITMQ_DIST_PORT": str(self._dist_port),
             "RABBITMQ_MNESIA_BASE": str(directory / "data"),
             "RABBITMQ_LOG_BASE": str(directory / "log"),
@@ -222,7 +274,7 @@ class RabbitServer(ManagementApi):
             # Schedulers with nothing to do sleep at once: by default they spin for a while, on cores that others want.
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+sbwt none +sbwtdcpu none +sbwtdio none"
             " -kernel inet_dist_use_interface {127,0,0,1}",
-            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_PORT": str(self._membership.epmd.port),
             "ERL_EPMD_ADDRESS": HOST,
             # Undocumented: the start script becomes the Erlang VM, and the child's pid is the broker's.
             "detached": "1",
