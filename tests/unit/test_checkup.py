@@ -10,7 +10,8 @@ import pytest
 
 from zerver.lib.clock import monotonic
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.rabbitmq.surveyor import _difference, _differences, _is_allowed, _is_nowhere
+from zerver.lib.transport.rabbitmq.questions import is_not_found
+from zerver.lib.transport.rabbitmq.surveyor import _difference, _differences, _is_allowed
 from zerver.lib.transport.survey import BrokerSurvey, ListedQueue, QueueSurvey
 from zerver.monitoring.checkup import broker
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
@@ -192,8 +193,8 @@ def test_a_queue_whose_node_is_down_is_not_taken_for_missing() -> None:
     home = (
         "NOT_FOUND - home node 'rabbit@two' of durable queue 'parcels' in vhost '/' is down or inaccessible"
     )
-    assert not _is_nowhere(pika.exceptions.ChannelClosedByBroker(404, home))
-    assert _is_nowhere(
+    assert not is_not_found(pika.exceptions.ChannelClosedByBroker(404, home))
+    assert is_not_found(
         pika.exceptions.ChannelClosedByBroker(404, "NOT_FOUND - no queue 'parcels' in vhost '/'")
     )
     assert [_is_allowed(answer) for answer in (None, REFUSED, MISMATCH)] == [None, False, True]

@@ -38,7 +38,14 @@ def ask_each(session: BrokerSession, queues: Sequence[str]) -> dict[str, Any]:
 
 
 def is_not_found(reason: object) -> bool:
-    return isinstance(reason, pika.exceptions.ChannelClosed) and reason.reply_code == _NOT_FOUND
+    """Whether there is no such queue. One whose node is down is a 404 as well (``home node 'rabbit@two' of durable
+    queue … is down``), and holds what it holds.
+    """
+    return (
+        isinstance(reason, pika.exceptions.ChannelClosed)
+        and reason.reply_code == _NOT_FOUND
+        and "no queue" in reason.reply_text
+    )
 
 
 def is_empty(session: BrokerSession, queue: str) -> bool:

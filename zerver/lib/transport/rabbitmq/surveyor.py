@@ -87,7 +87,7 @@ def _look_at_queues(
     counted = ask_each(session, [queue.name for queue in queues])
     by_name = {queue.name: queue for queue in queues}
     there = [name for name, answer in counted.items() if not isinstance(answer, BaseException)]
-    missing = [name for name, answer in counted.items() if _is_nowhere(answer)]
+    missing = [name for name, answer in counted.items() if is_not_found(answer)]
     unconsumed = [name for name in there if not counted[name].method.consumer_count]
     listed_differences = {
         name: _differences(by_name[name], listing[name]) for name in there if name in listing
@@ -117,11 +117,6 @@ def _look_at_queues(
             told = QueueSurvey(name=name, is_there=False, may_configure=_is_allowed(configured.get(name)))
         found[name] = told
     return found
-
-
-def _is_nowhere(answer: Any) -> bool:
-    """A queue whose only node is down is a 404 as well: ``home node 'rabbit@two' of durable queue … is down``."""
-    return is_not_found(answer) and "no queue" in answer.reply_text
 
 
 def _told(name: str, answer: Any) -> QueueSurvey:
