@@ -3,6 +3,8 @@
 import json
 import time
 
+import pytest
+
 from tests.integration.conftest import Spine, on_postgres, on_sqlite
 from tests.wait import wait_for
 from zerver.lib import clock
@@ -133,3 +135,17 @@ def test_a_breaker_that_is_open_over_an_empty_queue_burns_no_core(spine: Spine) 
     used, began = cpu_seconds(), time.monotonic()
     wait_for(lambda: time.monotonic() - began > 3, 5, "three seconds to pass")
     assert cpu_seconds() - used < 0.6
+
+
+@on_postgres
+@pytest.mark.parametrize("then", ["exit", "raise", "return"])
+def test_the_child_of_a_handler_that_forks_ends_where_the_handler_does(spine: Spine, then: str) -> None:
+    """It would go on as a worker itself, on its parent's connections, whatever becomes of its parent."""
+    spine.publish("ledger", ["fork", then], n=1)  # the handler waits for its child's end
+    spine.publish("ledger", ["query"], n=2)
+    process = spine.work("--queue=ledger")
+    spine.wait_for_numbers([1, 1, 2] if then == "return" else [1, 2])
+    spine.wait_until_settled("ledger")
+    assert FailedEvent.objects.count() == 0
+    assert {line["pid"] for line in spine.notes() if line["n"] == 2} == {process.pid}
+    assert ("the child's" in process.output) is (then == "raise")

@@ -184,6 +184,17 @@ def _interrupt() -> None:
     raise KeyboardInterrupt
 
 
+def _fork(then: str) -> None:
+    """Have a child, which goes the handler's way as its parent does: to its end, or out of it."""
+    child = os.fork()
+    if child:
+        os.waitpid(child, 0)
+    elif then == "exit":
+        raise SystemExit(0)
+    elif then == "raise":
+        raise ValueError("the child's")
+
+
 _HOARD: list[bytes] = []
 _STEPS: dict[str, Any] = {
     "sleep": time.sleep,
@@ -202,6 +213,7 @@ _STEPS: dict[str, Any] = {
     "deadlock": lambda: _deadlock(with_gil=False),
     "deadlock_with_gil": lambda: _deadlock(with_gil=True),
     "bomb": _bomb,
+    "fork": _fork,
     "allocate": _allocate,
     "query": _query,
     "sleep_in_database": _sleep_in_database,

@@ -1,8 +1,8 @@
 """Runs a worker's code on deliveries: the one place where exceptions become outcomes."""
 
 import traceback as tracebacks
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 from django.db import transaction
 
@@ -31,8 +31,10 @@ from zerver.worker.outcomes import (
     RetryLater,
     outcome_problem,
 )
-from zerver.worker.surroundings import freshen, sober_up
+from zerver.worker.surroundings import freshen, in_this_process, sober_up
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
+
+T = TypeVar("T")
 
 Result = Outcome | Failure | Again
 #: A delivery and its event as the handler wants it.
@@ -109,23 +111,26 @@ class Handler:
         return [next(answers) if is_in else DONE for is_in in admitted]
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
-        """The handler itself, and nothing else, under the deadline."""
+        """The handler itself, under the deadline."""
         worker = self._worker
         deliveries = [delivery for delivery, _ in pairs]
         token = handled_events.set([delivery.event for delivery in deliveries])
         trace_token = trace.traceparent.set(deliveries[0].event.headers.get(trace.HEADER, ""))
         try:
-            seconds = self._queue.timeout_seconds
             if isinstance(worker, LoopQueueProcessingWorker):
                 events = [event for _, event in pairs]
-                answer = deadline.run(seconds, deliveries, lambda: worker.consume_batch(events))
+                answer = self._within(deadline, deliveries, lambda: worker.consume_batch(events))
                 return self._read_answer(answer, len(events))
             [(_, event)] = pairs
-            deadline.run(seconds, deliveries, lambda: worker.consume(event))
+            self._within(deadline, deliveries, lambda: worker.consume(event))
             return [DONE]
         finally:
             handled_events.reset(token)
             trace.traceparent.reset(trace_token)
+
+    def _within(self, deadline: SoftDeadline, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+        """The author's code, and nothing else."""
+        return deadline.run(self._queue.timeout_seconds, deliveries, lambda: in_this_process(call))
 
     def _decode(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The delivery with its event as the handler wants it; or what came of it already: a body that is not JSON is
@@ -147,9 +152,7 @@ class Handler:
         """The author's hook, which may choose an outcome as a handler may."""
         try:
             event = decode_json(delivery.event.body)
-            upgraded = deadline.run(
-                self._queue.timeout_seconds, [delivery], lambda: self._worker.upgrade(event)
-            )
+            upgraded = self._within(deadline, [delivery], lambda: self._worker.upgrade(event))
             return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
         except BaseException as error:  # as in _attempt
             return self._result_of(error)

@@ -1,6 +1,12 @@
-"""What Django does between requests, done between events, since nobody else does it here."""
+"""What Django does between requests, done between events, since nobody else does it here; and where a child ends that a
+handler forked.
+"""
 
+import os
+import sys
+from collections.abc import Callable
 from contextlib import suppress
+from typing import TypeVar
 
 from django.core.cache import caches
 from django.db import connections, reset_queries
@@ -8,6 +14,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils import translation
 
 from zerver.lib import clock
+
+T = TypeVar("T")
 
 #: A connection that lay idle for so long is tried before use: routers and servers drop idle ones without a word.
 _IDLE_SECONDS = 60.0
@@ -52,6 +60,39 @@ def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> boo
                 connection.close()
             del connections[connection.alias]
     return has_left_one
+
+
+def in_this_process(call: Callable[[], T]) -> T:
+    """Run a handler's code. Should it fork, the child ends here, as at the end of a program.
+
+    What lies beyond is its parent's: the events in hand, and connections that both would write to. It would go on as a
+    worker that nobody watches, and that no signal to its parent ends.
+    """
+    pid = os.getpid()
+    try:
+        result = call()
+    except BaseException as error:
+        if os.getpid() != pid:
+            _end_child(error)
+        raise
+    if os.getpid() != pid:
+        _end_child(None)
+    return result
+
+
+def _end_child(error: BaseException | None) -> None:
+    """At once: threads, locks and ``atexit`` are its parent's as well."""
+    code = 0
+    try:
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+        elif error is not None:
+            code = 1
+            sys.excepthook(type(error), error, error.__traceback__)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
 
 
 def _close_if_stale(connection: BaseDatabaseWrapper) -> None:
