@@ -1,0 +1,60 @@
+"""Writes what the chaos suite has seen into ``docs/promises.md``: ``python -m tests.chaos.table [REPORT]``.
+
+Every run appends its verdicts to the report (``var/chaos/report.jsonl``); the runs of a scenario are added up.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.chaos.balance import Verdict
+from tests.servers.processes import REPOSITORY
+
+DOCUMENT = REPOSITORY / "docs" / "promises.md"
+BEGIN, END = "<!-- chaos: begin -->", "<!-- chaos: end -->"
+HEADER = """\
+| what was broken | runs | events | faults | lost | came twice (bound) | longest stall | again |
+|---|---|---|---|---|---|---|---|
+"""
+
+
+def read_report(path: Path) -> list[Verdict]:
+    return [Verdict(**json.loads(line)) for line in path.read_text().splitlines()]
+
+
+def to_table(verdicts: Iterable[Verdict]) -> str:
+    """A row for each test, in the order of files and tests."""
+    by_test: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        by_test.setdefault(verdict.test, []).append(verdict)
+    return HEADER + "".join(_row(test, runs) for test, runs in sorted(by_test.items()))
+
+
+def _row(test: str, runs: list[Verdict]) -> str:
+    file, _, name = test.partition("::")
+    offered, faults, lost, twice, bound = (
+        sum(getattr(run, field) for run in runs)
+        for field in ("offered", "faults", "lost", "duplicated", "duplicates_bound")
+    )
+    stall = max(run.longest_stall_seconds for run in runs)
+    again = f"`{Path(file).name}::{name}`"
+    return (
+        f"| {runs[-1].scenario} | {len(runs)} | {offered:,} | {faults} | {lost} | {twice} ({bound:,}) | {stall:g} s"
+        f" | {again} |\n"
+    )
+
+
+def main(report: Path) -> None:
+    text = DOCUMENT.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"{DOCUMENT} has no place for the table: {BEGIN} … {END}")
+    DOCUMENT.write_text(f"{before}{BEGIN}\n{to_table(read_report(report))}{END}{after}")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else REPOSITORY / "var" / "chaos" / "report.jsonl")
