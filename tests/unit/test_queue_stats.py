@@ -1,8 +1,13 @@
 """The stats file."""
 
+import json
+import math
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from zerver.lib.queue_stats import QueueStats, read_stats, remove_stats, stats_path, write_stats
 
@@ -24,12 +29,40 @@ def test_what_is_written_is_read_back_and_leaves_no_other_file(tmp_path: Path) -
     assert [found.name for found in path.parent.iterdir()] == ["mail.2.stats"]
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"queue": "mail"}', "null"])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"queue": "mail"}', "null", "[" * 100_000, "\udcff"])
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mail.0.stats"
-    path.write_text(text)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"mail\.0\.stats is no stats file"):
         read_stats(path)
+
+
+def test_what_a_later_release_says_besides_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "mail.0.stats"
+    path.write_text(json.dumps({**asdict(_stats()), "weather": "fine"}))
+    assert read_stats(path) == _stats()
+
+
+@given(
+    field=st.sampled_from(list(asdict(_stats()))),
+    value=st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3) | st.just([]),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_a_field_of_another_kind_is_refused_by_name(tmp_path: Path, field: str, value: object) -> None:
+    """Whoever reads a file may reckon with what is in it."""
+    path = tmp_path / "mail.0.stats"
+    path.write_text(json.dumps({**asdict(_stats()), field: value}))
+    refusal, found = "", None
+    try:
+        found = getattr(read_stats(path), field)
+    except ValueError as error:
+        refusal = str(error)
+    if refusal:
+        assert field in refusal
+    else:
+        assert found == value
+        assert type(found) in {str, int, float, type(None)}
+        assert not isinstance(found, float) or math.isfinite(found)
 
 
 def test_only_who_wrote_a_file_last_takes_it_away(tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ whole, by renaming, so that a reader never sees half of one. Standard library on
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,12 +49,29 @@ def write_stats(state_dir: Path, stats: QueueStats) -> None:
 
 
 def read_stats(path: Path) -> QueueStats:
-    """Raises: ValueError naming the file when it is no such file; OSError."""
+    """What other releases of this format say besides is passed over.
+
+    Raises: ValueError naming the file when it is no such file; OSError.
+    """
     try:
-        found: dict[str, Any] = json.loads(path.read_text())
-        return QueueStats(**found)
-    except (TypeError, ValueError) as error:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no stats file: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} is no stats file: it holds no JSON object")
+    values: dict[str, Any] = {field.name: found.get(field.name) for field in fields(QueueStats)}
+    for field in fields(QueueStats):
+        if not _fits(values[field.name], field.type):
+            problem = f"{field.name} is {str(values[field.name])[:100]!r}"
+            raise ValueError(f"{path} is no stats file: {problem}")
+    return QueueStats(**values)
+
+
+def _fits(value: object, declared: Any) -> bool:
+    kinds = get_args(declared) or (declared,)
+    if float in kinds and type(value) is int:
+        return True
+    return type(value) in kinds and (not isinstance(value, float) or isfinite(value))
 
 
 def remove_stats(state_dir: Path, queue: str, worker_num: int, pid: int) -> None:
