@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.chaos.conftest import long_form_only
 from tests.chaos.stage import ACK_WINDOW, MOST_AT_ONCE, Stage
 from tests.servers.rabbitmq import RabbitServer
 
@@ -130,14 +131,27 @@ def test_a_broker_in_alarm(stage: Stage, rabbit_server: RabbitServer, short_of: 
     assert stage.ends == 0
 
 
-def test_rights_that_are_withdrawn_and_given_back(stage: Stage, rabbit_server: RabbitServer) -> None:
+@pytest.mark.parametrize(
+    "withdrawn",
+    [
+        "rights",
+        # Who is refused at the door asks again after half a minute.
+        pytest.param("login", marks=long_form_only),
+    ],
+)
+def test_rights_that_are_withdrawn_and_given_back(
+    stage: Stage, rabbit_server: RabbitServer, withdrawn: str
+) -> None:
     withdrawals = stage.scale.of(1, 10)
     url = stage.env["QUEUE_URL"]
     for _ in rounds(stage, withdrawals):
-        rabbit_server.permit(url, False)
+        if withdrawn == "login":
+            rabbit_server.bar(url)
+        else:
+            rabbit_server.permit(url, False)
         # The broker remembers what a channel was permitted; a client that comes anew is asked anew.
         rabbit_server.close_all_connections()
         stage.let_pass(stage.scale.of(3, 15))
         rabbit_server.permit(url, True)
-    stage.balance("rights withdrawn and given back", faults=withdrawals, duplicates_per_fault=PER_FAULT)
+    stage.balance(f"{withdrawn} withdrawn and given back", faults=withdrawals, duplicates_per_fault=PER_FAULT)
     assert stage.ends == 0

@@ -85,6 +85,10 @@ class ManagementApi:
         path = f"/permissions/{quote(_vhost_name(vhost), safe='')}/{USER}"
         self.api("PUT", path, dict.fromkeys(("configure", "write", "read"), names))
 
+    def bar(self, vhost: str) -> None:
+        """Until ``permit``, nobody may log in there; who is in may do nothing. ``vhost`` is a name or a URL."""
+        self.api("DELETE", f"/permissions/{quote(_vhost_name(vhost), safe='')}/{USER}")
+
     def delete_queue(self, vhost: str, name: str) -> None:
         """With all that it holds. ``vhost`` is a name or a URL."""
         self.api("DELETE", f"/queues/{quote(_vhost_name(vhost), safe='')}/{quote(name, safe='')}")
