@@ -38,12 +38,13 @@ def steps(*do: Any, **fields: Any) -> bytes:
     return json.dumps({"n": 0, "do": do, **fields}).encode()
 
 
+BOMB = "memory bomb"
 #: What handlers do.
 DEEDS: Mapping[str, bytes] = {
     "os._exit": steps(["leave"]),
     "segmentation fault": steps(["segfault"]),
     "SIGKILL": steps(["die"]),
-    "memory bomb": steps(["bomb", 2]),
+    BOMB: steps(["bomb", 1]),
     "hangs in Python": steps(["sleep", 1_000]),
     "hangs in Python, deaf to its time limit": steps(["hang_deaf", 1_000]),
     "hangs in C": steps(["deadlock"]),
@@ -95,9 +96,28 @@ def test_bad_events_among_good_ones(
         # Each may end as many processes as ``max_crashes``, or ``max_attempts``, allows.
         duplicates_per_fault=3 * ACK_WINDOW,
         exit_codes=EXIT_CODES,
+        # Whoever logs while there is no memory cannot.
+        may_trace=BOMB in kinds,
     )
     bodies = Counter(bytes(body) for body in FailedEvent.objects.values_list("body", flat=True))
     assert bodies == Counter(BAD[kind] for kind in kinds), FailedEvent.objects.values_list("error", flat=True)
+
+
+@pytest.mark.parametrize("lanes", ["rabbit", "postgres"])
+def test_events_that_kill_one_after_another(request: pytest.FixtureRequest, lanes: str) -> None:
+    """None of them lives longer because the next one kills the process that has just given it up."""
+    stage: Stage = request.getfixturevalue(f"{lanes}_stage")
+    put = put_on_the_broker if lanes == "rabbit" else put_into_the_table
+    max_crashes, killers = 2, stage.scale.of(4, 20)
+    worker = stage.work(ledger={"max_crashes": max_crashes})
+    stage.produce(stage.scale.of(100, 1_000), per_second=50)
+    stage.until_done(5)
+    for _ in range(killers):
+        put(stage, BAD["os._exit"])
+    stage.balance(
+        "events that kill, one after another", faults=killers, failed=killers, exit_codes=EXIT_CODES
+    )
+    assert len(worker.ends) <= max_crashes * killers
 
 
 def put_on_the_broker(stage: Stage, body: bytes, **properties: Any) -> None:
@@ -105,9 +125,8 @@ def put_on_the_broker(stage: Stage, body: bytes, **properties: Any) -> None:
     with pika.BlockingConnection(pika.URLParameters(stage.env["QUEUE_URL"])) as connection:
         channel = connection.channel()
         channel.confirm_delivery()
-        channel.basic_publish(
-            "", "ledger", body, pika.BasicProperties(delivery_mode=2, **properties), mandatory=True
-        )
+        whole = pika.BasicProperties(message_id=clock.new_message_id(), delivery_mode=2, **properties)
+        channel.basic_publish("", "ledger", body, whole, mandatory=True)
 
 
 def put_into_the_table(stage: Stage, body: bytes) -> None:

@@ -5,6 +5,7 @@ between makes the event come again, and storing again changes nothing.
 """
 
 from collections.abc import Sequence
+from types import UnionType
 from typing import assert_never
 
 from zerver.lib import signals
@@ -50,11 +51,19 @@ class Settler:
                     released.append(delivery)
                 case _:
                     assert_never(outcome)
-        for delivery, outcome in settled:
-            if delivery.redelivered and not isinstance(outcome, Release):
-                suspects.clear(delivery.event.queue, delivery.event.message_id, self._alias)
+        # A suspect that did not kill is innocent, even if its acknowledgement is lost with a process that others kill.
+        self._acquit(settled, Done | Discard | Retry)
         _by_lane(done, "done")
         _by_lane(released, "release")
+        for lane in {delivery.lane for delivery, outcome in settled if _is_weighty(delivery, outcome)}:
+            lane.flush()
+        # Last: should the next event kill this process now, the one that was given up for it must not run anew.
+        self._acquit(settled, Dead)
+
+    def _acquit(self, settled: Sequence[tuple[Delivery, Outcome]], kind: type | UnionType) -> None:
+        for delivery, outcome in settled:
+            if delivery.redelivered and isinstance(outcome, kind):
+                suspects.clear(delivery.event.queue, delivery.event.message_id, self._alias)
 
     def _store_retry(self, delivery: Delivery, outcome: Retry) -> None:
         try:
@@ -71,6 +80,11 @@ class Settler:
             # lost during COMMIT: it is done, and a replay would do it twice.
             return
         file_failed(delivery.event, error=error, traceback=traceback, worker=self._worker, alias=self._alias)
+
+
+def _is_weighty(delivery: Delivery, outcome: Outcome) -> bool:
+    """Not left to the ack window: coming again, it would be there twice, or be in doubt once more."""
+    return isinstance(outcome, Retry | Dead) or (delivery.redelivered and not isinstance(outcome, Release))
 
 
 def _by_lane(deliveries: Sequence[Delivery], verb: str) -> None:
