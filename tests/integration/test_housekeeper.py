@@ -15,6 +15,7 @@ from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib import clock, signals
 from zerver.lib.conf import get_settings
+from zerver.lib.event import Event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import InboxEntry, Suspect, WorkerProcess
@@ -143,3 +144,20 @@ def test_thousands_of_inbox_entries_are_forgotten_by_chunks(queue_database: Test
         assert inbox.prune(1_100, "default") == 1_100
     assert sizes == [500, 500, 100]
     assert InboxEntry.objects.count() == 100
+
+
+def test_rows_that_a_process_holds_at_its_end_are_free_at_once_as_suspects(
+    make_housekeeper: Callable[[], Housekeeper],
+) -> None:
+    """An error of ours may end it in the midst of an event; nobody sweeps after a process that says it has stopped."""
+    table = current.table()
+    body, now_ms = b'{"time_sent": 0}', clock.now_ms()
+    table.store([Event(queue="noop", message_id="held", body=body, published_at_ms=now_ms)])
+    [held] = table.claim("noop", 10, 60, "me")
+    assert not held.redelivered
+    housekeeper = make_housekeeper()
+    housekeeper.start()
+    assert table.claim("noop", 10, 60, "another") == []
+    housekeeper.stop()
+    [again] = table.claim("noop", 10, 60, "another")
+    assert again.redelivered

@@ -170,6 +170,7 @@ class Handler:
         return outcomes
 
     def _result_of(self, error: BaseException) -> Outcome | Failure:
+        _let_go(error)
         match error:
             case RetryLater():
                 return Retry(error.after_seconds, str(error))
@@ -183,6 +184,18 @@ class Handler:
                 text = _one_line(error)
         traceback = "".join(tracebacks.format_exception(error))
         return Failure(text, traceback, is_timeout=isinstance(error, HandlerTimeout))
+
+
+def _let_go(error: BaseException) -> None:
+    """Of what the handler's frames hold: one that took all memory leaves none to say so with."""
+    chain: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while chain:
+        link = chain.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            tracebacks.clear_frames(link.__traceback__)
+            chain += (link.__cause__, link.__context__)
 
 
 def _one_line(error: BaseException) -> str:

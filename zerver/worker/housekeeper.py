@@ -62,7 +62,7 @@ class Housekeeper:
         try:
             while not self._stop.wait(BEAT_SECONDS):
                 self._round()
-            self._quietly("the last heartbeat", lambda: self._write(WorkerProcess.State.STOPPED))
+            self._quietly("the last heartbeat", self._say_goodbye)
         finally:
             connections.close_all()
 
@@ -82,6 +82,11 @@ class Housekeeper:
         for row in self._rows:
             draining = row.runner.stopping.is_set()
             row.write(state or (WorkerProcess.State.DRAINING if draining else WorkerProcess.State.RUNNING))
+
+    def _say_goodbye(self) -> None:
+        """What it holds still, as after an error of ours, is freed first: nobody sweeps after one that has stopped."""
+        EventTable(self._settings.database).release_owned([row.id for row in self._rows])
+        self._write(WorkerProcess.State.STOPPED)
 
     def _prune(self) -> None:
         alias = self._settings.database
