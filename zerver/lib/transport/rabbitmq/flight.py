@@ -119,7 +119,7 @@ class Batch:
 class Flight:
     """One event on its way."""
 
-    __slots__ = ("batch", "event", "index", "nacks", "returned")
+    __slots__ = ("batch", "event", "index", "is_doubtful", "nacks", "returned")
 
     def __init__(self, batch: Batch, index: int) -> None:
         self.batch = batch
@@ -129,6 +129,8 @@ class Flight:
         self.returned = ""
         #: How often the broker said that it could not store it.
         self.nacks = 0
+        #: It was sent on a channel that was closed over another message, and may have been stored.
+        self.is_doubtful = False
 
     def begin(self) -> bool:
         """About to be sent, perhaps again: what was said on an earlier channel is void."""

@@ -14,6 +14,7 @@ import pika
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportError, UnknownQueue
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Published
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.flight import STORED, Flight, InFlight, halves, in_doubt, refused
@@ -82,8 +83,6 @@ class QueueLine:
     def accept(self, flights: Iterable[Flight]) -> None:
         self._used_at = monotonic()
         self._waiting.extend(flights)
-        if not self._is_declared and not self._is_asking:
-            self._declare()
         self._go_on()
 
     def let_go(self) -> None:
@@ -123,7 +122,7 @@ class QueueLine:
         self._waiting.clear()
         self._nacked.clear()
         for flight in flights:
-            flight.answer(refused(problem))
+            flight.answer(_unstored(flight, problem))
 
     # -- the queue and the channel
 
@@ -145,7 +144,15 @@ class QueueLine:
             self._go_on()
         else:
             self._knowledge.refuses(self.queue, str(error))
-            self._refuse_unsent(str(error))
+            self._give_up(str(error))
+
+    def _give_up(self, problem: str) -> None:
+        """Nothing of this queue can be sent."""
+        suspects = [flight for group in self._suspects for flight in group]
+        self._suspects.clear()
+        for flight in suspects:
+            flight.answer(in_doubt(problem))
+        self._refuse_unsent(problem)
 
     def _open_channel(self) -> None:
         self._is_ready = False
@@ -153,7 +160,7 @@ class QueueLine:
         try:
             channel = self._connection.channel(on_open_callback=self._on_channel_open)
         except pika.exceptions.AMQPError as error:  # no more channels, or the connection is closing
-            self._refuse_unsent(describe(error))
+            self._give_up(describe(error))
             return
         self._channel = channel
         channel.add_on_close_callback(self._on_channel_closed)
@@ -171,11 +178,16 @@ class QueueLine:
 
     def _go_on(self) -> None:
         """Send what may be sent now."""
-        if self._channel is None and not self._is_over and (self._waiting or self._suspects):
+        if not self._is_declared and not self._is_asking and self._has_work():
+            self._declare()
+        if self._channel is None and self._has_work():
             self._open_channel()  # meanwhile the queue is being declared
         if self._is_ready and self._is_declared and self._owner.state is State.OPEN:
             with self._channel.connection.together():
                 self._send()
+
+    def _has_work(self) -> bool:
+        return not self._is_over and bool(self._waiting or self._suspects)
 
     def _send(self) -> None:
         while self._suspects and all(flight.batch.is_concluded for flight in self._in_flight):
@@ -196,7 +208,7 @@ class QueueLine:
             # Encoded as a whole before the first byte goes out: an error here has sent nothing and taken no tag.
             self._channel.basic_publish("", event.queue, event.body, to_properties(event), mandatory=True)
         except (pika.exceptions.ConnectionWrongStateError, pika.exceptions.ChannelWrongStateError) as error:
-            flight.answer(refused(describe(error)))
+            flight.answer(_unstored(flight, describe(error)))
         except Exception as error:  # whatever the encoder makes of an id or a header
             flight.answer(refused(f"cannot be encoded for AMQP: {describe(error)}", event_at_fault=True))
         else:
@@ -213,7 +225,7 @@ class QueueLine:
             self._knowledge.circuit.nacked(self.queue, monotonic())
         for flight in self._in_flight.pop(method.delivery_tag, method.multiple):
             if flight.returned:
-                flight.answer(refused(flight.returned))
+                flight.answer(_unstored(flight, flight.returned))
             elif is_ack:
                 flight.answer(STORED)
             else:
@@ -224,7 +236,7 @@ class QueueLine:
     def _on_nack(self, flight: Flight) -> None:
         """Not stored: the queue is full, or has no leader, perhaps only just (after its declaration, a failover)."""
         if flight.nacks >= len(NACK_RETRY_SECONDS):
-            flight.answer(refused("the broker could not store it (nack)"))
+            flight.answer(_unstored(flight, "the broker could not store it (nack)"))
             return
         seconds = NACK_RETRY_SECONDS[flight.nacks]
         flight.nacks += 1
@@ -238,7 +250,7 @@ class QueueLine:
             self._go_on()
 
     def _on_return(self, _: Any, method: Any, properties: Any, __: bytes) -> None:
-        """The queue was deleted after it was declared; it is declared anew for the next event."""
+        """The queue was deleted after it was declared; it is declared anew for what comes next."""
         problem = f"no queue {method.routing_key!r} on the broker ({method.reply_code} {method.reply_text})"
         self._in_flight.mark_returned(properties.message_id, problem)
         self._is_declared = False
@@ -251,6 +263,7 @@ class QueueLine:
         self._is_ready = False
         self.reopened_at = monotonic()
         unanswered = []
+        is_alone = len(self._in_flight) == 1
         for flight in self._in_flight:
             if flight.batch.is_concluded:
                 flight.answer(in_doubt(describe(reason)))
@@ -258,18 +271,23 @@ class QueueLine:
                 unanswered.append(flight)
         self._in_flight = InFlight()
         if reason.reply_code == PRECONDITION_FAILED:
-            self._seek_guilty(unanswered, reason.reply_text)
+            self._seek_guilty(unanswered, reason.reply_text, is_alone=is_alone)
         else:
             # Nobody's fault and everybody's trouble, such as a permission that was taken away.
             problem = describe(reason)
             self._knowledge.refuses(self.queue, problem)
-            self._refuse_unsent(problem)
+            self._give_up(problem)
             for flight in unanswered:
                 flight.answer(in_doubt(problem))
         self._go_on()
 
-    def _seek_guilty(self, unanswered: list[Flight], reply_text: str) -> None:
-        """The broker closes the channel over one message and forgets to confirm the others: those are sent again."""
+    def _seek_guilty(self, unanswered: list[Flight], reply_text: str, *, is_alone: bool) -> None:
+        """The broker closes the channel over one message and forgets to confirm the others: those are sent again.
+
+        ``is_alone``: nothing else was in flight, not even what nobody waits for.
+        """
+        for flight in unanswered:
+            flight.is_doubtful = True
         told = _TOO_LARGE.search(reply_text)
         if told is not None:
             limit = int(told[2])
@@ -282,7 +300,14 @@ class QueueLine:
                     [flight for flight in unanswered if len(flight.event.body) <= limit]
                 )
                 return
-        if len(unanswered) == 1:
+        if len(unanswered) > 1:
+            self._suspects.extendleft(reversed(halves(unanswered)))
+        elif unanswered and is_alone:
             unanswered[0].answer(refused(f"the broker refuses it: {reply_text}", event_at_fault=True))
         elif unanswered:
-            self._suspects.extendleft(reversed(halves(unanswered)))
+            self._suspects.appendleft(unanswered)
+
+
+def _unstored(flight: Flight, problem: str) -> Published:
+    """What became of it this time; the broker may have stored it before, and not have come to confirm it."""
+    return in_doubt(problem) if flight.is_doubtful else refused(problem)
