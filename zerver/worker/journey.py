@@ -7,6 +7,7 @@ far and returns what it made of them; whatever cannot be stored is held in hand 
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from zerver.lib import clock, signals
@@ -125,11 +126,13 @@ class Journey:
             crashes = self._count_suspect(delivery)
             if crashes is None:
                 judged.append((delivery, RELEASE))
+            elif not self._keep_hold([delivery]):
+                # While it was being counted its lease ended, or the broker's connection did.
+                self._uncount_suspect(delivery)
             elif crashes >= self.queue.max_crashes:
                 judged.append((delivery, Dead(f"{crashes} worker processes died while they had this event")))
             else:
-                # Counting may have waited for the database, and a lease may have ended meanwhile.
-                runnable += self._keep_hold([delivery])
+                runnable.append(delivery)
         return runnable, judged
 
     def _count_suspect(self, delivery: Delivery) -> int | None:
@@ -146,6 +149,11 @@ class Journey:
                 sender=None, queue=event.queue, message_id=event.message_id, crashes=crashes
             )
             return crashes
+
+    def _uncount_suspect(self, delivery: Delivery) -> None:
+        """It does not run: else an event that is cut off often enough would be dead without having run."""
+        with suppress(*STORE_ERRORS):  # counted once too often, where the database is away as well
+            suspects.uncount_start(delivery.event.queue, delivery.event.message_id, self.alias)
 
     def _run(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[tuple[Delivery, Result]]:
         """Run the handler; and again, with the events in hand, where the database was away during the run."""

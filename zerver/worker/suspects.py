@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import F
 
 from zerver.lib.database import perform
 from zerver.lib.event_table import EventTable
@@ -38,6 +39,18 @@ def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
             return int(cursor.fetchone()[0])
 
     return perform(alias, count)
+
+
+def uncount_start(queue: str, message_id: str, alias: str) -> None:
+    """It was counted and did not run after all, so nobody can die of it. Raises: TransportUnavailable."""
+    rows = Suspect.objects.using(alias).filter(queue=queue, message_id=message_id)
+
+    def uncount(_: BaseDatabaseWrapper) -> None:
+        # Another process may count it meanwhile: a row is deleted only while it says nothing.
+        rows.filter(crashes__gt=0).update(crashes=F("crashes") - 1)
+        rows.filter(crashes__lte=0).delete()
+
+    perform(alias, uncount)
 
 
 def clear(queue: str, message_id: str, alias: str) -> None:
