@@ -21,8 +21,7 @@ PREFETCH = 100
 ACK = bytes.fromhex("0000000d 003c 0050")
 PUBLISH = bytes.fromhex("003c 0028")
 DELIVER = bytes.fromhex("003c 003c")
-#: Of the events in a load, so many have their effect before the last fault: all are well within it.
-AMONG = 0.5
+CUTS_PER_LOAD = 2
 
 
 @pytest.fixture
@@ -126,8 +125,8 @@ def faults(stage: Stage) -> int:
 
 
 def cut_under_load(stage: Stage, network: TcpProxy, cut: Callable[[], None]) -> None:
-    count = 150 * faults(stage)
-    stage.produce(count, per_second=100)
-    for _ in stage.moments(faults(stage), among=int(count * AMONG)):
-        cut()
-        stage.until(network.has_cut, "the cut")
+    # A producer whose connection is lost again and again knocks ever more seldom: so often a fresh one comes.
+    for _ in stage.rounds(faults(stage) // CUTS_PER_LOAD, 300, per_second=60, among=60):
+        for _ in range(CUTS_PER_LOAD):
+            cut()
+            stage.until(network.has_cut, "the cut")

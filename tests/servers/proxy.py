@@ -7,6 +7,7 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -147,10 +148,16 @@ class TcpProxy:
         await self._cut()
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, as a task, to its end; both its ends are closed together."""
+        """One connection, as a task, to its end."""
         task = asyncio.current_task()
         assert task is not None
         self._connections.add(task)
+        with suppress(asyncio.CancelledError):  # cut; asyncio's own callback would log it as an error (3.11)
+            await self._carry(reader, writer)
+        self._connections.discard(task)
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Both ends are closed together."""
         ends = [writer]
         age = self._age
         try:
@@ -167,7 +174,6 @@ class TcpProxy:
         finally:
             for end in ends:
                 self._reset(end)
-            self._connections.discard(task)
 
     async def _collect(self, reader: asyncio.StreamReader, on_the_way: OnTheWay, age: int) -> None:
         while True:
