@@ -64,8 +64,8 @@ def test_postgresql_restarted(database_stage: Stage, postgres_server: PostgresSe
     balance(stage, "PostgreSQL restarted", restarts)
 
 
-def test_postgresql_killed(database_stage: Stage, postgres_server: PostgresServer) -> None:
-    stage, kills = database_stage, database_stage.scale.of(2, 20)
+def test_postgresql_killed(production_stage: Stage, postgres_server: PostgresServer) -> None:
+    stage, kills = production_stage, production_stage.scale.of(2, 20)
     for _ in load(stage, kills):
         postgres_server.kill()
         stage.let_pass(stage.chance.uniform(0, 3))
@@ -92,9 +92,9 @@ def test_postgresql_stands_still(production_stage: Stage, postgres_server: Postg
     balance(stage, "PostgreSQL stopped (SIGSTOP) for a while", times)
 
 
-def test_a_lock_on_the_event_table(database_stage: Stage, postgres_server: PostgresServer) -> None:
+def test_a_lock_on_the_event_table(production_stage: Stage, postgres_server: PostgresServer) -> None:
     """As a migration takes it."""
-    stage, times = database_stage, database_stage.scale.of(1, 5)
+    stage, times = production_stage, production_stage.scale.of(1, 5)
     for _ in load(stage, times):
         with postgres_server.locked_table(name_of(stage.env["DATABASE_URL"]), "zerver_event"):
             stage.let_pass(stage.scale.of(6, 35))

@@ -42,9 +42,10 @@ def has_begun(stage: Stage, worker: Watched) -> bool:
     return stage.ledger.last.get(worker.process.pid) in ("started", "effect")
 
 
-def test_an_older_and_a_newer_version_of_a_worker_at_once(any_stage: Stage) -> None:
+@pytest.mark.parametrize("lanes", ["sqlite", "production"])
+def test_an_older_and_a_newer_version_of_a_worker_at_once(request: pytest.FixtureRequest, lanes: str) -> None:
     """What one version cannot read waits until the other has it."""
-    stage = any_stage
+    stage: Stage = request.getfixturevalue(f"{lanes}_stage")
     count = stage.scale.of(150, 1_500)
     old, new = ({versions.VERSION: version} for version in (versions.OLD, versions.NEW))
     arguments = f"--queue={versions.QUEUE}"

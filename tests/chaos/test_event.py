@@ -18,7 +18,7 @@ import pika
 import pytest
 
 from tests.chaos.conftest import is_long
-from tests.chaos.stage import ACK_WINDOW, Stage
+from tests.chaos.stage import ACK_WINDOW, SETTLE_SECONDS, Stage
 from tests.ledger.apps import MEMORY_LIMIT
 from zerver.lib import clock
 from zerver.lib.errors import EventTooLarge
@@ -89,6 +89,7 @@ def test_bad_events_among_good_ones(
     shuffled = stage.chance.sample(kinds, len(kinds))
     for kind, _ in zip(shuffled, stage.moments(len(kinds), among=count // 2), strict=True):
         put(stage, BAD[kind])
+    until_failed(stage, len(kinds))
     stage.balance(
         f"event among good ones: {', '.join(kinds)}",
         faults=len(kinds),
@@ -108,16 +109,22 @@ def test_events_that_kill_one_after_another(request: pytest.FixtureRequest, lane
     """None of them lives longer because the next one kills the process that has just given it up."""
     stage: Stage = request.getfixturevalue(f"{lanes}_stage")
     put = put_on_the_broker if lanes == "rabbit" else put_into_the_table
-    max_crashes, killers = 2, stage.scale.of(4, 20)
+    max_crashes, killers = 2, stage.scale.of(3, 20)
     worker = stage.work(ledger={"max_crashes": max_crashes})
     stage.produce(stage.scale.of(100, 1_000), per_second=50)
     stage.until_done(5)
     for _ in range(killers):
         put(stage, BAD["os._exit"])
+    until_failed(stage, killers)
     stage.balance(
         "events that kill, one after another", faults=killers, failed=killers, exit_codes=EXIT_CODES
     )
     assert len(worker.ends) <= max_crashes * killers
+
+
+def until_failed(stage: Stage, count: int) -> None:
+    """What a worker has in hand is not seen in the broker's queue."""
+    stage.until(lambda: FailedEvent.objects.count() >= count, f"{count} failed events", SETTLE_SECONDS)
 
 
 def put_on_the_broker(stage: Stage, body: bytes, **properties: Any) -> None:
