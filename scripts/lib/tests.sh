@@ -31,7 +31,10 @@ run_tests() {
 run_pytest() {
   local venv=$1 status=0 limit=20m
   shift
-  if [[ -n ${CHAOS_LONG:-} ]]; then limit=3h; fi
+  if [[ -n ${CHAOS_LONG:-} ]]; then
+    limit=3h
+    set -- --timeout=1800 "$@"
+  fi
   timeout --foreground --kill-after=30 "$limit" "$venv/bin/python" -m pytest "$@" || status=$?
   # 5: nothing was selected. A folder may be empty, or have nothing for -k; scripts/test fails when all are so.
   [[ $status -eq 5 ]] || return "$status"

@@ -155,10 +155,12 @@ class Stage:
     # -- what is done to workers
 
     def victim(self) -> Watched:
-        """One of the workers, once it has begun to take events."""
-        worker = self.chance.choice(self.workers)
-        self.until(lambda: "worker started" in worker.process.output, lambda: f"{worker.process} to start")
-        return worker
+        """One of the workers that have begun to take events: the load would be over before another has."""
+
+        def begun() -> list[Watched]:
+            return [worker for worker in self.workers if "worker started" in worker.process.output]
+
+        return self.chance.choice(self.until(begun, "a worker to start"))
 
     @property
     def ends(self) -> int:

@@ -14,7 +14,7 @@ def test_workers_killed_in_the_middle_of_handlers(any_stage: Stage) -> None:
     stage, count, kills = any_stage, any_stage.scale.of(500, 5_000), any_stage.scale.of(3, 20)
     stage.work()
     stage.work()
-    stage.produce(count, sleep=0.01)
+    stage.produce(count, sleep=0.02)
     for _ in stage.moments(kills, among=int(count * AMONG)):
         stage.kill_in_handler(stage.victim())
     stage.balance("worker killed (SIGKILL) in the middle of a handler", faults=kills)
