@@ -30,17 +30,25 @@ def to_table(verdicts: Iterable[Verdict]) -> str:
     by_test: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_test.setdefault(verdict.test, []).append(verdict)
-    return HEADER + "".join(_row(test, runs) for test, runs in sorted(by_test.items()))
+    rows = "".join(_row(test, runs) for test, runs in sorted(by_test.items()))
+    runs = [run for each in by_test.values() for run in each]
+    offered, faults, twice = (
+        sum(getattr(run, field) for run in runs) for field in ("offered", "faults", "duplicated")
+    )
+    totals = (
+        f"In {len(runs)} runs of {len(by_test)} tests (seeds {', '.join(sorted({run.seed for run in runs}))}),"
+        f" {offered:,} events were offered and {faults} faults injected; {twice} came twice."
+    )
+    return f"{totals}\n\n{HEADER}{rows}"
 
 
 def _row(test: str, runs: list[Verdict]) -> str:
-    file, _, name = test.partition("::")
     offered, faults, lost, twice, bound = (
         sum(getattr(run, field) for run in runs)
         for field in ("offered", "faults", "lost", "duplicated", "duplicates_bound")
     )
     stall = max(run.longest_stall_seconds for run in runs)
-    again = f"`{Path(file).name}::{name}`"
+    again = f"`{test}`"
     return (
         f"| {runs[-1].scenario} | {len(runs)} | {offered:,} | {faults} | {lost} | {twice} ({bound:,}) | {stall:g} s"
         f" | {again} |\n"
