@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypedDict
 import msgspec
 import pytest
 
+from tests.unit.names import stable_repr
 from zerver.lib.errors import InvalidDeclaration
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueRegistry
@@ -242,7 +243,7 @@ def test_an_unknown_option_is_refused() -> None:
     assert "has no option 'worker'; choose from enabled" in refusal(single(Activity), worker=2)
 
 
-@pytest.mark.parametrize("thing", [object(), object, print, dict], ids=repr)
+@pytest.mark.parametrize("thing", [object(), object, print, dict], ids=stable_repr)
 def test_what_is_no_worker_class_is_refused(thing: object) -> None:
     assert "is no worker class; inherit from QueueProcessingWorker" in refusal(thing)
 

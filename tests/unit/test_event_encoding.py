@@ -21,6 +21,7 @@ from django.utils.safestring import SafeString, mark_safe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.unit.names import stable_repr
 from zerver.lib.errors import EventTooLarge, NotJson
 from zerver.lib.event import EventType, decode_json, encode_event
 from zerver.lib.json_walk import MAX_DEPTH
@@ -123,7 +124,7 @@ def test_the_slow_walk_carries_the_same_as_the_quick_look(event: dict[str, Any])
         ((1 << 64) - 1, (1 << 64) - 1),
         (-(1 << 63), -(1 << 63)),
     ],
-    ids=repr,
+    ids=stable_repr,
 )
 def test_subclasses_and_lazy_strings_become_their_base(value: object, carried: object) -> None:
     assert _exactly(decode_json(encode({"value": value}))) == _exactly({"value": carried})
@@ -173,7 +174,7 @@ def test_subclasses_and_lazy_strings_become_their_base(value: object, carried: o
         (msgspec.UNSET, "msgspec.UnsetType cannot be carried unchanged"),
         (msgspec.Raw(b"1"), "msgspec.Raw cannot be carried unchanged"),
     ],
-    ids=lambda value: repr(value)[:40],
+    ids=lambda value: stable_repr(value)[:40],
 )
 def test_what_json_cannot_carry_is_refused_by_its_path(value: object, problem: str) -> None:
     with pytest.raises(NotJson) as refused:
@@ -184,7 +185,7 @@ def test_what_json_cannot_carry_is_refused_by_its_path(value: object, problem: s
 
 
 @pytest.mark.parametrize(
-    "key", [1, None, True, 1.5, b"x", ("a", "b"), Size.SMALL, uuid.UUID(int=1)], ids=repr
+    "key", [1, None, True, 1.5, b"x", ("a", "b"), Size.SMALL, uuid.UUID(int=1)], ids=stable_repr
 )
 def test_keys_that_are_no_strings_are_refused_where_they_stand(key: object) -> None:
     with pytest.raises(NotJson, match="JSON keys are strings") as refused:
@@ -198,7 +199,9 @@ def test_a_key_with_a_lone_surrogate_is_refused() -> None:
         encode({"user": {"\ud800": 1}})
 
 
-@pytest.mark.parametrize("event", [None, 1, "text", [], [{}], (), b"{}", True, object(), dict], ids=repr)
+@pytest.mark.parametrize(
+    "event", [None, 1, "text", [], [{}], (), b"{}", True, object(), dict], ids=stable_repr
+)
 def test_an_event_that_is_no_object_is_refused(event: object) -> None:
     with pytest.raises(NotJson) as refused:
         encode(event)
