@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from urllib.parse import quote
 
+from tests.servers import spawn
 from tests.servers.ports import HOST
 from tests.servers.rabbitmq import Epmd, Membership, RabbitServer
 from tests.servers.rabbitmq_management import PASSWORD, USER
@@ -15,7 +16,7 @@ from tests.wait import wait_for
 SIZE = 3
 
 
-class RabbitCluster:
+class RabbitCluster(spawn.Server):
     """Nodes with an epmd and a cookie in common; ``conf`` is every node's. Quorum queues stand on all of them."""
 
     def __init__(self, conf: Mapping[str, str] | None = None) -> None:
@@ -52,17 +53,6 @@ class RabbitCluster:
             closing.callback(self._epmd.close)
             for node in self.nodes.values():
                 closing.callback(node.close)
-
-    def __enter__(self) -> RabbitCluster:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- for clients
 

@@ -28,7 +28,7 @@ SMALL_DISK = "small_disk"
 START_TIMEOUT_SECONDS = 60.0
 
 
-class PostgresServer:
+class PostgresServer(spawn.Server):
     """``durable`` syncs every commit to disk; without it data outlive a killed server, but not a reset machine.
 
     ``settings`` are lines of ``postgresql.conf``: ``{"max_connections": "20"}``. With ``disk_mb`` there is a tablespace
@@ -123,17 +123,6 @@ class PostgresServer:
         self._end(signal.SIGQUIT)
         spawn.remove_directory(self.directory)
         release_port(self.port)
-
-    def __enter__(self) -> PostgresServer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     # -- its databases
 

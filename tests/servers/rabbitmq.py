@@ -71,7 +71,7 @@ class Membership:
         return cls(node=f"zerver-{secrets.token_hex(4)}@localhost", cookie=secrets.token_hex(16), epmd=Epmd())
 
 
-class RabbitServer(ManagementApi):
+class RabbitServer(ManagementApi, spawn.Server):
     """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``.
 
     Without ``membership`` it is alone, with an epmd of its own.
@@ -169,17 +169,6 @@ class RabbitServer(ManagementApi):
         spawn.remove_directory(self.directory)
         for port in (self.port, self._management_port, self._dist_port):
             release_port(port)
-
-    def __enter__(self) -> RabbitServer:
-        try:
-            self.start()
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def url(self, vhost: str = "/") -> str:
         return f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}/{quote(vhost, safe='')}"

@@ -10,9 +10,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Self
 
 from tests.wait import WaitTimeoutError, wait_for
 
@@ -43,6 +45,29 @@ class ServerStartError(RuntimeError):
     def __init__(self, what: str, log_path: Path) -> None:
         log = log_path.read_text(errors="replace")[-4000:] if log_path.exists() else "(no log)"
         super().__init__(f"{what} did not start. {log_path}:\n{log}")
+
+
+class Server(ABC):
+    """A context: started inside, and closed whatever happens, a start that fails included."""
+
+    @abstractmethod
+    def start(self) -> None:
+        """Returns when it answers."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all of it, and remove what it made."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def spawn(
