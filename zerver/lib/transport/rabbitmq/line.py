@@ -93,7 +93,7 @@ class QueueLine:
     def block(self, problem: str) -> None:
         """The broker reads nothing for a while: nobody is to wait for that."""
         self._refuse_unsent(problem)
-        for flight in self._sent():
+        for flight in [*self._in_flight, *self._suspected()]:
             flight.batch.give_up(problem)
 
     def unblock(self) -> None:
@@ -103,9 +103,9 @@ class QueueLine:
         """The connection is gone."""
         self._is_over = True
         self._channel = None
-        for flight in self._sent():
+        for flight in self._in_flight:
             flight.answer(in_doubt(problem))
-        self._refuse_unsent(problem)
+        self._give_up(problem)
 
     def close(self) -> None:
         """For one that is idle."""
@@ -114,8 +114,8 @@ class QueueLine:
         if channel is not None and channel.is_open:
             channel.close()
 
-    def _sent(self) -> list[Flight]:
-        return [*self._in_flight, *(flight for group in self._suspects for flight in group)]
+    def _suspected(self) -> list[Flight]:
+        return [flight for group in self._suspects for flight in group]
 
     def _refuse_unsent(self, problem: str) -> None:
         flights = [*self._waiting, *self._nacked]
@@ -148,9 +148,9 @@ class QueueLine:
 
     def _give_up(self, problem: str) -> None:
         """Nothing of this queue can be sent."""
-        suspects = [flight for group in self._suspects for flight in group]
+        suspected = self._suspected()
         self._suspects.clear()
-        for flight in suspects:
+        for flight in suspected:
             flight.answer(in_doubt(problem))
         self._refuse_unsent(problem)
 
