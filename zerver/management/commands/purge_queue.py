@@ -13,9 +13,10 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.management.base import QueueCommand, one_line
 from zerver.management.output import Column, figure
+from zerver.worker.dead_letters import DeadLetterWorker
 
 #: What is in it died on some queue, and is not filed as a failed event yet: nowhere else is there a copy.
-UNFILED = "zerver_dead"
+UNFILED = DeadLetterWorker.queue_name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
