@@ -58,6 +58,7 @@ def test_a_restarted_broker_is_consumed_from_again(rabbit_vhost: str, rabbit_ser
         consumer = Consumer(transport, declaration(queue_type="classic"))
         publish(transport, 3)
         assert len(consumer.take(3)) == 3
+        rabbit_server.remember_queues()
         with told_changes() as told:
             rabbit_server.restart()
             assert len(consumer.take(3, 40)) == 3

@@ -94,6 +94,7 @@ class TestRabbitServer:
     ) -> None:
         with client(rabbit_vhost) as channel:
             publish(channel, b"[1]")
+            rabbit_server.remember_queues()
             rabbit_server.kill()
             with pytest.raises(AMQPConnectionError):
                 channel.connection.process_data_events(5)

@@ -187,8 +187,8 @@ class RabbitServer(ManagementApi, spawn.Server):
         wait_for(lambda: self.has_alarm() is on, 30, f"disk alarm {'on' if on else 'off'}")
 
     def remember_queues(self) -> None:
-        """Until every queue is on disk. RabbitMQ 3.10 writes the names of quorum queues every half second, and forgets
-        one that was declared since, events and all, when it is killed.
+        """Until every queue is on disk. RabbitMQ 3.10 writes the names of quorum queues every half second and those of
+        others within two; killed before, it forgets the queue, with all that it confirmed for it.
         """
         self.rabbitmqctl("eval", "mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()].")
 
