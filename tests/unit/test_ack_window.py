@@ -83,7 +83,7 @@ def test_what_waits_is_sent_after_the_hold_and_not_before() -> None:
 
 def test_the_timer_serves_windows_again_and_again_and_each_in_its_time() -> None:
     slow, fast = Sent(), Sent()
-    slow_window = AckWindow[int](size=10, flush=slow, hold_seconds=0.2)
+    slow_window = AckWindow[int](size=10, flush=slow, hold_seconds=0.05)
     fast_window = AckWindow[int](size=10, flush=fast, hold_seconds=0.005)
     slow_window.add([1])
     for number in range(5):

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
-from hypothesis import given
-from hypothesis import strategies as st
-
 from zerver.management.event_lines import BadLine, LineEvent, read_events
 
 
@@ -86,19 +81,3 @@ def test_what_is_wrong_with_a_line_is_said_as_it_is() -> None:
 def test_a_line_that_is_not_utf8_is_named() -> None:
     [bad] = read(b'{"a": "\xff\xfe"}\n')
     assert isinstance(bad, BadLine)
-
-
-@given(
-    st.lists(
-        st.binary(max_size=30)
-        | st.lists(st.sampled_from(list('{}[]",:\t 1eE.-\\u"tfn')), max_size=30).map("".join).map(str.encode),
-        max_size=5,
-    )
-)
-def test_whatever_stands_in_a_file_is_an_event_or_a_line_that_is_named(lines: list[bytes]) -> None:
-    for item in read(*lines):
-        assert item.place.startswith("f:")
-        if isinstance(item, BadLine):
-            assert item.problem
-        else:
-            json.dumps(item.event, allow_nan=False)

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.management.json_layout import compact, indented
@@ -16,6 +16,7 @@ values = st.recursive(
 
 
 @given(values, st.booleans())
+@settings(max_examples=30, deadline=None, database=None)
 def test_the_layout_is_that_of_the_standard_library(value: Any, ensure_ascii: bool) -> None:
     text = json.dumps(value, ensure_ascii=ensure_ascii)
     assert indented(text) == json.dumps(value, indent=2, ensure_ascii=ensure_ascii)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
@@ -48,6 +48,7 @@ def test_unknown_and_settled_tags_are_ignored() -> None:
 
 
 @given(count=st.integers(1, 40), data=st.data())
+@settings(max_examples=50, deadline=None, database=None)
 def test_the_broker_ends_up_with_exactly_what_was_settled(count: int, data: st.DataObject) -> None:
     made = ledger(count)
     order = data.draw(st.permutations(range(1, count + 1)))

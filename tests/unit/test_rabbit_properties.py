@@ -7,13 +7,11 @@ import decimal
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pika.compat import long
 from pika.spec import BasicProperties
 
 from zerver.lib import clock
-from zerver.lib.event import Event, encode_headers
+from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq.properties import to_event, to_forward, to_properties
 
 
@@ -104,34 +102,3 @@ def test_forwarding_keeps_what_the_publisher_said() -> None:
     assert forwarded.headers == {"n": [1]}
     assert (forwarded.type, forwarded.message_id, forwarded.user_id) == ("t", "m", None)
     assert forwarded.delivery_mode == 2
-
-
-_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text()
-    | st.binary()
-    | st.datetimes()
-    | st.decimals(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
-    max_leaves=8,
-)
-
-
-@given(
-    headers=st.none() | st.dictionaries(st.text() | st.binary(), _values, max_size=5) | st.text(),
-    message_id=st.none() | st.text() | st.binary(),
-    timestamp=st.none() | st.integers(),
-    body=st.binary(),
-)
-def test_nothing_that_comes_raises_and_all_of_it_can_be_stored(
-    headers: Any, message_id: Any, timestamp: Any, body: bytes
-) -> None:
-    properties = BasicProperties(headers=headers, message_id=message_id, timestamp=timestamp)
-    event = to_event("parcels", properties, body)
-    assert event.body == body
-    stored = encode_headers(event.headers) + event.message_id
-    assert "\x00" not in stored.encode().decode()
-    assert event.attempt >= 1

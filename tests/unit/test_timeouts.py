@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from zerver.lib import clock, signals
+from zerver.worker import timeouts
 from zerver.worker.timeouts import (
     HandlerTimeout,
     MainThreadDeadline,
@@ -234,6 +235,7 @@ def test_a_watchdog_that_gets_no_thread_for_its_timer_goes_on_watching(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Handlers may leave no memory, or no threads, to anybody for a while."""
+    monkeypatch.setattr(timeouts, "TICK_SECONDS", 0.02)
     ended, refused = threading.Event(), threading.Event()
     watchdog = Watchdog(lambda entry: ended.set())
 
