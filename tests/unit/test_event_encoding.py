@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import enum
-import json
 import math
 import uuid
 from collections import OrderedDict, UserDict, defaultdict, namedtuple
@@ -18,8 +17,6 @@ import msgspec
 import pytest
 from django.utils.functional import lazystr
 from django.utils.safestring import SafeString, mark_safe
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from tests.unit.names import stable_repr
 from zerver.lib.errors import EventTooLarge, NotJson
@@ -27,21 +24,6 @@ from zerver.lib.event import EventType, decode_json, encode_event
 from zerver.lib.json_walk import MAX_DEPTH
 
 ANY = EventType()
-
-_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
-_SCALARS = (
-    st.none()
-    | st.booleans()
-    | st.integers(-(1 << 63), (1 << 64) - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | _TEXT
-)
-_VALUES = st.recursive(
-    _SCALARS,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
-    max_leaves=12,
-)
-_EVENTS = st.dictionaries(_TEXT, _VALUES, max_size=5)
 
 
 class Colour(enum.Enum):
@@ -87,23 +69,6 @@ Pair = namedtuple("Pair", "first second")
 
 def encode(event: Any, limit_bytes: int = 1 << 20) -> bytes:
     return encode_event("letters", event, ANY, limit_bytes)
-
-
-@given(_EVENTS)
-@settings(max_examples=30, deadline=None, database=None)
-def test_any_json_object_travels_unchanged(event: dict[str, Any]) -> None:
-    body = encode(event)
-    assert _exactly(ANY.decode("letters", body)) == _exactly(event)
-    assert _exactly(json.loads(body)) == _exactly(event)
-
-
-@given(
-    st.dictionaries(_TEXT, _VALUES.map(lambda value: Rows([value, mark_safe("<b>")])), min_size=1, max_size=3)
-)
-@settings(max_examples=15, deadline=None, database=None)
-def test_the_slow_walk_carries_the_same_as_the_quick_look(event: dict[str, Any]) -> None:
-    plain = {key: [rows[0], "<b>"] for key, rows in event.items()}
-    assert encode(event) == encode(plain)
 
 
 @pytest.mark.parametrize(

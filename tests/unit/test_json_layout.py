@@ -1,26 +1,8 @@
 """JSON for people to read and edit."""
 
-import json
-from typing import Any
-
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from zerver.management.json_layout import compact, indented
-
-values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
-
-
-@given(values, st.booleans())
-@settings(max_examples=30, deadline=None, database=None)
-def test_the_layout_is_that_of_the_standard_library(value: Any, ensure_ascii: bool) -> None:
-    text = json.dumps(value, ensure_ascii=ensure_ascii)
-    assert indented(text) == json.dumps(value, indent=2, ensure_ascii=ensure_ascii)
-    assert compact(indented(text)) == json.dumps(value, ensure_ascii=ensure_ascii, separators=(",", ":"))
 
 
 @pytest.mark.parametrize(

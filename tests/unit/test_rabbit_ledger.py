@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
 
 
@@ -45,21 +42,3 @@ def test_unknown_and_settled_tags_are_ignored() -> None:
     made.settle([1, 2])
     assert made.settle([1, 2, 9]) == []
     assert TagLedger().settle([1]) == []
-
-
-@given(count=st.integers(1, 40), data=st.data())
-@settings(max_examples=50, deadline=None, database=None)
-def test_the_broker_ends_up_with_exactly_what_was_settled(count: int, data: st.DataObject) -> None:
-    made = ledger(count)
-    order = data.draw(st.permutations(range(1, count + 1)))
-    settled = order[: data.draw(st.integers(0, count))]
-    outstanding = set(range(1, count + 1))
-    while settled:
-        size = data.draw(st.integers(1, len(settled)))
-        chunk, settled = settled[:size], settled[size:]
-        expected = outstanding - set(chunk)
-        for tag, multiple in made.settle(chunk):
-            assert tag in outstanding, "the broker closes the channel over a tag that it does not know"
-            outstanding -= set(range(1, tag + 1)) if multiple else {tag}
-        assert outstanding == expected
-        assert len(made) == len(expected)

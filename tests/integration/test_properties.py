@@ -1,0 +1,94 @@
+"""What holds of pure functions for any input. Hundreds of inputs each: too slow to stand among the unit tests."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from django.utils.safestring import mark_safe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from zerver.lib.event import EventType, encode_event
+from zerver.lib.transport.rabbitmq.ledger import TagLedger
+from zerver.management.json_layout import compact, indented
+
+thorough = settings(max_examples=300, deadline=None)
+
+ANY = EventType()
+
+_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(1 << 63), (1 << 64) - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | _text,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_text, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+class Rows(list):  # type: ignore[type-arg]  # as users subclass it
+    pass
+
+
+@given(st.dictionaries(_text, _values, max_size=5))
+@thorough
+def test_any_json_object_travels_unchanged(event: dict[str, Any]) -> None:
+    body = _encode(event)
+    # Compared as text, to which 1, 1.0 and True are three things, and 0.0 is not -0.0.
+    assert repr(ANY.decode("letters", body)) == repr(event)
+    assert repr(json.loads(body)) == repr(event)
+
+
+@given(
+    st.dictionaries(_text, _values.map(lambda value: Rows([value, mark_safe("<b>")])), min_size=1, max_size=3)
+)
+@thorough
+def test_what_is_of_a_subclass_travels_as_its_base_does(event: dict[str, Any]) -> None:
+    assert _encode(event) == _encode({key: [rows[0], "<b>"] for key, rows in event.items()})
+
+
+def _encode(event: Any) -> bytes:
+    return encode_event("letters", event, ANY, 1 << 20)
+
+
+@given(
+    st.recursive(
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.text(),
+        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    ),
+    st.booleans(),
+)
+@thorough
+def test_json_for_people_is_laid_out_as_the_standard_library_does(value: Any, ensure_ascii: bool) -> None:
+    text = json.dumps(value, ensure_ascii=ensure_ascii)
+    assert indented(text) == json.dumps(value, indent=2, ensure_ascii=ensure_ascii)
+    assert compact(indented(text)) == json.dumps(value, ensure_ascii=ensure_ascii, separators=(",", ":"))
+
+
+@given(count=st.integers(1, 40), data=st.data())
+@thorough
+def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
+    count: int, data: st.DataObject
+) -> None:
+    ledger = TagLedger()
+    for tag in range(1, count + 1):
+        ledger.delivered(tag)
+    order = data.draw(st.permutations(range(1, count + 1)))
+    settled = order[: data.draw(st.integers(0, count))]
+    outstanding = set(range(1, count + 1))
+    while settled:
+        size = data.draw(st.integers(1, len(settled)))
+        chunk, settled = settled[:size], settled[size:]
+        expected = outstanding - set(chunk)
+        for tag, multiple in ledger.settle(chunk):
+            assert tag in outstanding, "the broker closes the channel over a tag that it does not know"
+            outstanding -= set(range(1, tag + 1)) if multiple else {tag}
+        assert outstanding == expected
+        assert len(ledger) == len(expected)
