@@ -18,6 +18,7 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq_programs import ROOT, Programs
 from tests.servers.spawn import ServerMissingError
 
 T = TypeVar("T", RabbitServer, RabbitCluster, PostgresServer)
@@ -164,6 +165,11 @@ def pytest_xdist_auto_num_workers() -> int | None:
     if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
         return None
     return max(2, int(WORKERS_PER_CORE * len(os.sched_getaffinity(0))))
+
+
+def pytest_report_header() -> str | None:
+    """Which RabbitMQ, where it is not this host's."""
+    return f"RabbitMQ {Programs.find().version} of {os.environ[ROOT]}" if os.environ.get(ROOT) else None
 
 
 def pytest_configure(config: pytest.Config) -> None:

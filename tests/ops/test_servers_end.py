@@ -13,7 +13,8 @@ import pytest
 from tests.servers import spawn
 from tests.servers.postgres import LIBRARY as POSTGRES
 from tests.servers.processes import REPOSITORY
-from tests.servers.rabbitmq import LIBRARY as RABBITMQ
+from tests.servers.rabbitmq_programs import LIBRARY as RABBITMQ
+from tests.servers.rabbitmq_programs import ROOT
 from tests.wait import wait_for
 
 HANGS = """
@@ -32,9 +33,9 @@ def test_starts_all_there_is(SERVERS, project_process):
 NEEDS_BOTH = """
 import pathlib
 import pytest
-from tests.servers import postgres, rabbitmq
+from tests.servers import postgres, rabbitmq_programs
 
-rabbitmq.LIBRARY = postgres.LIBRARY = pathlib.Path("/nonexistent")
+rabbitmq_programs.LIBRARY = postgres.LIBRARY = pathlib.Path("/nonexistent")
 
 def test_one(rabbit_vhost): ...
 def test_two(rabbit_server): ...
@@ -73,7 +74,8 @@ class Session:
 def test_nothing_remains_of_a_session_that_is_killed(
     tmp_path: Path, end: signal.Signals, workers: str
 ) -> None:
-    present = {"rabbit_vhost": RABBITMQ, "postgres_database": POSTGRES, "sqlite_database": Path("/")}
+    rabbitmq = Path(os.environ.get(ROOT) or RABBITMQ)
+    present = {"rabbit_vhost": rabbitmq, "postgres_database": POSTGRES, "sqlite_database": Path("/")}
     # The broker once is enough: it takes 8 seconds, and is started and ended as the others are.
     servers = [
         name
@@ -100,7 +102,7 @@ def test_nothing_remains_of_a_session_that_is_killed(
 @pytest.mark.parametrize("ci", ["", "true"])
 @pytest.mark.parametrize("workers", ["--numprocesses=0", "--numprocesses=2"])
 def test_a_missing_server_skips_loudly_at_home_and_fails_in_ci(tmp_path: Path, ci: str, workers: str) -> None:
-    session = Session(tmp_path, NEEDS_BOTH, workers, CI=ci)
+    session = Session(tmp_path, NEEDS_BOTH, workers, CI=ci, **{ROOT: ""})
     failed = session.process.wait(timeout=240)
     spawn.end(session.process)
     if ci:

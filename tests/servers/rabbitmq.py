@@ -7,20 +7,18 @@ import secrets
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import quote
 
 from tests.servers import spawn
 from tests.servers.ports import HOST, free_port, is_listening, release_port
 from tests.servers.rabbitmq_management import PASSWORD, USER, ManagementApi
-from tests.servers.spawn import ServerMissingError, ServerStartError
+from tests.servers.rabbitmq_programs import Programs
+from tests.servers.spawn import ServerStartError
 from tests.wait import WaitTimeoutError, wait_for
 
-PACKAGE = "rabbitmq-server"
-LIBRARY = Path("/usr/lib/rabbitmq/lib")
 START_TIMEOUT_SECONDS = 90.0
 NORMAL_MEMORY_WATERMARK = "0.4"
 NORMAL_DISK_LIMIT = "1MB"
@@ -33,11 +31,17 @@ ADVANCED_CONFIG = """[
 ].
 """
 
+#: What RabbitMQ 4.3 refuses, or will; 4.0 does when told to, and so it is: nothing of ours may ask for it.
+REFUSALS = dict.fromkeys(
+    ("deprecated_features.permit.transient_nonexcl_queues", "deprecated_features.permit.global_qos"), "false"
+)
+
 
 class Epmd:
     """Erlang's port mapper, by which nodes on this host find each other."""
 
     def __init__(self) -> None:
+        self._programs = Programs.find()
         self.port = free_port()
         self._directory = spawn.make_directory("epmd")
         self._process: subprocess.Popen[bytes] | None = None
@@ -45,7 +49,7 @@ class Epmd:
     def ensure(self) -> None:
         """Run it, in the foreground and before any node, which else starts a daemon that outlives everything."""
         if self._process is None or self._process.poll() is not None:
-            command = ["epmd", "-port", str(self.port), "-address", HOST]
+            command = self._programs.command("epmd", "-port", str(self.port), "-address", HOST)
             env = {"PATH": os.environ.get("PATH", os.defpath)}
             log_path = self._directory / "epmd.log"
             self._process = spawn.spawn(command, env=env, log_path=log_path, cwd=self._directory)
@@ -80,7 +84,7 @@ class RabbitServer(ManagementApi, spawn.Server):
     def __init__(
         self, conf: Mapping[str, str] | None = None, *, membership: Membership | None = None
     ) -> None:
-        self._programs = _find_programs()
+        self._programs = Programs.find()
         self.directory = spawn.make_directory("rabbitmq")
         self.log_path = self.directory / "server.log"
         super().__init__(free_port())
@@ -100,7 +104,9 @@ class RabbitServer(ManagementApi, spawn.Server):
     def begin_start(self) -> None:
         """For nodes that wait for each other: ``finish_start`` when all have begun."""
         self._membership.epmd.ensure()
-        self._process = self._spawn([self._programs / "rabbitmq-server"], self.log_path)
+        # In its own directory: a node that does not start leaves a crash dump where it stands.
+        command = self._programs.command("rabbitmq-server")
+        self._process = spawn.spawn(command, env=self._env, log_path=self.log_path, cwd=self.directory)
 
     def finish_start(self) -> None:
         try:
@@ -190,7 +196,7 @@ class RabbitServer(ManagementApi, spawn.Server):
         """Until every queue is on disk. RabbitMQ 3.10 writes the names of quorum queues every half second and those of
         others within two; killed before, it forgets the queue, with all that it confirmed for it.
         """
-        self.rabbitmqctl("eval", "mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()].")
+        self.rabbitmqctl("eval", "catch mnesia:sync_log(), [ok = dets:sync(Table) || Table <- dets:all()].")
 
     def suspend_queue(self, vhost: str, name: str) -> None:
         """The queue's leader answers nobody, as on a node that hangs; only for a quorum queue. ``vhost`` is a name or
@@ -202,22 +208,18 @@ class RabbitServer(ManagementApi, spawn.Server):
         self.rabbitmqctl("eval", f"sys:resume('{vhost.rpartition('/')[2]}_{name}').")
 
     def rabbitmqctl(self, *arguments: str) -> str:
-        # Not /usr/sbin/rabbitmqctl: it changes to the user rabbitmq, who has another cookie.
-        command = [
-            str(self._programs / "rabbitmqctl"),
-            "--quiet",
-            "--node",
-            self._membership.node,
-            *arguments,
-        ]
-        done = subprocess.run(command, env=self._env, capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(
+            self._programs.command("rabbitmqctl", "--quiet", "--node", self._membership.node, *arguments),
+            env=self._env,
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
         if done.returncode:
             raise RuntimeError(f"rabbitmqctl {arguments[0]}: {done.stdout}{done.stderr}")
         return done.stdout
-
-    def _spawn(self, command: Sequence[str | Path], log_path: Path) -> subprocess.Popen[bytes]:
-        # In its own directory: a node that does not start leaves a crash dump where it stands.
-        return spawn.spawn(command, env=self._env, log_path=log_path, cwd=self.directory)
 
     def _is_up_or_ended(self) -> bool:
         if not self.is_running():
@@ -238,6 +240,7 @@ class RabbitServer(ManagementApi, spawn.Server):
             "management.tcp.port": str(self._management_port),
             "disk_free_limit.absolute": NORMAL_DISK_LIMIT,
             "log.console": "false",
+            **(REFUSALS if self._programs.major_version >= 4 else {}),
             **conf,
         }
         text = "".join(f"{key} = {value}\n" for key, value in lines.items())
@@ -268,10 +271,3 @@ class RabbitServer(ManagementApi, spawn.Server):
             # Undocumented: the start script becomes the Erlang VM, and the child's pid is the broker's.
             "detached": "1",
         }
-
-
-def _find_programs() -> Path:
-    found = sorted(LIBRARY.glob("rabbitmq_server-*/sbin/rabbitmq-server"))
-    if not found:
-        raise ServerMissingError("rabbitmq-server", PACKAGE)
-    return found[-1].parent
