@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
+import pika
 import pytest
 
 from tests.integration.rabbit import (
@@ -21,7 +23,8 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport
+from zerver.lib.transport.rabbitmq import RabbitTransport, lane
+from zerver.lib.transport.rabbitmq.topology import arguments
 
 
 @pytest.fixture
@@ -95,6 +98,43 @@ def test_a_queue_that_was_deleted_while_its_lane_was_paused_is_declared_anew(
     publish(transport, 1)
     assert len(consumer.bodies(1)) == 1
     consumer.close()
+
+
+def test_a_consumer_that_the_broker_has_forgotten_begins_anew(
+    transport: RabbitTransport, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A quorum queue that is deleted and declared again at once (3.10) takes it up, and sends it nothing."""
+    monkeypatch.setattr(lane, "SILENCE_SECONDS", 2.0)
+    publish(transport, 20)
+    consumer = Consumer(transport)
+    assert len(consumer.bodies(20)) == 20
+    with closing(pika.BlockingConnection(pika.URLParameters(rabbit_vhost))) as other:
+        channel = other.channel()
+        channel.queue_delete("parcels")
+        channel.queue_declare("parcels", durable=True, arguments=arguments(declaration()))
+    publish(transport, 5)
+    assert sorted(consumer.bodies(5)) == [b'{"n":%d}' % n for n in range(5)]
+    consumer.close()
+
+
+def test_a_lane_with_nothing_to_do_begins_anew_and_misses_nothing(
+    transport: RabbitTransport,
+    rabbit_server: RabbitServer,
+    rabbit_vhost: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lane, "SILENCE_SECONDS", 0.002)
+    transport.check_queue(declaration())
+    consumer = Consumer(transport)
+    with told_changes() as told:
+        for _ in range(100):
+            publish(transport, 4)
+            assert sorted(consumer.bodies(4)) == [b'{"n":%d}' % n for n in range(4)]
+    assert consumer.lane._generation > 5, "it began anew again and again"
+    assert "away" not in [change["state"] for change in told], "and nobody need know"
+    wait_for_depth(transport, ready=0, consumers=1)
+    consumer.close()
+    wait_for_depth(transport, ready=0, consumers=0)
 
 
 def test_a_channel_that_the_broker_closes_is_opened_anew(

@@ -28,6 +28,9 @@ from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
 ACK_HOLD_SECONDS = 0.005
 #: After the broker closed the channel or cancelled the consumer.
 RESUBSCRIBE_SECONDS = 0.5
+#: A consumer that has heard nothing for so long, with nothing in hand, begins anew. RabbitMQ (3.10.8) may forget one
+#: whose quorum queue is deleted and declared again at once: it still lists it, hands out events to it, and sends none.
+SILENCE_SECONDS = 60.0
 #: A quarter of the broker's default consumer_timeout (30 min): after it the broker would close the channel over events
 #: that were only buffered. A broker of another timeout tells it when it has run out.
 BUFFER_SECONDS = 450.0
@@ -52,6 +55,8 @@ class RabbitLane(Lane, ConnectionListener):
         self._prefetch = min(queue.in_hand, 65_535)
         self._handed_back = HandedBack()
         self._stale_timer: Any = None
+        #: When the present consumer began, or last got an event. Units: monotonic seconds.
+        self._heard_at = 0.0
         #: Why it gets no events just now, for people; "" when it should.
         self.problem = ""
         self._told = ""
@@ -81,6 +86,7 @@ class RabbitLane(Lane, ConnectionListener):
         worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")
         worker.connection.call_soon(lambda: worker.connection.add_listener(self))
         self._post(self._watch_buffer)
+        self._post(self._watch_silence)
 
     def take(self, limit: int) -> list[Delivery]:
         with self._lock:
@@ -194,6 +200,7 @@ class RabbitLane(Lane, ConnectionListener):
             or len(self._ledger) > self._prefetch // 2
         ):
             return
+        self._heard_at = monotonic()
         # Holds for consumers that begin after it.
         channel.basic_qos(prefetch_count=self._prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
@@ -208,6 +215,7 @@ class RabbitLane(Lane, ConnectionListener):
     def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
         if channel is not self._channel or self._is_closing:
             return
+        self._heard_at = monotonic()
         event = to_event(self._queue.name, properties, body)
         delivery = Delivery(
             event=event,
@@ -247,12 +255,28 @@ class RabbitLane(Lane, ConnectionListener):
         if frame.method.consumer_tag != self._consumer_tag or self._is_closing:
             return
         self._send_acks()
+        self._leave_channel()
+        self._tell("the broker cancelled the consumer")
+        self._subscribe_again()
+
+    def _watch_silence(self) -> None:
+        """Whether there was nothing to do, or the broker has forgotten us, it cannot tell itself: so we ask anew.
+
+        On a fresh channel, in a few milliseconds: what the broker believes to have handed out on the old one comes
+        again, and counts as redelivered. So does, seldom, what was on its way in that moment.
+        """
+        connection, has_nothing = self._connection, self._consumer_tag is not None and not len(self._ledger)
+        is_silent = has_nothing and monotonic() - self._heard_at > SILENCE_SECONDS
+        if is_silent and connection is not None and connection.is_open:
+            self._leave_channel()
+            self._subscribe(connection)
+        self._later(SILENCE_SECONDS / 4, self._watch_silence)
+
+    def _leave_channel(self) -> None:
         channel = self._channel
         self._void()
         if channel is not None and channel.is_open:
             channel.close()
-        self._tell("the broker cancelled the consumer")
-        self._subscribe_again()
 
     def _subscribe_again(self) -> None:
         """The queue is declared anew: it may be gone, which a lane that is paused is not told by a cancel."""
