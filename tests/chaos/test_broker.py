@@ -85,8 +85,8 @@ def test_connections_that_an_operator_closes(stage: Stage, rabbit_server: Rabbit
     assert stage.ends == 0
 
 
-# RabbitMQ 3.10.8 forgets a consumer, now and then, whose queue is deleted and declared again at once: it is fed no more
-# until its connection ends, so this one needs another seed sometimes.
+# RabbitMQ 3.10.8 forgets a consumer, now and then, whose queue is deleted and declared again at once; it begins anew a
+# minute later, which is too long for the quick form.
 @long_form_only
 def test_a_queue_that_is_deleted_underneath_takes_along_what_it_held_and_nothing_else(
     stage: Stage, rabbit_server: RabbitServer
