@@ -14,6 +14,7 @@ from django.core.checks import CheckMessage, Error
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from zerver.lib import vault
 from zerver.lib.conf import QueueSettings, get_settings
 from zerver.lib.errors import ConfigurationError, InvalidSetting, UnknownQueue
 from zerver.lib.registry import queues
@@ -41,11 +42,12 @@ def register() -> None:
 
 
 def check_settings(**_: Any) -> list[CheckMessage]:
-    """The ``QUEUE_…`` settings can be read, and the broker's address understood."""
+    """The ``QUEUE_…`` settings can be read, the broker's address understood, and bodies sealed if they are to be."""
     try:
         settings = get_settings()
         if settings.has_broker:
             _read_address(settings)
+        vault.vault_of(settings)
     except InvalidSetting as error:
         return [Error(f"{error.name}: {error.problem}", hint=error.mend, id="zerver.E001")]
     return []

@@ -9,12 +9,21 @@ from typing import ClassVar, Self
 from django.db import models
 
 
+def _sealed_with() -> "models.CharField[str | None, str | None]":
+    """Name of the key that what was published is sealed with, see ``lib.vault``; None: it is as it was published.
+
+    Null, and no default of any kind: so a process of an earlier version, which leaves the column out, still stores
+    rows, and says of them what is true.
+    """
+    return models.CharField(max_length=16, null=True, blank=True)
+
+
 class WaitingEvent(models.Model):
     """A row of the event table: an event that waits for its transaction, its due time, or a broker."""
 
     message_id = models.CharField(max_length=255)
     queue = models.CharField(max_length=63)
-    #: The encoded event, unchanged since it was published.
+    #: The encoded event, unchanged since it was published; or sealed, see ``sealed_with``.
     body = models.BinaryField()
     #: JSON object of strings: what travels beside the body (``traceparent``, ``x-version``, …).
     headers = models.TextField(default="{}")
@@ -30,6 +39,7 @@ class WaitingEvent(models.Model):
     lease_owner = models.CharField(max_length=36, default="", blank=True)
     #: Claimed while another process had it unsettled: that process may have died of it.
     redelivered = models.BooleanField(default=False)
+    sealed_with = _sealed_with()
 
     class Meta:
         db_table = "zerver_event"
@@ -42,6 +52,11 @@ class WaitingEvent(models.Model):
             models.Index(fields=["queue", "available_at_ms", "id"], name="zerver_event_due"),
             models.Index(
                 fields=["lease_owner"], name="zerver_event_owner", condition=~models.Q(lease_owner="")
+            ),
+            models.Index(
+                fields=["sealed_with"],
+                name="zerver_event_sealed",
+                condition=models.Q(sealed_with__isnull=False),
             ),
         ]
 
@@ -65,6 +80,7 @@ class FailedEvent(models.Model):
 
     message_id = models.CharField(max_length=255)
     queue = models.CharField(max_length=63)
+    #: Read it, ``error`` and ``traceback`` by ``lib.failed_events``: they may be sealed, see ``sealed_with``.
     body = models.BinaryField()
     headers = models.TextField(default="{}")
     attempt = models.PositiveIntegerField()
@@ -81,6 +97,7 @@ class FailedEvent(models.Model):
     resolved_by = models.CharField(max_length=150, default="", blank=True)
     #: Message id of the event that the replay published.
     replay_message_id = models.CharField(max_length=255, default="", blank=True)
+    sealed_with = _sealed_with()
 
     objects = FailedEventQuerySet.as_manager()
 
@@ -97,7 +114,7 @@ class FailedEvent(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.queue} {self.message_id}: {self.error}"
+        return f"{self.queue} {self.message_id} attempt {self.attempt}"
 
 
 class InboxEntry(models.Model):

@@ -264,7 +264,7 @@ def _default_of(declaration: type[QueueDeclaration], name: str) -> object:
 
 def _shown(value: object) -> str:
     """A setting's default as the table has it."""
-    if value in (None, ""):
+    if value in (None, "", ()):
         return "–"
     if isinstance(value, Path):
         return str(value.relative_to(REPOSITORY))

@@ -8,8 +8,8 @@ asks here.
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,17 +27,23 @@ _SCHEMES = ("db", "amqp", "amqps", "immediate")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueSettings:
-    """Names are the settings' own, without ``QUEUE_`` and in lower case. See docs/settings.md."""
+    """Names are the settings' own, without ``QUEUE_`` and in lower case. See docs/settings.md.
 
-    url: str
+    What may hold a secret is left out of its ``repr``, which tools that report errors show with every frame.
+    """
+
+    url: str = field(repr=False)
     password_file: Path | None
     database: str
-    management_url: str
+    management_url: str = field(repr=False)
     overrides: Mapping[str, Mapping[str, Any]]
     retention_days: float
     publish_timeout_seconds: float
     max_event_bytes: int
     state_dir: Path
+    #: Newest first; see ``lib.vault``, which checks them.
+    body_keys: tuple[str, ...] = field(repr=False)
+    body_keys_file: Path | None
 
     @property
     def scheme(self) -> str:
@@ -65,6 +71,8 @@ def get_settings() -> QueueSettings:
         publish_timeout_seconds=_read("QUEUE_PUBLISH_TIMEOUT_SECONDS", 5, _positive(float)),
         max_event_bytes=_read("QUEUE_MAX_EVENT_BYTES", 1 << 20, _positive(int)),
         state_dir=_read("QUEUE_STATE_DIR", _default_state_dir(), Path),
+        body_keys=_read("QUEUE_BODY_KEYS", (), _keys),
+        body_keys_file=_read("QUEUE_BODY_KEYS_FILE", None, _optional_path),
     )
 
 
@@ -84,6 +92,8 @@ def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
 
 def _shown(name: str, value: object) -> str:
     """A value as it may stand in an error: of a URL the scheme alone; a mistyped one hides passwords anywhere."""
+    if name.endswith("_KEYS"):
+        return f"a value of type {type(value).__name__}"
     if not name.endswith("_URL"):
         return repr(value)
     scheme, separator, _ = str(value).partition("://")
@@ -117,6 +127,17 @@ def _overrides(value: Any) -> Mapping[str, Mapping[str, Any]]:
     if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
         raise ValueError(mend)
     return value
+
+
+def _keys(value: Any) -> tuple[str, ...]:
+    """One after the other, as an environment variable has them, or a list."""
+    if isinstance(value, str):
+        return tuple(value.replace(",", " ").split())
+    if not isinstance(value, Sequence) or not all(isinstance(key, str) for key in value):
+        raise ValueError(
+            "write a list of keys as text, newest first; in the environment, with commas between them"
+        )
+    return tuple(value)
 
 
 def _positive(kind: type[N]) -> Callable[[Any], N]:

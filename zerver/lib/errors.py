@@ -123,6 +123,17 @@ class EventNotStorable(EventError):
         return f"{self.what} refuses the event: {self.problem}"
 
 
+@dataclass(eq=False)
+class BodyUnreadable(ZerverError):
+    """A body, or what was said of it, is kept sealed and cannot be opened. Nothing of it is lost, and it is not run."""
+
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"it is {self.problem}; {self.mend}"
+
+
 class TransportError(ZerverError):
     """A lane could not do what was asked."""
 
@@ -170,6 +181,22 @@ class QueueMismatch(TransportError):
         return (
             f"queue {self.queue!r} exists on the broker with other arguments: {self.difference}; "
             f"move it with: ./manage.py queue_admin migrate {self.queue}"
+        )
+
+
+@dataclass(eq=False)
+class ConsumerTimeoutTooShort(TransportError):
+    """The broker would take events away from a handler in the midst of its time, and give them to another."""
+
+    queue: str
+    timeout_seconds: float
+    consumer_timeout_seconds: float
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue!r}: the broker takes events away after {self.consumer_timeout_seconds:g} s (its "
+            f"consumer_timeout), and timeout_seconds={self.timeout_seconds:g} is over half of that; lower "
+            "timeout_seconds, or raise consumer_timeout in rabbitmq.conf or in the queue's policy"
         )
 
 

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from zerver.lib import clock
+from zerver.lib import clock, vault
 from zerver.lib.database import perform
+from zerver.lib.errors import BodyUnreadable
 from zerver.lib.event import Event, decode_headers, encode_headers
 from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 
@@ -22,8 +23,8 @@ from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 Key = tuple[str, str, int]
 T = TypeVar("T")
 
-#: SQLite before 3.32 takes 999 parameters a statement; rows have six, claims three, keys four.
-_ROWS_PER_STATEMENT = 150
+#: SQLite before 3.32 takes 999 parameters a statement; rows have seven, claims three, keys four.
+_ROWS_PER_STATEMENT = 140
 _CLAIMS_PER_STATEMENT = 300
 _KEYS_PER_STATEMENT = 200
 #: Large bodies go in fewer at a time: a statement is held in memory several times over.
@@ -46,6 +47,8 @@ class Claim:
     #: Another process had it, or this one, and did not settle it: it may have died of it.
     redelivered: bool
     due_at_ms: int
+    #: Why it must not run: it cannot be opened with its own key, and its body is what is kept. Empty otherwise.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,35 +105,40 @@ class EventTable:
         )
         is_due = delay_seconds <= 0 and (due_at_ms is None or due_at_ms <= clock.now_ms())
         announce = is_due and lease_seconds <= 0
-        chunks = list(_by_size(events))
+        bodies = vault.current()
+        # Sealed before the database's lock is taken, and once, however often the statements are repeated.
+        chunks = [(len(chunk), _row_values(chunk, bodies)) for chunk in _by_size(events)]
 
         def insert(connection: BaseDatabaseWrapper) -> None:
             with dialect.write_wait(connection, timeout_seconds), self._all_or_none(len(chunks)):
-                for chunk in chunks:
-                    statement = dialect.insert(len(chunk), due, available)
-                    _change(connection, dialect, statement, _row_values(chunk), announce=announce)
+                for rows, values in chunks:
+                    statement = dialect.insert(rows, due, available)
+                    _change(connection, dialect, statement, values, announce=announce)
 
         perform(self._alias, insert)
 
     def claim(self, queue: str, limit: int, lease_seconds: float, owner: str) -> list[Claim]:
         """Take up to ``limit`` due rows for ``owner``, a worker process's id; no other claim gets them meanwhile.
 
+        Rows that are sealed with a key that this process does not have stay where they are.
         Shape: [] when nothing is due; oldest due first.
         """
         dialect = self._dialect
+        bodies = vault.current()
+        keys = bodies.names
 
         def take(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
             with connection.cursor() as cursor:
                 # Inside a transaction a look before would cost SQLite the right to write after it.
                 if dialect.peeks and not connection.in_atomic_block:
-                    cursor.execute(dialect.any_due(), [queue])
+                    cursor.execute(dialect.any_due(len(keys)), [queue, *keys])
                     if cursor.fetchone() is None:
                         return []
-                cursor.execute(dialect.claim(), [queue, limit, _ms(lease_seconds), owner])
+                cursor.execute(dialect.claim(len(keys)), [queue, *keys, limit, _ms(lease_seconds), owner])
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
 
-        claims = [_claim(queue, row) for row in perform(self._alias, take)]
+        claims = [_claim(queue, row, bodies) for row in perform(self._alias, take)]
         return sorted(claims, key=lambda claim: (claim.due_at_ms, claim.row_id))
 
     def renew(self, claim: Claim, seconds: float) -> bool:
@@ -278,11 +286,12 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _row_values(events: Sequence[Event]) -> list[Any]:
+def _row_values(events: Sequence[Event], bodies: vault.Vault) -> list[Any]:
     values: list[Any] = []
     for event in events:
-        headers = encode_headers(event.headers)
-        values += (event.message_id, event.queue, event.body, headers, event.attempt, event.published_at_ms)
+        body, headers = bodies.seal(event.body), encode_headers(event.headers)
+        values += (event.message_id, event.queue, body, headers, event.attempt, event.published_at_ms)
+        values.append(bodies.newest)
     return values
 
 
@@ -300,17 +309,29 @@ def _key(row: tuple[Any, ...]) -> Key:
     return queue, message_id, attempt
 
 
-def _claim(queue: str, row: tuple[Any, ...]) -> Claim:
-    row_id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms = row
+def _claim(queue: str, row: tuple[Any, ...], bodies: vault.Vault) -> Claim:
+    row_id, lease, redelivered, due_at_ms, message_id, kept, headers, attempt, published_at_ms, key_name = row
+    body, problem = bytes(kept), ""
+    try:
+        body = bodies.open(body, key_name)
+    except BodyUnreadable as error:
+        problem = f"its body cannot be opened: {error}"
     event = Event(
         queue=queue,
         message_id=message_id,
-        body=bytes(body),
+        body=body,
         published_at_ms=published_at_ms,
         attempt=attempt,
         headers=decode_headers(headers),
     )
-    return Claim(row_id=row_id, lease=lease, event=event, redelivered=bool(redelivered), due_at_ms=due_at_ms)
+    return Claim(
+        row_id=row_id,
+        lease=lease,
+        event=event,
+        redelivered=bool(redelivered),
+        due_at_ms=due_at_ms,
+        problem=problem,
+    )
 
 
 def _depth(row: tuple[Any, ...]) -> TableDepth:

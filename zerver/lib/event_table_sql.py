@@ -20,11 +20,11 @@ CHANNEL: Final = "zerver_event"
 
 _STORED_COLUMNS: Final = (
     "message_id, queue, body, headers, attempt, published_at_ms,"
-    " due_at_ms, available_at_ms, lease, lease_owner, redelivered"
+    " sealed_with, due_at_ms, available_at_ms, lease, lease_owner, redelivered"
 )
 #: In the order that ``Claim`` is made from.
 _CLAIMED_COLUMNS: Final = (
-    "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms"
+    "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms, sealed_with"
 )
 #: What is unique together, in the order of ``Key``.
 _KEY_COLUMNS: Final = "queue, message_id, attempt"
@@ -66,26 +66,29 @@ class Dialect:
         return nullcontext()
 
     def insert(self, rows: int, due: str, available: str) -> str:
-        """Parameters: (message_id, queue, body, headers, attempt, published_at_ms) for each row."""
-        row = f"(%s, %s, %s, %s, %s, %s, {due}, {available}, 0, '', {self._false})"
+        """Parameters: (message_id, queue, body, headers, attempt, published_at_ms, sealed_with) for each row."""
+        row = f"(%s, %s, %s, %s, %s, %s, %s, {due}, {available}, 0, '', {self._false})"
         return (
             f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) VALUES {', '.join([row] * rows)}"
             " ON CONFLICT (message_id, queue, attempt) DO NOTHING"
         )
 
-    def any_due(self) -> str:
-        """Parameters: queue."""
-        return f"SELECT 1 FROM {TABLE} WHERE queue = %s AND available_at_ms <= {self.now()} LIMIT 1"
+    def any_due(self, keys: int) -> str:
+        """Parameters: queue; then see ``_readable``."""
+        return (
+            f"SELECT 1 FROM {TABLE} WHERE queue = %s AND available_at_ms <= {self.now()}"
+            f" AND {_readable(keys)} LIMIT 1"
+        )
 
-    def claim(self) -> str:
-        """Parameters: queue, limit, lease_ms, owner.
+    def claim(self, keys: int) -> str:
+        """Parameters: queue; then see ``_readable``; limit, lease_ms, owner.
 
         The rows are chosen in a CTE: as a bare subquery, PostgreSQL may choose anew for every row it compares.
         """
         now = self.now()
         return (
             f"WITH due AS (SELECT id FROM {TABLE} WHERE queue = %s AND available_at_ms <= {now}"
-            f" ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
+            f" AND {_readable(keys)} ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
             f" UPDATE {TABLE} SET available_at_ms = {now} + %s, lease = lease + 1,"
             " redelivered = (redelivered OR lease_owner <> ''), lease_owner = %s"
             f" WHERE id IN (SELECT id FROM due) RETURNING {_CLAIMED_COLUMNS}"
@@ -160,6 +163,11 @@ class Dialect:
 
 def _marks(count: int) -> str:
     return ", ".join(["%s"] * count)
+
+
+def _readable(keys: int) -> str:
+    """Parameters: the names of the keys that we have. What others sealed is left to those who can open it."""
+    return f"(sealed_with IS NULL OR sealed_with IN ({_marks(keys)}))" if keys else "sealed_with IS NULL"
 
 
 def _of_claims(count: int) -> str:

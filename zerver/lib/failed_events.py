@@ -1,4 +1,8 @@
-"""Failed events: filed when an event is dead, then replayed, discarded, or pruned when their retention ends."""
+"""Failed events: filed when an event is dead, then replayed, discarded, or pruned when their retention ends.
+
+Body, error and traceback are sealed together, for what is said of an event often quotes it. They are read by
+``body_of``, ``error_of`` and ``traceback_of`` alone.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,11 +10,12 @@ from typing import Any, Final
 
 from django.db import transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BigIntegerField, QuerySet
+from django.db.models import BigIntegerField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
-from zerver.lib import clock
+from zerver.lib import clock, vault
 from zerver.lib.database import delete_by_chunks, perform
+from zerver.lib.errors import BodyUnreadable
 from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
 from zerver.models import FailedEvent
@@ -37,19 +42,36 @@ def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias:
     Raises: TransportUnavailable when the database is away (safe to repeat).
     """
     event = identified(event)
+    bodies = vault.current()
     row = FailedEvent(
         message_id=_storable(event.message_id)[:255],
         queue=event.queue,
-        body=event.body,
+        body=bodies.seal(event.body),
         headers=encode_headers(event.headers),
         attempt=event.attempt,
         published_at_ms=event.published_at_ms,
         failed_at_ms=_now(alias),
-        error=_cut(_storable(error), ERROR_LENGTH, ERROR_LENGTH),
-        traceback=_cut(_storable(traceback), TRACEBACK_LENGTH, _TRACEBACK_HEAD),
+        error=bodies.seal_text(_cut(_storable(error), ERROR_LENGTH, ERROR_LENGTH)),
+        traceback=bodies.seal_text(_cut(_storable(traceback), TRACEBACK_LENGTH, _TRACEBACK_HEAD)),
         worker=_storable(worker)[:300],
+        sealed_with=bodies.newest,
     )
     perform(alias, lambda _: FailedEvent.objects.using(alias).bulk_create([row], ignore_conflicts=True))
+
+
+def body_of(failed: FailedEvent) -> bytes:
+    """As it was published. Raises: BodyUnreadable."""
+    return vault.current().open(bytes(failed.body), failed.sealed_with)
+
+
+def error_of(failed: FailedEvent) -> str:
+    """One line; where it cannot be opened, why not."""
+    return _text_of(failed.error, failed.sealed_with)
+
+
+def traceback_of(failed: FailedEvent) -> str:
+    """As ``error_of``; "" where there is none."""
+    return _text_of(failed.traceback, failed.sealed_with)
 
 
 def select(
@@ -64,24 +86,22 @@ def select(
     found = FailedEvent.objects.using(alias).filter(state__in=list(states)).order_by("-failed_at_ms", "-id")
     if queue is not None:
         found = found.filter(queue=queue)
-    if error is not None:
-        found = found.filter(error__icontains=error)
     if since_ms is not None:
         found = found.filter(failed_at_ms__gte=since_ms)
-    return found
+    return found if error is None else _saying(found, error)
 
 
 def replay(failed: FailedEvent, *, by: str, alias: str, body: bytes | None = None) -> str | None:
     """Publish the event anew, with the same body or an edited one, and note who did; both in one transaction.
 
     Shape: the new event's message id; None when somebody else replayed or discarded it first.
-    Raises: TransportUnavailable.
+    Raises: TransportUnavailable; BodyUnreadable, and nothing was done.
     """
     message_id = clock.new_message_id()
     event = Event(
         queue=failed.queue,
         message_id=message_id,
-        body=bytes(failed.body) if body is None else body,
+        body=body_of(failed) if body is None else body,
         published_at_ms=clock.now_ms(),
         headers={**decode_headers(failed.headers), REPLAY_HEADER: failed.message_id},
     )
@@ -155,6 +175,21 @@ def _resolve(failed: FailedEvent, resolved: _Resolved, alias: str) -> bool:
 def _is_resolved(failed: FailedEvent, resolved: _Resolved, alias: str) -> bool:
     """Was it we? The answer to a commit may be lost with the connection; ``perform`` then runs all of it once more."""
     return FailedEvent.objects.using(alias).filter(pk=failed.pk, **resolved.columns()).exists()
+
+
+def _text_of(kept: str, sealed_with: str | None) -> str:
+    try:
+        return vault.current().open_text(kept, sealed_with)
+    except BodyUnreadable as error:
+        return f"cannot be read: {error}"
+
+
+def _saying(found: QuerySet[FailedEvent], text: str) -> QuerySet[FailedEvent]:
+    """Those whose error has the text in it. Sealed ones are opened one by one: the database cannot look into them."""
+    sealed = found.filter(sealed_with__isnull=False).order_by().values_list("pk", "error", "sealed_with")
+    wanted = text.casefold()
+    keys = [pk for pk, error, name in sealed.iterator() if wanted in _text_of(error, name).casefold()]
+    return found.filter(Q(sealed_with__isnull=True, error__icontains=text) | Q(pk__in=keys))
 
 
 def _now(alias: str) -> RawSQL:

@@ -10,8 +10,9 @@ import msgspec
 from django.core.management.base import CommandError
 from django.db.models import Q, QuerySet
 
-from zerver.lib.errors import EventTooLarge, NotJson
+from zerver.lib.errors import BodyUnreadable, EventTooLarge, NotJson
 from zerver.lib.event import decode_headers, decode_json
+from zerver.lib.failed_events import body_of, error_of, traceback_of
 from zerver.lib.printable import printable, printable_json
 from zerver.lib.registry import QueueDeclaration
 from zerver.management.json_layout import compact, indented
@@ -40,7 +41,7 @@ def row(failed: FailedEvent) -> list[str]:
         str(failed.attempt),
         failed.state,
         failed.message_id,
-        failed.error,
+        error_of(failed),
     ]
 
 
@@ -52,7 +53,7 @@ def summary(failed: FailedEvent) -> dict[str, Any]:
         "message_id": failed.message_id,
         "attempt": failed.attempt,
         "state": str(failed.state),
-        "error": failed.error,
+        "error": error_of(failed),
         "published_at_ms": failed.published_at_ms,
         "failed_at_ms": failed.failed_at_ms,
         "worker": failed.worker,
@@ -69,9 +70,18 @@ def document(found: Iterable[FailedEvent]) -> str:
 
 
 def details(failed: FailedEvent) -> dict[str, Any]:
-    """Shape: ``summary`` and headers, traceback, and the body as raw JSON, or in base64 where it is none."""
-    body = bytes(failed.body)
-    found = {**summary(failed), "headers": decode_headers(failed.headers), "traceback": failed.traceback}
+    """Shape: ``summary`` and headers, traceback, and the body as raw JSON, or in base64 where it is none; both None
+    where it cannot be opened.
+    """
+    found = {
+        **summary(failed),
+        "headers": decode_headers(failed.headers),
+        "traceback": traceback_of(failed),
+    }
+    try:
+        body = body_of(failed)
+    except BodyUnreadable:
+        return {**found, "body": None, "body_base64": None}
     if _is_json(body):
         return {**found, "body": msgspec.Raw(body), "body_base64": None}
     return {**found, "body": None, "body_base64": base64.b64encode(body).decode()}
@@ -88,20 +98,28 @@ def text(failed: FailedEvent) -> str:
         "failed at": moment(failed.failed_at_ms),
         "worker": failed.worker,
         "state": _state(failed),
-        "error": failed.error,
+        "error": error_of(failed),
     }
     told |= {f"header {name}": value for name, value in decode_headers(failed.headers).items()}
     width = max(map(len, told))
     lines = [f"{name:<{width}}  {value}" for name, value in told.items()]
-    shown = "\n".join(
-        [*lines, "", editable_body(failed), *(["", failed.traceback.rstrip()] if failed.traceback else [])]
-    )
-    return printable(shown)
+    traceback = traceback_of(failed).rstrip()
+    return printable("\n".join([*lines, "", _shown_body(failed), *(["", traceback] if traceback else [])]))
+
+
+def _shown_body(failed: FailedEvent) -> str:
+    try:
+        return editable_body(failed)
+    except BodyUnreadable as error:
+        return f"cannot be read: {error}"
 
 
 def editable_body(failed: FailedEvent) -> str:
-    """The body, indented where it is JSON, with nothing that it says changed; what is no text stands as ``\\x..``."""
-    body = bytes(failed.body)
+    """The body, indented where it is JSON, with nothing that it says changed; what is no text stands as ``\\x..``.
+
+    Raises: BodyUnreadable.
+    """
+    body = body_of(failed)
     return indented(body.decode()) if _is_json(body) else body.decode(errors="backslashreplace")
 
 
@@ -116,7 +134,7 @@ def edited_body(failed: FailedEvent, written: bytes, queue: QueueDeclaration, li
     except UnicodeDecodeError as error:
         raise NotJson("$", f"byte {error.start} is not UTF-8; save it as UTF-8") from error
     decode_json(text.encode())
-    original = bytes(failed.body)
+    original = body_of(failed)
     if _is_json(original) and compact(text) == compact(original.decode()):
         return original
     body = compact(text).encode()

@@ -15,6 +15,7 @@ from zerver.lib.database import delete_by_chunks
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.queue_stats import remove_stats, write_stats, write_whole
+from zerver.lib.resealing import unreadable_rows
 from zerver.models import Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
@@ -24,6 +25,8 @@ from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
 BEAT_SECONDS = 5.0
 _SWEEP_SECONDS = 15.0
 _PRUNE_SECONDS = 3600.0
+#: How often to look for events that only others can read.
+_LOOK_SECONDS = 60.0
 _DAY_MS = 86_400_000
 
 
@@ -40,6 +43,9 @@ class Housekeeper:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
         self._sweep_at = 0.0
+        self._look_at = 0.0
+        #: What was sealed with keys that we do not have, when last looked.
+        self._unreadable: set[tuple[str, str]] = set()
         #: Chores that fail, of which has been told.
         self._failing: set[str] = set()
         # Not at once in every process after a deploy.
@@ -74,6 +80,9 @@ class Housekeeper:
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             self._quietly("looking for dead processes", lambda: sweep_dead(self._settings.database))
+        if now >= self._look_at:
+            self._look_at = now + _LOOK_SECONDS
+            self._quietly("looking for sealed events", self._tell_unreadable)
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
             self._quietly("forgetting what is old", self._prune)
@@ -131,6 +140,20 @@ class Housekeeper:
                     problem=f"{size_mb:.0f} MB in use, over max_rss_mb={limit}",
                 )
                 row.runner.stop()
+
+    def _tell_unreadable(self) -> None:
+        """Once of each key: nobody here takes these events, and nothing else of this process would say so."""
+        queues = [row.runner.queue.name for row in self._rows]
+        found = [each for each in unreadable_rows(self._settings.database, queues) if not each.is_failed]
+        for each in found:
+            if (each.queue, each.key) not in self._unreadable:
+                signals.worker_changed.send_robust(
+                    sender=None,
+                    queue=each.queue,
+                    state="leaves events that it cannot read",
+                    problem=f"{each}, which QUEUE_BODY_KEYS does not hold; they wait for who has it",
+                )
+        self._unreadable = {(each.queue, each.key) for each in found}
 
     def _write_health(self) -> None:
         """For probes: a file that is fresh as long as this process is well. Written whole, by renaming."""

@@ -65,7 +65,7 @@ class Journey:
     def travel(self, deliveries: list[Delivery], deadline: SoftDeadline) -> Travelled:
         """One group, once, from hand to hand."""
         mine = self._keep_hold(deliveries)
-        runnable, settled = self._judge_suspects(mine)
+        runnable, settled = self._judge(mine)
         results = self._run(runnable, deadline)
         again = [delivery for delivery, result in results if isinstance(result, Again)]
         settled += [
@@ -115,11 +115,14 @@ class Journey:
         """Wait until it is worth another try. False: told to stop."""
         return self.guard.wait_until_back(str(error)) and not self.stopping.wait(_STORE_PAUSE_SECONDS)
 
-    def _judge_suspects(self, deliveries: list[Delivery]) -> tuple[list[Delivery], list[Settled]]:
-        """Count each suspect before it runs; those that processes died of too often are dead."""
+    def _judge(self, deliveries: list[Delivery]) -> tuple[list[Delivery], list[Settled]]:
+        """Count each suspect before it runs; those that processes died of too often are dead, as are damaged ones."""
         runnable: list[Delivery] = []
         judged: list[Settled] = []
         for delivery in deliveries:
+            if delivery.problem:
+                judged.append((delivery, Dead(delivery.problem)))
+                continue
             if not delivery.redelivered:
                 runnable.append(delivery)
                 continue

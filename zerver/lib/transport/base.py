@@ -52,6 +52,8 @@ class Delivery:
     redelivered: bool
     #: Monotonic seconds at which it came into this process.
     received_at: float
+    #: Why it must not run, and is dead; empty for all but damaged rows.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +152,7 @@ class Transport(ABC):
     def check_queue(self, queue: QueueDeclaration) -> None:
         """Make sure that the queue is there, as declared. Bounded in time.
 
-        Raises: QueueMismatch, AuthenticationRefused, TransportUnavailable.
+        Raises: QueueMismatch, ConsumerTimeoutTooShort, AuthenticationRefused, TransportUnavailable.
         """
         return
 

@@ -174,4 +174,5 @@ class DatabaseLane(Lane):
             token=Hold(claim, asked_at + self._lease_seconds),
             redelivered=claim.redelivered,
             received_at=clock.monotonic(),
+            problem=claim.problem,
         )

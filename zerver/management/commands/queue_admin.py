@@ -1,4 +1,4 @@
-"""What the code does not do by itself to queues of the broker."""
+"""What the code does not do by itself, to queues of the broker and to keys of bodies."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError
 
+from zerver.lib import vault
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import UnknownQueue
 from zerver.lib.registry import queues
+from zerver.lib.resealing import Resealed, count_stale, reseal, sealed_rows
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth
+from zerver.management import resealing_report
 from zerver.management.base import QueueCommand
 from zerver.management.output import progress
 
@@ -20,7 +23,10 @@ if TYPE_CHECKING:
 
 
 class Command(QueueCommand):
-    help = "Deletes a queue that no worker declares any more; moves a queue to the arguments that the code declares."
+    help = (
+        "Deletes a queue that no worker declares any more; moves a queue to the arguments that the code declares; "
+        "seals bodies with the newest key."
+    )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
@@ -54,10 +60,22 @@ class Command(QueueCommand):
         )
         migrating.add_argument("--dry-run", action="store_true", help="only say what would be done")
 
+        resealing = verbs.add_parser(
+            "reseal",
+            help="seals all kept bodies with the newest of QUEUE_BODY_KEYS; tells which keys are still needed",
+            description=(
+                "Seals every body that is kept, and what was said of failed events, with the newest key of "
+                "QUEUE_BODY_KEYS; opens them for good where 'plain' stands in its place. Workers may run meanwhile. "
+                "Stop it whenever you like and run it again: it goes on."
+            ),
+        )
+        resealing.add_argument("--dry-run", action="store_true", help="only say which keys are needed")
+
     def handle(self, *args: Any, **options: Any) -> None:
         verbs: dict[str, Callable[[dict[str, Any]], None]] = {
             "delete": self._delete,
             "migrate": self._migrate,
+            "reseal": self._reseal,
         }
         verbs[options["verb"]](options)
 
@@ -118,6 +136,27 @@ class Command(QueueCommand):
             count = queue_migration.migrate(admin, queue, self._teller(bars), force=options["force"])
         self.done = f"{queue.name} is as declared and holds {count} events"
         self.stdout.write(self.done)
+
+    def _reseal(self, options: dict[str, Any]) -> None:
+        alias, bodies = get_settings().database, vault.current()
+        report = Resealed()
+        if not options["dry_run"] and (total := count_stale(alias)):
+            with progress("resealing", total, self.warn) as bar:
+
+                def tell(so_far: Resealed) -> None:
+                    self.done = f"resealed {so_far.done}; run it again for the rest"
+                    bar.advance()
+
+                report = reseal(alias, tell)
+        self.done = f"resealed {report.done}"
+        if not options["dry_run"]:
+            self.stdout.write(self.done)
+        rows = list(resealing_report.rows(sealed_rows(alias), bodies))
+        self.write_table(
+            resealing_report.COLUMNS, rows, empty="nothing is sealed, and QUEUE_BODY_KEYS is empty"
+        )
+        if report.unreadable:
+            raise CommandError(f"{report.unreadable} rows could not be opened, and stay as they are")
 
     def _say_findings(self, name: str, difference: str, ready: int, consumers: int, left_over: int) -> None:
         if difference:

@@ -17,7 +17,7 @@ from django.db.models import QuerySet
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
-from zerver.lib.errors import EventError, TransportError, UnknownQueue
+from zerver.lib.errors import BodyUnreadable, EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
 from zerver.lib.registry import QueueDeclaration, queues
@@ -269,7 +269,7 @@ def _act_on(failed: FailedEvent, report: Report, act: Callable[[FailedEvent], st
     about = {"id": failed.pk, "message_id": failed.message_id}
     try:
         result = act(failed)
-    except UnknownQueue as error:
+    except (UnknownQueue, BodyUnreadable) as error:
         result, problem = None, one_line(error)
     else:
         problem = "" if result is not None else "was replayed or discarded before"

@@ -9,6 +9,7 @@ from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count, Max
 
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.resealing import Sealed, unreadable_rows
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
@@ -49,6 +50,8 @@ class TableFacts:
     snapshot: Snapshot | None = None
     leases: tuple[Leases, ...] = ()
     suspects: tuple[Suspicion, ...] = ()
+    #: Sealed with keys that this process does not have.
+    unreadable: tuple[Sealed, ...] = ()
 
 
 def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
@@ -82,6 +85,7 @@ def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
             Suspicion(queue=queue, message_id=message_id, crashes=crashes)
             for queue, message_id, crashes in suspects
         ),
+        unreadable=tuple(unreadable_rows(alias, names)),
     )
 
 
@@ -125,6 +129,7 @@ def judge(
         yield from _failed(found)
     yield from _dead_leases(facts.leases, snapshot)
     yield from _near_their_limit(declared, facts.suspects)
+    yield from map(_unreadable, facts.unreadable)
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
@@ -211,6 +216,20 @@ def _near_their_limit(
                 mend=f"./manage.py queue_explain {suspect.message_id}; the last lines of its workers' logs",
                 queue=queue.name,
             )
+
+
+def _unreadable(sealed: Sealed) -> Finding:
+    return Finding(
+        code="table.sealed",
+        severity=Severity.WARNING if sealed.is_failed else Severity.PROBLEM,
+        what=f"{sealed}, which QUEUE_BODY_KEYS does not hold",
+        where=f"queue {sealed.queue}",
+        why="they can be neither shown nor replayed"
+        if sealed.is_failed
+        else "no worker with these settings can read them, so none takes them",
+        mend="put that key back into QUEUE_BODY_KEYS, at its end, and restart every process",
+        queue=sealed.queue,
+    )
 
 
 def process_name(process: WorkerProcess | None) -> str:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from zerver.lib import clock
+from zerver.lib import clock, vault
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event import decode_headers
 from zerver.lib.event_table import EventTable
-from zerver.lib.failed_events import REPLAY_HEADER
+from zerver.lib.failed_events import REPLAY_HEADER, error_of
 from zerver.lib.registry import queues
 from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
@@ -145,6 +145,11 @@ def _waiting(row: WaitingEvent, now_ms: int, alias: str) -> Sighting:
 
 def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
     until = moment(row.available_at_ms)
+    if row.sealed_with is not None and row.sealed_with not in vault.current().names:
+        return (
+            f"sealed with key {row.sealed_with}, which QUEUE_BODY_KEYS does not hold here, and left to workers that "
+            "have it"
+        )
     if row.available_at_ms <= now_ms:
         since = f"due since {moment(row.due_at_ms)} ({duration(now_ms - row.due_at_ms)}) and free"
         return f"{since}; why nobody takes it: ./manage.py queue_explain {row.queue}"
@@ -162,7 +167,7 @@ def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
 
 
 def _failed(row: FailedEvent) -> Sighting:
-    what = f"given up at attempt {row.attempt}, {moment(row.failed_at_ms)}: {row.error}"
+    what = f"given up at attempt {row.attempt}, {moment(row.failed_at_ms)}: {error_of(row)}"
     if row.state == FailedEvent.State.FAILED:
         what = f"failed event {row.pk}: {what}; see: ./manage.py queue_failed show {row.pk}"
     else:

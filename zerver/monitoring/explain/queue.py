@@ -29,6 +29,7 @@ _RANKS = (
     "queue.disabled",
     "workers.none",
     "workers.breaker",
+    "table.sealed",
     "broker.queue-arguments",
     "broker.may-not-consume",
     "broker.login-refused",

@@ -1,0 +1,434 @@
+"""Bodies that are sealed where they are kept, on SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from cryptography.fernet import Fernet
+from django.core.management import call_command
+from django.db import connection
+from pytest_django import Settings
+
+from tests.contract.harness import event
+from tests.integration.checkup import check, only, settle
+from tests.integration.claims import QUEUE, claim, ids, let_time_pass
+from tests.integration.commands import run
+from tests.integration.conftest import Spine
+from tests.integration.failed import fail, listed
+from tests.servers.databases import TestDatabase
+from tests.wait import wait_for
+from zerver.lib import clock, resealing, vault
+from zerver.lib.event import Event, next_attempt
+from zerver.lib.event_table import EventTable
+from zerver.lib.failed_events import body_of, error_of, traceback_of
+from zerver.lib.queue import queue_json_publish
+from zerver.lib.resealing import Resealed, reseal, sealed_rows
+from zerver.lib.vault import PLAIN, Vault
+from zerver.models import FailedEvent, WaitingEvent
+
+SECRET = "4111-1111"
+BODY = f'{{"card":"{SECRET}"}}'.encode()
+OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
+
+
+@pytest.fixture(autouse=True)
+def movable_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clock, "offset_ms", 0)  # put back, whatever the test makes of it
+
+
+@pytest.fixture
+def table(queue_database: TestDatabase) -> EventTable:
+    return EventTable("default")
+
+
+def stored(table: EventTable, **fields: Any) -> Event:
+    one = event(QUEUE, body=BODY, **fields)
+    table.store([one])
+    return one
+
+
+def kept() -> str:
+    """Everything that stands in both tables, as a thief of the database would read it."""
+    with connection.cursor() as cursor:
+        rows = []
+        for name in ("zerver_event", "zerver_failed_event"):
+            cursor.execute(f"SELECT * FROM {name}")
+            rows += cursor.fetchall()
+    return repr([bytes(value) if isinstance(value, memoryview) else value for row in rows for value in row])
+
+
+def nothing(_: Resealed) -> None: ...
+
+
+# -- the event table
+
+
+def test_a_row_is_sealed_with_the_newest_key_and_claimed_as_it_was_published(
+    table: EventTable, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    stored(table)
+    assert SECRET not in kept()
+    assert WaitingEvent.objects.get().sealed_with == Vault([NEW]).newest
+    [taken] = claim(table)
+    assert (taken.event.body, taken.problem) == (BODY, "")
+    table.store([next_attempt(taken.event)])
+    assert SECRET not in kept()
+
+
+def test_rows_from_before_the_first_key_and_from_before_the_newest_are_claimed_too(
+    table: EventTable, settings: Settings
+) -> None:
+    lookalike = Vault([OLD]).seal(b"{}")
+    table.store([event(QUEUE, body=lookalike)])
+    for keys in ([OLD], [NEW, OLD], [PLAIN, NEW, OLD]):
+        settings.QUEUE_BODY_KEYS = keys
+        stored(table)
+    assert [each.event.body for each in claim(table)] == [lookalike, BODY, BODY, BODY]
+
+
+def test_what_others_have_sealed_is_left_to_them(table: EventTable, settings: Settings) -> None:
+    settings.QUEUE_BODY_KEYS = [LOST]
+    left = stored(table)
+    for keys in ([], [NEW], [PLAIN, NEW]):
+        settings.QUEUE_BODY_KEYS = keys
+        assert claim(table) == []
+        mine = stored(table)
+        assert ids(claim(table)) == [mine.message_id]
+        let_time_pass(1)
+    row = WaitingEvent.objects.get(message_id=left.message_id)
+    assert (row.lease, row.redelivered, row.available_at_ms) == (0, False, row.due_at_ms)
+    settings.QUEUE_BODY_KEYS = [NEW, LOST]
+    assert left.message_id in ids(claim(table))
+
+
+def test_a_row_that_was_changed_is_claimed_with_its_raw_bytes_and_says_that_it_must_not_run(
+    table: EventTable, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW]
+    stored(table)
+    WaitingEvent.objects.update(body=b"changed")
+    [taken] = claim(table)
+    assert taken.event.body == b"changed"
+    assert taken.problem.startswith("its body cannot be opened: it is sealed with key ")
+
+
+def test_many_rows_are_sealed_and_stored_all_or_none(table: EventTable, settings: Settings) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW]
+    events = [event(QUEUE, number) for number in range(500)]
+    table.store(events)
+    assert [taken.event for taken in claim(table, 1000)] == events
+
+
+def test_a_worker_of_the_version_before_may_store_rows_and_they_are_not_sealed(
+    table: EventTable, settings: Settings
+) -> None:
+    stored(table)
+    settings.QUEUE_BODY_KEYS = [NEW]
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "INSERT INTO zerver_event (message_id, queue, body, headers, attempt, published_at_ms, due_at_ms,"
+            " available_at_ms, lease, lease_owner, redelivered) SELECT 'older', queue, body, headers, attempt,"
+            " published_at_ms, due_at_ms, available_at_ms, lease, lease_owner, redelivered FROM zerver_event"
+        )
+    assert [taken.event.body for taken in claim(table)] == [BODY, BODY]
+
+
+# -- failed events
+
+
+def test_a_failed_event_is_sealed_with_all_that_was_said_of_it(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW]
+    fail("noop", BODY, error=f"ValueError: {SECRET}")
+    assert SECRET not in kept()
+    assert "Traceback" not in kept()
+    row = FailedEvent.objects.get()
+    assert (body_of(row), error_of(row), traceback_of(row)) == (
+        BODY,
+        f"ValueError: {SECRET}",
+        "Traceback: here\n",
+    )
+    [shown] = run("queue_failed", "show", str(row.pk), "--json").json["failed"]
+    assert (shown["body"], shown["error"]) == ({"card": SECRET}, f"ValueError: {SECRET}")
+
+
+def test_a_replay_is_sealed_with_the_newest_key(queue_database: TestDatabase, settings: Settings) -> None:
+    settings.QUEUE_BODY_KEYS = [OLD]
+    fail("noop", BODY)
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    assert run("queue_failed", "replay", "--all").code == 0
+    assert WaitingEvent.objects.get().sealed_with == Vault([NEW]).newest
+    assert EventTable("default").claim("noop", 1, 60, "me")[0].event.body == BODY
+
+
+def test_part_of_an_error_is_found_whether_it_is_sealed_or_not(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    plain = fail(error="ValueError: Über the top")
+    settings.QUEUE_BODY_KEYS = [OLD]
+    old = fail(error="ValueError: ÜBER THE TOP")
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    new = fail(error="ValueError: over the top")
+    fail(error="KeyError: 'n'")
+    assert listed("--error", "the top") == [new, old, plain]
+    assert listed("--error", "KeyError", "--queue", "noop") != []
+    assert run("queue_failed", "replay", "--error", "OVER THE").code == 0
+    assert listed("--error", "the top") == [old, plain]
+
+
+def test_a_failed_event_whose_key_is_gone_is_listed_and_shown_and_not_replayed(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [LOST]
+    lost = fail("noop", BODY)
+    settings.QUEUE_BODY_KEYS = [NEW]
+    good = fail("noop", BODY)
+    assert listed() == [good, lost]
+    told = f"key {Vault([LOST]).newest}, which QUEUE_BODY_KEYS does not hold"
+    assert told in run("queue_failed", "show", lost).out
+    [shown] = run("queue_failed", "show", lost, "--json").json["failed"]
+    assert (shown["body"], shown["body_base64"]) == (None, None)
+    replayed = run("queue_failed", "replay", "--all", "--json")
+    assert replayed.code == 1
+    assert [item["message_id"] for item in replayed.json["replayed"]] == [good]
+    assert told in replayed.json["skipped"][0]["problem"]
+    assert listed() == [lost]
+    assert told in run("queue_failed", "replay", lost, "--edit").err
+    assert run("queue_failed", "discard", lost).code == 0
+
+
+# -- what tells of it
+
+
+def test_the_doctor_names_the_key_that_is_gone(queue_database: TestDatabase, settings: Settings) -> None:
+    settings.QUEUE_BODY_KEYS = [LOST]
+    table, lost = EventTable("default"), Vault([LOST]).newest
+    waiting = event(QUEUE, body=BODY)
+    table.store([waiting])
+    fail("noop", BODY)
+    settings.QUEUE_BODY_KEYS = []
+    ran = check("--only", "table")
+    settle()
+    assert ran.code == 2
+    found = only(ran, "table.sealed", QUEUE.name)
+    assert found["severity"] == "problem"
+    assert f"1 events in the event table are sealed with key {lost}, which QUEUE_BODY_KEYS" in found["what"]
+    assert only(ran, "table.sealed", "noop")["severity"] == "warning"
+    told = run("queue_explain", waiting.message_id)
+    assert f"sealed with key {lost}, which QUEUE_BODY_KEYS does not hold here" in told.out
+    settings.QUEUE_BODY_KEYS = [LOST]
+    assert "table.sealed" not in check("--only", "table").out
+    settle()
+
+
+# -- rotation
+
+
+def test_resealing_leaves_everything_under_the_newest_key(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    table = EventTable("default")
+    for keys in ([], [OLD], [NEW, OLD]):
+        settings.QUEUE_BODY_KEYS = keys
+        stored(table)
+        fail("noop", BODY, error=f"ValueError: {keys}")
+    ran = run("queue_admin", "reseal")
+    assert ran.code == 0
+    assert ran.out.startswith("resealed 4\n")
+    assert ran.row(str(Vault([NEW]).newest))[1:4] == ["newest", "3", "3"]
+    assert ran.row(str(Vault([OLD]).newest))[1:4] == ["older", "0", "0"]
+    assert "no longer needed" in ran.out
+    settings.QUEUE_BODY_KEYS = [NEW]
+    assert [taken.event.body for taken in claim(table)] == [BODY] * 3
+    assert {(body_of(row), error_of(row)) for row in FailedEvent.objects.all()} == {
+        (BODY, f"ValueError: {keys}") for keys in ([], [OLD], [NEW, OLD])
+    }
+    assert SECRET not in kept()
+    assert run("queue_admin", "reseal").out.startswith("resealed 0\n")
+
+
+def test_resealing_with_plain_in_front_opens_everything_for_good(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [OLD]
+    stored(EventTable("default"))
+    fail("noop", BODY)
+    settings.QUEUE_BODY_KEYS = [PLAIN, OLD]
+    assert run("queue_admin", "reseal").out.startswith("resealed 2\n")
+    settings.QUEUE_BODY_KEYS = []
+    assert claim(EventTable("default"))[0].event.body == BODY
+    assert body_of(FailedEvent.objects.get()) == BODY
+    assert run("queue_admin", "reseal").out.endswith("nothing is sealed, and QUEUE_BODY_KEYS is empty\n")
+
+
+def test_a_dry_run_says_which_keys_are_needed_and_changes_nothing(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [OLD]
+    stored(EventTable("default"))
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    before = kept()
+    ran = run("queue_admin", "reseal", "--dry-run")
+    assert ran.row(str(Vault([OLD]).newest))[1:4] == ["older", "1", "0"]
+    assert "still needed" in ran.out
+    assert kept() == before
+
+
+def test_rows_that_nobody_can_open_are_left_and_told(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [LOST]
+    stored(EventTable("default"))
+    settings.QUEUE_BODY_KEYS = [NEW]
+    fail("noop", BODY)
+    before = kept()
+    ran = run("queue_admin", "reseal")
+    assert ran.code == 1
+    assert ran.err.endswith("1 rows could not be opened, and stay as they are\n")
+    assert ran.row(str(Vault([LOST]).newest))[1] == "not in QUEUE_BODY_KEYS"
+    assert kept() == before
+
+
+def test_resealing_that_is_broken_off_goes_on_where_it_was(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    table = EventTable("default")
+    table.store([event(QUEUE, number) for number in range(120)])
+    settings.QUEUE_BODY_KEYS = [NEW]
+
+    def stop_at_70(report: Resealed) -> None:
+        if report.done == 70:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        reseal("default", stop_at_70)
+    assert [each.count for each in sealed_rows("default")] == [70]
+    assert reseal("default", nothing) == Resealed(done=50)
+    assert len(claim(table, 1000)) == 120
+
+
+def test_a_row_that_is_settled_or_resealed_meanwhile_is_not_brought_back(
+    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = EventTable("default")
+    events = [event(QUEUE, number, body=BODY) for number in range(3)]
+    table.store(events)
+    settings.QUEUE_BODY_KEYS = [NEW]
+    taken = claim(table, 1)
+    reseal_row = resealing._reseal_row
+    met: list[int] = []
+
+    def meet_others(row: Any, alias: str, report: Resealed) -> None:
+        """Every row has been read by now; a worker settles the first, and another process reseals the second."""
+        met.append(row.pk)
+        if len(met) == 1:
+            assert table.delete(taken) == 1
+            rival = WaitingEvent.objects.order_by("pk")[0]
+            reseal_row(rival, alias, Resealed())
+        reseal_row(row, alias, report)
+
+    monkeypatch.setattr(resealing, "_reseal_row", meet_others)
+    assert reseal("default", nothing) == Resealed(done=1)
+    assert [each.event.body for each in claim(table)] == [BODY, BODY]
+
+
+# -- the way back
+
+
+def test_the_migration_goes_back_only_when_nothing_is_sealed(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW]
+    stored(EventTable("default"))
+    with pytest.raises(RuntimeError, match="1 rows of zerver_event hold sealed bodies"):
+        call_command("migrate", "zerver", "0001", verbosity=0)
+    assert len(claim(EventTable("default"))) == 1
+    settings.QUEUE_BODY_KEYS = [PLAIN, NEW]
+    assert run("queue_admin", "reseal").code == 0
+    call_command("migrate", "zerver", "0001", verbosity=0)
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT body FROM zerver_event")
+        assert bytes(cursor.fetchone()[0]) == BODY
+    call_command("migrate", "zerver", verbosity=0)
+    assert EventTable("default").depth(QUEUE.name).held == 1
+
+
+# -- worker processes
+
+
+def test_workers_take_what_they_can_open_and_leave_the_rest_to_others(
+    spine: Spine, settings: Settings
+) -> None:
+    """Whatever they do with it: none is lost, burnt, or run without having been opened."""
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    keys = {"QUEUE_BODY_KEYS": f"{NEW},{OLD}"}
+    # Due in a moment, so that they are rows, whatever the lanes.
+    for number in range(3):
+        queue_json_publish("ledger", {"n": number, "do": []}, delay_seconds=0.001)
+    spine.env["QUEUE_BODY_KEYS"] = LOST
+    blind = spine.work("--queue=ledger", ledger={"retry": {"max_attempts": 1}})
+    blind.wait_for_output("worker leaves events that it cannot read")
+    assert f"3 events in the event table are sealed with key {Vault([NEW]).newest}, which" in blind.output
+    settings.QUEUE_BODY_KEYS = LOST
+    spine.publish("ledger", n=10)
+    spine.wait_for_numbers([10])
+    wait_for(lambda: spine.waiting() == 3, 30, "the one that it can read to be settled")
+    assert (FailedEvent.objects.count(), spine.suspects()) == (0, 0)
+
+    spine.env.update(keys)
+    spine.work("--queue=ledger", ledger={"retry": {"max_attempts": 1}})
+    spine.wait_for_numbers([0, 1, 2, 10])
+    spine.wait_until_settled("ledger")
+    blind.signal(signal.SIGTERM)
+    assert blind.wait() == 0
+    assert FailedEvent.objects.count() == 0
+
+
+@pytest.mark.parametrize("spine", ["sqlite", "postgres"], indirect=True)
+def test_a_row_that_was_changed_becomes_a_failed_event_with_its_raw_bytes_and_the_queue_goes_on(
+    spine: Spine, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = spine.env["QUEUE_BODY_KEYS"] = NEW
+    spine.publish("ledger", n=1)
+    WaitingEvent.objects.update(body=b"changed")
+    spine.publish("ledger", n=2)
+    spine.work("--queue=ledger")
+    [failed] = spine.failed()
+    assert body_of(failed) == b"changed"
+    assert "it was changed where it is kept" in error_of(failed)
+    assert failed.attempt == 1
+    spine.wait_for_numbers([2])
+    spine.wait_until_settled("ledger")
+
+
+@pytest.mark.parametrize("spine", ["sqlite"], indirect=True)
+def test_a_worker_with_keys_that_cannot_be_used_does_not_start(
+    spine: Spine, project_process: Callable[..., Any]
+) -> None:
+    process = project_process(
+        "process_queue", "--queue=ledger", env={**spine.env, "QUEUE_BODY_KEYS": "topsecret"}
+    )
+    assert process.wait() == 1
+    assert "QUEUE_BODY_KEYS: key number 1 is no Fernet key" in process.output
+    assert "topsecret" not in process.output
+
+
+@pytest.mark.parametrize("spine", ["sqlite", "postgres"], indirect=True)
+def test_resealing_while_workers_run_loses_nothing(spine: Spine, settings: Settings) -> None:
+    settings.QUEUE_BODY_KEYS = OLD
+    spine.publish_many("ledger", range(300), ["sleep", 0.005])
+    spine.env["QUEUE_BODY_KEYS"] = f"{NEW},{OLD}"
+    spine.work("--queue=ledger")
+    wait_for(lambda: len(spine.numbers()) > 20, 30, "the worker to be at it")
+    said = spine.command("queue_admin", "reseal")
+    assert "resealed" in said
+    spine.wait_for_numbers(range(300))
+    spine.wait_until_settled("ledger")
+    assert spine.numbers() == list(range(300))
+    assert FailedEvent.objects.count() == 0
+    assert vault.current().newest == Vault([OLD]).newest

@@ -1,0 +1,42 @@
+"""What is sealed with which key, in words."""
+
+from collections.abc import Iterator, Sequence
+
+from zerver.lib.resealing import Sealed
+from zerver.lib.vault import Vault
+from zerver.management.output import Column
+
+COLUMNS = [
+    Column("key"),
+    Column("place"),
+    Column("waiting", is_number=True),
+    Column("failed", is_number=True),
+    Column("what that means"),
+]
+
+
+def rows(sealed: Sequence[Sealed], bodies: Vault) -> Iterator[list[str]]:
+    """A line for each key that is set or that has sealed something, the newest first."""
+    unknown = sorted({each.key for each in sealed} - set(bodies.names))
+    for name in (*bodies.names, *unknown):
+        counts = [
+            sum(each.count for each in sealed if each.key == name and each.is_failed is is_failed)
+            for is_failed in (False, True)
+        ]
+        yield [name, _place(name, bodies), *map(str, counts), _meaning(name, sum(counts), bodies)]
+
+
+def _place(name: str, bodies: Vault) -> str:
+    if name == bodies.newest:
+        return "newest"
+    return "older" if name in bodies.names else "not in QUEUE_BODY_KEYS"
+
+
+def _meaning(name: str, count: int, bodies: Vault) -> str:
+    if name not in bodies.names:
+        return "put it back at the end of QUEUE_BODY_KEYS: nobody else can read these"
+    if name == bodies.newest:
+        return "seals what is written"
+    if count:
+        return "still needed: ./manage.py queue_admin reseal"
+    return "no longer needed, once every process has been restarted since it was the newest"
