@@ -100,7 +100,9 @@ def test_a_queue_that_is_deleted_underneath_takes_along_what_it_held_and_nothing
     # More than the workers can do: the queue holds some when it goes.
     for _ in stage.rounds(deletions, 400, per_second=100, among=60, sleep=0.03, delay=10):
         rabbit_server.delete_queue(stage.env["QUEUE_URL"], "ledger")
-        forsake_what_the_broker_had(stage, time.time())
+        deleted_at = time.time()
+        stage.produce(20)  # should all the others have been published by then
+        forsake_what_the_broker_had(stage, deleted_at)
     stage.balance("queue deleted by the operator", faults=deletions, duplicates_per_fault=PER_FAULT)
     assert stage.ledger.lost, "the queue was empty when it was deleted: nothing has been shown"
     assert stage.ends == 0
