@@ -146,17 +146,21 @@ def test_a_channel_that_the_broker_closes_is_opened_anew(
         consumer = Consumer(transport)
         held, other = consumer.take(2)
         consumer.lane.done([other])
+        assert consumer.lane.renew(held, 30), "it is begun, and does not come to an end"
         with told_changes() as told:
             (again,) = consumer.take(1, 60)
         assert again.event == held.event
         assert again.redelivered
-        problem = "the broker's consumer_timeout is 4 s: lower timeout_seconds=30 of this queue"
+        problem = (
+            "takes events away after 4 s (its consumer_timeout), and timeout_seconds=30 is over half of that"
+        )
         assert any(problem in change["problem"] for change in told)
         # From now on what nobody begins is given back in time, by us.
         publish(transport, 1)
         with told_changes() as told:
             (unstarted,) = consumer.take(1)
             assert not unstarted.redelivered
+            assert consumer.lane.renew(unstarted, 1)
             consumer.lane.done([again])
             publish(transport, 2)
             wait_for(lambda: consumer.lane._prefetch < 100, 20, "the buffer to be given back")
@@ -171,7 +175,7 @@ def test_a_channel_that_the_broker_closes_is_opened_anew(
 
 def test_events_that_nobody_takes_are_handed_back(transport: RabbitTransport) -> None:
     publish(transport, 3)
-    slow = transport.open_lane(declaration(), "slow", buffer_seconds=0.4)
+    slow = transport.open_lane(declaration(), "slow", consumer_timeout_seconds=1.6)
     slow.start(lambda: None)
     wait_for_depth(transport, unacked=3)
     slow.pause()
@@ -181,8 +185,9 @@ def test_events_that_nobody_takes_are_handed_back(transport: RabbitTransport) ->
 
 def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transport: RabbitTransport) -> None:
     publish(transport, 40)
-    consumer = Consumer(transport, declaration(prefetch=40), buffer_seconds=1.0)
+    consumer = Consumer(transport, declaration(prefetch=40), consumer_timeout_seconds=4.0)
     taken = consumer.take(1)
+    assert consumer.lane.renew(taken[0], 1), "it is begun"
     wait_for(lambda: consumer.lane._prefetch < 40, message="the others to go stale")
     while len(taken) < 40:
         taken += consumer.take(1)

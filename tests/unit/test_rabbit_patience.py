@@ -40,7 +40,7 @@ def test_the_timeout_is_read_from_what_the_broker_says() -> None:
 
 
 def test_the_mend_fits_the_declaration() -> None:
-    assert "lower timeout_seconds=30 of this queue" in advice(QueueDeclaration(name="parcels"), 4.0)
+    assert "timeout_seconds=30 is over half of that; lower" in advice(QueueDeclaration(name="parcels"), 4.0)
     assert "look for what held it" in advice(QueueDeclaration(name="parcels"), 1800.0)
 
 

@@ -15,7 +15,7 @@ from django.db import connections
 
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
-from zerver.lib.errors import QueueMismatch, TransportUnavailable, ZerverError
+from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
 from zerver.worker.housekeeper import Housekeeper
@@ -96,7 +96,8 @@ class WorkerFleet:
     def _check_lanes(self) -> None:
         """What can be said before the first event: told, and refused only where waiting would not mend it."""
         fast = current.fast_lane()
-        for queue in self._queues if fast is not None else ():
+        wanted = list(self._queues)
+        for queue in wanted if fast is not None else ():
             assert fast is not None  # noqa: S101 (narrows the type)
             try:
                 fast.check_queue(queue)
@@ -110,10 +111,15 @@ class WorkerFleet:
                 )
                 return
             except QueueMismatch:
-                if len(self._queues) == 1:
+                if len(wanted) == 1:
                     raise
                 # The others run; this one takes from its table lane, and its fast lane keeps saying what is wrong.
                 continue
+            except ConsumerTimeoutTooShort as error:
+                if len(wanted) == 1:
+                    raise
+                self._queues.remove(queue)
+                self._tell_failure(queue.name, error)
 
     def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
         """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""

@@ -34,8 +34,6 @@ _LOOK_UP_SECONDS = 1.0
 #: Take in one go about what can be handled in this time, so that what is in hand is never old.
 _IN_HAND_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
-#: What has been in hand for so long and is not begun is handed back: a quarter of RabbitMQ's consumer_timeout.
-_OLD_SECONDS = 450.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,7 +184,6 @@ class QueueRunner:
             self.stopping.wait(min(wait or 0.1, _LOOK_UP_SECONDS))
             return
         try:
-            self._hand_back_old(backlog)
             if not backlog:
                 self._fetch(True)
                 backlog.extend([delivery] for delivery in self._intake.take(1, _LOOK_UP_SECONDS))
@@ -197,12 +194,6 @@ class QueueRunner:
                 backlog.extendleft(reversed(self._handle([first], deadline)))
         finally:
             self._trial.release()
-
-    def _hand_back_old(self, backlog: deque[list[Delivery]]) -> None:
-        """What has waited too long for the breaker goes to another process, before the broker's patience ends."""
-        before = clock.monotonic() - _OLD_SECONDS
-        while backlog and backlog[0][0].received_at < before:
-            self._journey.hand_back(backlog.popleft())
 
     def _recycle_if_due(self) -> None:
         limit = self.queue.max_events

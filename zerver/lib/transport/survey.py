@@ -6,6 +6,18 @@ from typing import Any, Final
 
 #: How the second queues of ``queue_admin migrate`` begin.
 MIGRATION_PREFIX: Final = "zerver_migrate_"
+#: For so long RabbitMQ leaves an event with whoever has it, unless it was configured otherwise.
+USUAL_CONSUMER_TIMEOUT_SECONDS: Final = 1800.0
+
+
+def version_numbers(version: str) -> tuple[int, ...]:
+    """``(3, 10, 8)``, as far as there are numbers; () where there are none."""
+    numbers = []
+    for part in version.split("."):
+        if not part.isdecimal():
+            break
+        numbers.append(int(part))
+    return tuple(numbers)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +38,9 @@ class QueueSurvey:
     may_consume: bool | None = None
     #: What a policy lays over its arguments, by the policy's own names; empty where the management API was not asked.
     policy: Mapping[str, Any] = field(default_factory=dict)
-    #: Where the queue has one of its own, by argument or policy, and the broker is new enough to heed it.
+    #: Does the broker take events of it away at all from who holds them for too long?
+    may_time_out: bool = True
+    #: For how long an event may be in a worker's hand; where that is told.
     consumer_timeout_seconds: float | None = None
 
 
@@ -60,10 +74,4 @@ class BrokerSurvey:
 
     @property
     def version_numbers(self) -> tuple[int, ...]:
-        """``(3, 10, 8)``, as far as there are numbers; () where the broker tells none."""
-        numbers = []
-        for part in self.version.split("."):
-            if not part.isdecimal():
-                break
-            numbers.append(int(part))
-        return tuple(numbers)
+        return version_numbers(self.version)

@@ -3,14 +3,16 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.survey import MIGRATION_PREFIX, BrokerSurvey, ListedQueue, QueueSurvey
+from zerver.lib.transport.survey import (
+    MIGRATION_PREFIX,
+    USUAL_CONSUMER_TIMEOUT_SECONDS,
+    BrokerSurvey,
+    ListedQueue,
+    QueueSurvey,
+)
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity, expected
 
 SUPPORTED = ((3, 10), (5,))
-#: RabbitMQ's own, unless its configuration says otherwise.
-USUAL_CONSUMER_TIMEOUT_SECONDS = 1800.0
-#: A delivery may wait for so long in a worker before it is begun, or handed back.
-_LONGEST_WAIT_SECONDS = USUAL_CONSUMER_TIMEOUT_SECONDS / 4
 
 #: What a policy may say, and what the broker then does with events by itself.
 _POLICIES = {
@@ -48,11 +50,18 @@ def judge(
 
 def gaps(survey: BrokerSurvey) -> Iterator[Gap]:
     """What this survey does not show."""
-    yield Gap(
-        source="broker",
-        what=f"consumer_timeout: RabbitMQ tells nobody, {USUAL_CONSUMER_TIMEOUT_SECONDS:g} s are assumed; on its host: "
-        "rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
-    )
+    not_told = [
+        name
+        for name, found in survey.queues.items()
+        if found.is_there and found.may_time_out and found.consumer_timeout_seconds is None
+    ]
+    if not_told:
+        yield Gap(
+            source="broker",
+            what=f"consumer_timeout of {', '.join(not_told)}: the broker does not tell it (the management API of 3.12 "
+            f"and newer does, of queues with consumers), {USUAL_CONSUMER_TIMEOUT_SECONDS:g} s are assumed; on its "
+            "host: rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'",
+        )
     if survey.ours is None and not survey.management_problem:
         yield Gap(
             source="broker",
@@ -178,16 +187,16 @@ def _of_one(queue: QueueDeclaration, found: QueueSurvey) -> Iterator[Finding]:
                 mend="rabbitmqctl list_policies; clear it, or let its pattern leave this queue out",
             )
     timeout_seconds = found.consumer_timeout_seconds
-    if timeout_seconds is not None and timeout_seconds < _LONGEST_WAIT_SECONDS + queue.timeout_seconds:
+    if timeout_seconds is not None and queue.timeout_seconds > timeout_seconds / 2:
         yield _of_queue(
             found,
             "broker.consumer-timeout",
-            Severity.PROBLEM if timeout_seconds <= queue.timeout_seconds else Severity.WARNING,
-            what=f"the broker takes an event back after {timeout_seconds:g} s, and a handler may take "
-            f"{queue.timeout_seconds:g} s of it after a wait of up to {_LONGEST_WAIT_SECONDS:g} s",
-            why="events that are being handled are given to another worker, and run twice",
-            mend=f"raise consumer-timeout to {USUAL_CONSUMER_TIMEOUT_SECONDS * 1000:.0f} (milliseconds), "
-            "in the queue's argument or policy",
+            Severity.PROBLEM,
+            what=f"the broker takes an event away after {timeout_seconds:g} s, and a handler may take "
+            f"{queue.timeout_seconds:g} s: over half of it, where the rest is for its wait and its settling",
+            why="its workers refuse to start: events that are being handled would be given to others, and run twice",
+            mend=f"raise the timeout to {USUAL_CONSUMER_TIMEOUT_SECONDS * 1000:.0f} (milliseconds), which is usual: "
+            "consumer_timeout in rabbitmq.conf, or consumer-timeout in the queue's policy; or lower timeout_seconds",
         )
 
 

@@ -10,6 +10,7 @@ from zerver.lib.errors import QueueNotEmpty, TransportError, TransportUnavailabl
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Depth
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
+from zerver.lib.transport.rabbitmq.consumer_timeouts import ConsumerTimeouts
 from zerver.lib.transport.rabbitmq.management_api import ManagementApi
 from zerver.lib.transport.rabbitmq.move import move_events
 from zerver.lib.transport.rabbitmq.questions import ask_each, ask_of, is_empty, is_not_found, passive
@@ -30,15 +31,21 @@ class BrokerAdmin:
     def __init__(self, address: BrokerAddress, management_url: str = "") -> None:
         self._address = address
         self._management = ManagementApi(management_url, address.virtual_host) if management_url else None
+        self._timeouts = ConsumerTimeouts(self._management)
 
     def declare(self, queue: QueueDeclaration) -> None:
         """Make sure that the queue is there as declared. Raises: QueueMismatch."""
         with open_session(self._address, ANSWER_SECONDS) as session:
-            if queue.name != DEAD_QUEUE:
-                # A dead queue of other arguments takes what is dead-lettered all the same.
-                with suppress(TransportError):
-                    _declare(session, QueueDeclaration(name=DEAD_QUEUE))
-            _declare(session, queue)
+            _declare_both(session, queue)
+
+    def declare_for_worker(self, queue: QueueDeclaration) -> float | None:
+        """``declare``, and how long the broker will leave an event of it unsettled; None where it does not tell.
+
+        Takes some seconds where that can only be told of a consumer that is there, and none is. Units: seconds.
+        """
+        with open_session(self._address, ANSWER_SECONDS) as session:
+            _declare_both(session, queue)
+            return self._timeouts.of(session, queue)
 
     def purge(self, queue: str) -> int:
         """How many were deleted; none for a queue that is not there."""
@@ -147,6 +154,10 @@ class BrokerAdmin:
         """
         return None if self._management is None else self._management.queues()
 
+    def consumer_timeouts(self) -> dict[str, float]:
+        """By queue, the shortest of its consumers'; none without ``QUEUE_MANAGEMENT_URL``. Units: seconds."""
+        return {} if self._management is None else self._management.consumer_timeouts()
+
     def alarms(self) -> list[str] | None:
         """What the nodes are short of, ``memory on rabbit@one`` each; None without ``QUEUE_MANAGEMENT_URL``."""
         return None if self._management is None else self._management.alarms()
@@ -179,6 +190,15 @@ def _depth(frame: Any, unacked: int | None) -> Depth:
 
 def _count(frame: Any) -> int:
     return 0 if frame is None else int(frame.method.message_count)
+
+
+def _declare_both(session: BrokerSession, queue: QueueDeclaration) -> None:
+    """The queue, and where the broker puts what it gives up of it. Raises: QueueMismatch, TransportUnavailable."""
+    if queue.name != DEAD_QUEUE:
+        # A dead queue of other arguments takes what is dead-lettered all the same.
+        with suppress(TransportError):
+            _declare(session, QueueDeclaration(name=DEAD_QUEUE))
+    _declare(session, queue)
 
 
 def _declare(session: BrokerSession, queue: QueueDeclaration) -> None:

@@ -18,6 +18,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
+from zerver.lib.transport.rabbitmq.greeting import Greeting
 from zerver.lib.transport.rabbitmq.loop import Loop
 from zerver.lib.transport.rabbitmq.wire import WireConnection
 
@@ -84,8 +85,8 @@ class BrokerConnection(Loop):
         self.state = State.NEW
         #: Why it is away or blocked; None while there is hope or a connection.
         self.problem: TransportUnavailable | None = None
-        #: As the broker told at the last connection; "" before.
-        self.server_version = ""
+        #: As the broker told at the last connection.
+        self.greeting = Greeting()
         self._name = name
         self._heartbeat_seconds = heartbeat_seconds
         #: Short-lived connections send no signals; their user gets exceptions.
@@ -193,7 +194,7 @@ class BrokerConnection(Loop):
         self._failed_hosts = 0
         self.problem = None
         self.state = State.OPEN
-        self.server_version = str((connection.server_properties or {}).get("version", ""))
+        self.greeting = Greeting.of(connection.server_properties)
         connection.add_on_connection_blocked_callback(self._on_blocked)
         connection.add_on_connection_unblocked_callback(self._on_unblocked)
         self._tell("")

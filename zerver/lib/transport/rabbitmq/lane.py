@@ -5,7 +5,6 @@ that is gone its tag is void, and the event comes again.
 """
 
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,11 +17,20 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.greeting import Greeting
+from zerver.lib.transport.rabbitmq.in_hand import Hold, InHand
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
-from zerver.lib.transport.rabbitmq.patience import HandedBack, advice, ran_out, smallest_prefetch
+from zerver.lib.transport.rabbitmq.patience import (
+    HandedBack,
+    advice,
+    consumer_arguments,
+    ran_out,
+    smallest_prefetch,
+)
 from zerver.lib.transport.rabbitmq.properties import to_event
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
+from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS
 
 #: The longest that an acknowledgement is held back for others to join it.
 ACK_HOLD_SECONDS = 0.005
@@ -31,9 +39,9 @@ RESUBSCRIBE_SECONDS = 0.5
 #: A consumer that has heard nothing for so long, with nothing in hand, begins anew. RabbitMQ (3.10.8) may forget one
 #: whose quorum queue is deleted and declared again at once: it still lists it, hands out events to it, and sends none.
 SILENCE_SECONDS = 60.0
-#: A quarter of the broker's default consumer_timeout (30 min): after it the broker would close the channel over events
-#: that were only buffered. A broker of another timeout tells it when it has run out.
-BUFFER_SECONDS = 450.0
+#: What is not begun within this part of the broker's consumer_timeout goes back: when that runs out, the broker closes
+#: the channel, over events that only waited, and takes along those that are being handled.
+UNBEGUN_PART = 1 / 4
 
 
 class RabbitLane(Lane, ConnectionListener):
@@ -45,23 +53,24 @@ class RabbitLane(Lane, ConnectionListener):
         queue: QueueDeclaration,
         owner: str,
         *,
-        buffer_seconds: float = BUFFER_SECONDS,
+        consumer_timeout_seconds: float = USUAL_CONSUMER_TIMEOUT_SECONDS,
     ) -> None:
         self._shared = shared
         self._queue = queue
         self._owner = owner
-        self._buffer_seconds = buffer_seconds
-        #: Fewer after events went stale in the buffer.
+        #: As far as it is known; a broker of a shorter one tells it when it has run out.
+        self._consumer_timeout_seconds = consumer_timeout_seconds
+        #: Fewer after events were not begun in time.
         self._prefetch = min(queue.in_hand, 65_535)
         self._handed_back = HandedBack()
-        self._stale_timer: Any = None
+        self._unbegun_timer: Any = None
         #: When the present consumer began, or last got an event. Units: monotonic seconds.
         self._heard_at = 0.0
         #: Why it gets no events just now, for people; "" when it should.
         self.problem = ""
         self._told = ""
         self._lock = threading.Lock()
-        self._buffer: deque[Delivery] = deque()
+        self._in_hand = InHand()
         #: Done, not yet told the broker: (channel generation, tag).
         self._acks: list[tuple[int, int]] = []
         self._wake: Callable[[], None] = lambda: None
@@ -85,25 +94,27 @@ class RabbitLane(Lane, ConnectionListener):
         self._wake = wake
         worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")
         worker.connection.call_soon(lambda: worker.connection.add_listener(self))
-        self._post(self._watch_buffer)
+        self._post(self._watch_unbegun)
         self._post(self._watch_silence)
 
     def take(self, limit: int) -> list[Delivery]:
-        with self._lock:
-            taken = [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
-            runs_dry = bool(self._acks) and not self._buffer and len(taken) < limit
-        if runs_dry:
+        taken = self._in_hand.take(limit)
+        if self._acks and len(taken) < limit:
             self._post(self._send_acks)
         return taken
 
     def renew(self, delivery: Delivery, seconds: float) -> bool:
-        """The broker's claim does not run out while the channel lives, or not before ``consumer_timeout``."""
-        return bool(delivery.token[0] == self._live)
+        """The broker's claim does not run out while the channel lives, or not before ``consumer_timeout``.
+
+        From now on it is begun, and the lane hands it back no more.
+        """
+        return self._in_hand.begin(delivery) and delivery.token.generation == self._live
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
+        settled = [delivery.token for delivery in deliveries if self.renew(delivery, 0)]
         with self._lock:
             had_some = bool(self._acks)
-            self._acks.extend(delivery.token for delivery in deliveries if delivery.token[0] == self._live)
+            self._acks.extend((hold.generation, hold.tag) for hold in settled)
             is_full = len(self._acks) >= self._queue.ack_batch
             is_first = bool(self._acks) and not had_some
         if is_full:
@@ -205,8 +216,15 @@ class RabbitLane(Lane, ConnectionListener):
         channel.basic_qos(prefetch_count=self._prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
         self._consumer_tag = channel.basic_consume(
-            self._queue.name, self._on_message, callback=self._on_consuming
+            self._queue.name,
+            self._on_message,
+            arguments=self._consumer_arguments(),
+            callback=self._on_consuming,
         )
+
+    def _consumer_arguments(self) -> dict[str, Any]:
+        greeting = Greeting() if self._worker is None else self._worker.connection.greeting
+        return consumer_arguments(greeting, self._queue, self._consumer_timeout_seconds)
 
     def _on_consuming(self, _: Any) -> None:
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
@@ -220,13 +238,12 @@ class RabbitLane(Lane, ConnectionListener):
         delivery = Delivery(
             event=event,
             lane=self,
-            token=(self._live, method.delivery_tag),
+            token=Hold(self._live, method.delivery_tag),
             redelivered=method.redelivered and not self._handed_back.take(event.message_id),
             received_at=monotonic(),
         )
         self._ledger.delivered(method.delivery_tag)
-        with self._lock:
-            self._buffer.append(delivery)
+        self._in_hand.add(delivery)
         self._wake()
 
     # -- losing it
@@ -243,8 +260,8 @@ class RabbitLane(Lane, ConnectionListener):
                 self._tell(f"the broker closed the channel: {describe(reason)}")
             else:
                 self._tell(advice(self._queue, seconds))
-                self._buffer_seconds = min(self._buffer_seconds, seconds / 4)
-                self._watch_buffer()
+                self._consumer_timeout_seconds = min(self._consumer_timeout_seconds, seconds)
+                self._watch_unbegun()
             self._subscribe_again()
 
     def _on_cancelled(self, frame: Any) -> None:
@@ -256,7 +273,9 @@ class RabbitLane(Lane, ConnectionListener):
             return
         self._send_acks()
         self._leave_channel()
-        self._tell("the broker cancelled the consumer")
+        self._tell(
+            "the broker cancelled the consumer: its queue is gone, or (4.3) an event was held for too long"
+        )
         self._subscribe_again()
 
     def _watch_silence(self) -> None:
@@ -292,8 +311,8 @@ class RabbitLane(Lane, ConnectionListener):
         """All that came on the present channel is no longer ours; it comes again."""
         self._channel = self._consumer_tag = None
         self._live = 0
+        self._in_hand = InHand()
         with self._lock:
-            self._buffer.clear()
             self._acks.clear()
 
     # -- settling
@@ -314,40 +333,46 @@ class RabbitLane(Lane, ConnectionListener):
         self._consume()
 
     def _nack(self, deliveries: Sequence[Delivery]) -> None:
+        """Those of the present channel."""
+        self._give_back(
+            [
+                (delivery.token.tag, delivery)
+                for delivery in deliveries
+                if self._in_hand.begin(delivery) and delivery.token.generation == self._live
+            ]
+        )
+
+    def _give_back(self, tagged: Sequence[tuple[int, Delivery]]) -> None:
         self._send_acks()
         channel = self._channel
         if channel is None or not channel.is_open:
             return
         # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
-        for delivery in deliveries:
-            generation, tag = delivery.token
-            if generation == self._live and self._ledger.settle([tag]):
+        for tag, delivery in tagged:
+            if self._ledger.settle([tag]):
                 channel.basic_nack(tag, multiple=False, requeue=True)
                 if not delivery.redelivered:
                     self._handed_back.add(delivery.event.message_id)
         self._consume()
 
-    def _hand_back_stale(self) -> None:
-        """Events that nobody started go to somebody who has time, before the broker's patience ends."""
-        self._stale_timer = None
-        cutoff = monotonic() - self._buffer_seconds
-        stale: list[Delivery] = []
-        with self._lock:
-            while self._buffer and self._buffer[0].received_at < cutoff:
-                stale.append(self._buffer.popleft())
-            is_empty = not self._buffer
+    def _hand_back_unbegun(self) -> None:
+        """Events that nobody began go to somebody who has time, before the broker's patience ends."""
+        self._unbegun_timer = None
+        stale = self._in_hand.take_back(monotonic() - self._consumer_timeout_seconds * UNBEGUN_PART)
         if not self._is_paused:
-            self._adapt_prefetch(is_too_large=bool(stale), is_too_small=is_empty and not stale)
+            self._adapt_prefetch(is_too_large=bool(stale), is_too_small=not stale and not self._in_hand)
         if stale:
-            self._nack(stale)
-        self._watch_buffer()
+            self._give_back(stale)
+        self._watch_unbegun()
 
-    def _watch_buffer(self) -> None:
+    def _watch_unbegun(self) -> None:
         if self._worker is None:
             return
-        if self._stale_timer is not None:
-            self._worker.connection.cancel(self._stale_timer)
-        self._stale_timer = self._later(self._buffer_seconds / 8, self._hand_back_stale)
+        if self._unbegun_timer is not None:
+            self._worker.connection.cancel(self._unbegun_timer)
+        self._unbegun_timer = self._later(
+            self._consumer_timeout_seconds * UNBEGUN_PART / 8, self._hand_back_unbegun
+        )
 
     def _adapt_prefetch(self, *, is_too_large: bool, is_too_small: bool) -> None:
         """No more than can be begun in time, or it would go round and round; not less than what is asked for else.
@@ -388,8 +413,7 @@ class RabbitLane(Lane, ConnectionListener):
         """Acknowledgements first: once the broker has confirmed the closing, it has them all."""
         self._is_closing = True
         self._send_acks()
-        with self._lock:
-            self._buffer.clear()
+        self._in_hand = InHand()
         worker.connection.remove_listener(self)
         channel = self._channel
         if channel is None or channel.is_closing or channel.is_closed:

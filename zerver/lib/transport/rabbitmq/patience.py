@@ -2,10 +2,13 @@
 
 import re
 from collections import OrderedDict
+from typing import Any
 
 import pika.exceptions
 
+from zerver.lib.errors import ConsumerTimeoutTooShort
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.rabbitmq.greeting import Greeting
 
 #: What a lane remembers of what it handed back.
 MEMORY_EVENTS = 10_000
@@ -46,12 +49,29 @@ def ran_out(reason: BaseException) -> float | None:
     return None if found is None else int(found[1]) / 1000
 
 
+def too_short(queue: QueueDeclaration, seconds: float) -> ConsumerTimeoutTooShort | None:
+    """What is wrong where handlers may take over half of a ``consumer_timeout`` of so many seconds.
+
+    A quarter is for the wait in this process, the last one for settling, and for the broker's own slowness.
+    """
+    if queue.timeout_seconds <= seconds / 2:
+        return None
+    return ConsumerTimeoutTooShort(queue.name, queue.timeout_seconds, seconds)
+
+
 def advice(queue: QueueDeclaration, seconds: float) -> str:
     """What to do about a ``consumer_timeout`` that ran out, for people."""
-    problem = f"the broker's consumer_timeout is {seconds:g} s"
-    if queue.timeout_seconds * 2 > seconds:
-        return f"{problem}: lower timeout_seconds={queue.timeout_seconds:g} of this queue to half of it, or raise it"
-    return f"{problem}, and an event was held for longer; look for what held it"
+    problem = too_short(queue, seconds)
+    if problem is not None:
+        return str(problem)
+    return f"the broker's consumer_timeout is {seconds:g} s, and an event was held for longer; look for what held it"
+
+
+def consumer_arguments(greeting: Greeting, queue: QueueDeclaration, seconds: float) -> dict[str, Any]:
+    """What ``basic.consume`` carries: for how long we may hold an event, where that is ours to say."""
+    if not greeting.leaves_timeout_to_consumers(queue.queue_type):
+        return {}
+    return {"x-consumer-timeout": int(seconds * 1000)}
 
 
 def smallest_prefetch(queue: QueueDeclaration) -> int:

@@ -16,6 +16,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
+from zerver.lib.transport.rabbitmq.greeting import Greeting
 
 CLOSE_SECONDS = 2.0
 #: Channels open at the same time; a broker may be told to allow no more than a few hundred.
@@ -44,9 +45,9 @@ class BrokerSession(ConnectionListener):
         self._problem = problem
 
     @property
-    def server_version(self) -> str:
+    def greeting(self) -> Greeting:
         """As the broker told when the connection was opened."""
-        return self._owner.server_version
+        return self._owner.greeting
 
     @property
     def alarm(self) -> str:

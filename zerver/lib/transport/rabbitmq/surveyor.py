@@ -18,14 +18,13 @@ from zerver.lib.errors import QueueMismatch, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
+from zerver.lib.transport.rabbitmq.consumer_timeouts import told_timeout
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.questions import ask_each, is_not_found
 from zerver.lib.transport.rabbitmq.session import Answered, BrokerSession, open_session
 from zerver.lib.transport.rabbitmq.topology import DEAD_QUEUE, arguments, declaration_error, declare_on
 from zerver.lib.transport.survey import MIGRATION_PREFIX, BrokerSurvey, ListedQueue, QueueSurvey
 
-#: From this version on, queues and policies may have a consumer timeout of their own; before, it is ignored.
-_OWN_CONSUMER_TIMEOUT = (3, 12)
 _REFUSED = 403
 _SILENT = "it does not answer; a quorum queue whose nodes have no majority does not"
 
@@ -38,13 +37,18 @@ def survey(
     """Units: timeout_seconds holds for each answer. Raises: AuthenticationRefused, TransportUnavailable."""
     listing: Listing | None = None
     alarms: Sequence[str] = ()
+    timeouts: Mapping[str, float] = {}
     management_problem = ""
     with open_session(address, timeout_seconds) as session:
         try:
             listing, alarms = _ask_management(admin)
+            with suppress(
+                TransportUnavailable
+            ):  # an API that was told to keep no statistics refuses this alone
+                timeouts = admin.consumer_timeouts()
         except TransportUnavailable as error:
             management_problem = str(error)
-        found = _look_at_queues(session, queues, listing or {})
+        found = _look_at_queues(session, queues, listing or {}, timeouts)
         may_publish: bool | None = None
         if not alarms:
             # Comes last: in an alarm the broker reads nothing more from a connection that has published.
@@ -52,7 +56,7 @@ def survey(
             alarms = [alarm] if alarm else []
         return BrokerSurvey(
             address=str(address),
-            version=session.server_version,
+            version=session.greeting.version,
             alarms=tuple(alarms),
             may_publish=may_publish,
             queues=found,
@@ -82,7 +86,10 @@ def _ours(listing: Listing) -> tuple[ListedQueue, ...]:
 
 
 def _look_at_queues(
-    session: BrokerSession, queues: Sequence[QueueDeclaration], listing: Listing
+    session: BrokerSession,
+    queues: Sequence[QueueDeclaration],
+    listing: Listing,
+    timeouts: Mapping[str, float],
 ) -> dict[str, QueueSurvey]:
     counted = ask_each(session, [queue.name for queue in queues])
     by_name = {queue.name: queue for queue in queues}
@@ -99,7 +106,7 @@ def _look_at_queues(
     configured = session.ask_each({name: partial(_declare_nonsense, name) for name in missing})
     consumed = session.ask_each({name: partial(_consume_nonsense, name) for name in unconsumed})
     found = {}
-    for name in by_name:
+    for name, queue in by_name.items():
         told = _told(name, counted.get(name))
         if name in there:
             listed = listing.get(name, {})
@@ -111,7 +118,8 @@ def _look_at_queues(
                 difference=_difference(name, declared.get(name), listed_differences.get(name)),
                 may_consume=_is_allowed(consumed.get(name)),
                 policy=_mapping(listed.get("effective_policy_definition")),
-                consumer_timeout_seconds=_consumer_timeout(session, listed),
+                may_time_out=session.greeting.has_timeout(queue.queue_type),
+                consumer_timeout_seconds=told_timeout(session.greeting, queue, listed, timeouts),
             )
         elif name in missing:
             told = QueueSurvey(name=name, is_there=False, may_configure=_is_allowed(configured.get(name)))
@@ -185,21 +193,6 @@ def _differences(queue: QueueDeclaration, listed: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value) or "''"
-
-
-def _consumer_timeout(session: BrokerSession, listed: Mapping[str, Any]) -> float | None:
-    if _numbers(session.server_version) < _OWN_CONSUMER_TIMEOUT:
-        return None
-    given = (
-        _mapping(listed.get("arguments")).get("x-consumer-timeout"),
-        _mapping(listed.get("effective_policy_definition")).get("consumer-timeout"),
-    )
-    told = [value for value in map(_whole, given) if value is not None]
-    return min(told) / 1000 if told else None
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return BrokerSurvey(address="", version=version).version_numbers
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

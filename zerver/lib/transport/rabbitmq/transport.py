@@ -9,11 +9,12 @@ from zerver.lib.transport.base import Depth, Published, Transport
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection
-from zerver.lib.transport.rabbitmq.lane import BUFFER_SECONDS, RabbitLane
+from zerver.lib.transport.rabbitmq.lane import RabbitLane
+from zerver.lib.transport.rabbitmq.patience import too_short
 from zerver.lib.transport.rabbitmq.publisher import Publisher
 from zerver.lib.transport.rabbitmq.shared import SharedConnection
 from zerver.lib.transport.rabbitmq.surveyor import survey
-from zerver.lib.transport.survey import BrokerSurvey
+from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS, BrokerSurvey
 
 #: How long to wait for the broker to say goodbye.
 CLOSE_SECONDS = 5.0
@@ -34,6 +35,8 @@ class RabbitTransport(Transport):
         self._address = address
         self._publisher = Publisher(address, declaration_of)
         self._shared_by_pid: dict[int, SharedConnection] = {}
+        #: By queue, where the broker told it.
+        self._consumer_timeouts: dict[str, float] = {}
         self.admin = BrokerAdmin(address, management_url)
 
     @property
@@ -49,20 +52,26 @@ class RabbitTransport(Transport):
         return self._publisher.publish(events, timeout_seconds)
 
     def open_lane(
-        self, queue: QueueDeclaration, owner: str, *, buffer_seconds: float = BUFFER_SECONDS
+        self, queue: QueueDeclaration, owner: str, *, consumer_timeout_seconds: float | None = None
     ) -> RabbitLane:
         shared = self._shared_by_pid.get(os.getpid())
         if shared is None:
             # Connections do not survive a fork; see Publisher for why there is no lock.
             shared = self._shared_by_pid.setdefault(os.getpid(), SharedConnection(self._connect))
-        return RabbitLane(shared, queue, owner, buffer_seconds=buffer_seconds)
+        told = self._consumer_timeouts.get(queue.name, USUAL_CONSUMER_TIMEOUT_SECONDS)
+        return RabbitLane(shared, queue, owner, consumer_timeout_seconds=consumer_timeout_seconds or told)
 
     def check_queue(self, queue: QueueDeclaration) -> None:
-        """Declare it, and wait for the answer.
+        """Declare it, wait for the answer, and see that its handlers have the time that they may take.
 
-        Raises: QueueMismatch, AuthenticationRefused, TransportUnavailable.
+        Raises: QueueMismatch, ConsumerTimeoutTooShort, AuthenticationRefused, TransportUnavailable.
         """
-        self.admin.declare(queue)
+        told = self.admin.declare_for_worker(queue)
+        if told is not None:
+            problem = too_short(queue, told)
+            if problem is not None:
+                raise problem
+            self._consumer_timeouts[queue.name] = told
 
     def purge(self, queue: QueueDeclaration, progress: Callable[[int], object] | None = None) -> int:
         return self.admin.purge(queue.name)
