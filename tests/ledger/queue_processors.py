@@ -13,9 +13,9 @@ from typing import Any, NotRequired, TypedDict
 
 from django.db import IntegrityError, connection, transaction
 
-from tests.ledger import versions  # noqa: F401 (declares a queue)
+from tests.ledger import soak, versions  # noqa: F401 (they declare queues)
 from tests.ledger.models import Effect
-from tests.ledger.notes import note
+from tests.ledger.notes import note, note_event
 from zerver.lib.queue import queue_json_publish
 from zerver.worker.base import (
     Dead,
@@ -39,11 +39,6 @@ class Step(TypedDict):
 
     n: int
     text: NotRequired[str]
-
-
-def note_event(kind: str, event: dict[str, Any]) -> None:
-    delivery = current_delivery()
-    note(kind, n=event["n"], message_id=delivery.message_id, attempt=delivery.attempt)
 
 
 def perform(event: dict[str, Any], when: str = "do") -> None:
@@ -301,12 +296,7 @@ class TypedLedgerWorker(QueueProcessingWorker):
         return {**event, "n": event["number"]} if "number" in event else event
 
     def consume(self, event: Step) -> None:
-        note(
-            "effect",
-            n=event["n"],
-            message_id=current_delivery().message_id,
-            attempt=current_delivery().attempt,
-        )
+        note_event("effect", event)
 
 
 @assign_queue("ledger_disabled", enabled=False)

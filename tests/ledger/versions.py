@@ -6,8 +6,8 @@ The older one cannot read what is published for the newer one, which reads both.
 import os
 from typing import Any, NotRequired, TypedDict
 
-from tests.ledger.notes import note
-from zerver.worker.base import QueueProcessingWorker, RetryPolicy, assign_queue, current_delivery
+from tests.ledger.notes import note_event
+from zerver.worker.base import QueueProcessingWorker, RetryPolicy, assign_queue
 
 QUEUE = "ledger_versions"
 VERSION = "LEDGER_VERSION"
@@ -41,8 +41,7 @@ class NewWorker(QueueProcessingWorker):
 
 
 def _note_effect(n: int, version: str) -> None:
-    delivery = current_delivery()
-    note("effect", n=n, message_id=delivery.message_id, attempt=delivery.attempt, version=version)
+    note_event("effect", {"n": n}, version=version)
 
 
 def event(n: int) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -18,6 +19,8 @@ from zerver.lib.errors import ZerverError
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
 
 LARGE_BYTES = 8_000
+#: 8 KB each at the median.
+WEBHOOKS = Path(__file__).resolve().parents[3] / "data" / "github-webhooks.jsonl"
 
 
 class Withdrawn(Exception):
@@ -28,7 +31,9 @@ class Command(BaseCommand):
     help = "publishes numbered events in every way there is, and writes down which were accepted"
 
     def add_arguments(self, parser: CommandParser) -> None:
-        parser.add_argument("--queue", default="ledger")
+        parser.add_argument(
+            "--queue", default="ledger", help="or several, by commas: each call publishes to one of them"
+        )
         parser.add_argument("--first", type=int, default=0, help="the first number")
         parser.add_argument("--count", type=int, required=True)
         parser.add_argument("--per-second", type=float, default=200.0)
@@ -37,6 +42,9 @@ class Command(BaseCommand):
             "--delay", type=float, default=1.0, help="at most so many seconds, for those that are due later"
         )
         parser.add_argument("--sleep", type=float, default=0.0, help="seconds that each handler takes")
+        parser.add_argument(
+            "--real", type=float, default=0.0, help="the share of events that carry a real webhook"
+        )
         parser.add_argument(
             "--trap", type=json.loads, default=[], help='a step that some handlers take: ["die"]'
         )
@@ -51,7 +59,14 @@ class Command(BaseCommand):
         # In the first half, so that all of them are met under load.
         trapped = chance.sample(range(first, first + options["count"] // 2), options["traps"])
         traps = {n: {options["trap_when"]: [["once", str(n), *options["trap"]]]} for n in trapped}
-        producer = Producer(options["queue"], chance, options["sleep"], options["delay"], traps)
+        producer = Producer(
+            queues=options["queue"].split(","),
+            chance=chance,
+            sleep_seconds=options["sleep"],
+            most_delay_seconds=options["delay"],
+            real_share=options["real"],
+            traps=traps,
+        )
         start, n = time.monotonic(), first
         while n < end:
             n += producer.publish_some(n, end)
@@ -65,17 +80,22 @@ class Producer:
 
     def __init__(
         self,
-        queue: str,
+        *,
+        queues: Sequence[str],
         chance: random.Random,
         sleep_seconds: float,
         most_delay_seconds: float,
+        real_share: float,
         traps: dict[int, dict[str, Any]],
     ) -> None:
-        self._queue = queue
+        self._queues = queues
+        self._queue = queues[0]
         self._chance = chance
         self._sleep_seconds = sleep_seconds
         self._most_delay_seconds = most_delay_seconds
         self._began_at = 0.0
+        self._real_share = real_share
+        self._webhooks = WEBHOOKS.read_text().splitlines() if real_share else []
         self._traps = traps
 
     def publish_some(self, n: int, end: int) -> int:
@@ -84,6 +104,8 @@ class Producer:
         how, most = self._WAYS[0] if n in self._traps else self._chance.choices(self._WAYS, self._WEIGHTS)[0]
         end = min([end, n + self._chance.randint(1, most), *(trap for trap in self._traps if trap > n)])
         numbers = list(range(n, end))
+        if len(self._queues) > 1:
+            self._queue = self._chance.choice(self._queues)
         self._began_at = time.time()
         try:
             how(self, numbers)
@@ -131,13 +153,18 @@ class Producer:
             return versions.event(n)
         steps = [["sleep", self._sleep_seconds]] if self._sleep_seconds else []
         event: dict[str, Any] = {"n": n, "do": steps, **self._traps.get(n, {})}
-        if self._chance.random() < 0.1:
+        if self._webhooks:
+            if self._chance.random() < self._real_share:
+                event["webhook"] = json.loads(self._chance.choice(self._webhooks))
+        elif self._chance.random() < 0.1:
             event["text"] = "x" * LARGE_BYTES
         return event
 
     def _accepted(self, numbers: list[int], delay_seconds: float = 0.0) -> None:
         if numbers:
-            note("accepted", n=numbers, began_at=self._began_at, due_at=time.time() + delay_seconds)
+            wanted_at = self._began_at + delay_seconds
+            due_at = time.time() + delay_seconds
+            note("accepted", n=numbers, began_at=self._began_at, wanted_at=wanted_at, due_at=due_at)
 
     #: How, and at most how many at a time.
     _WAYS: tuple[tuple[Callable[[Producer, list[int]], None], int], ...] = (
