@@ -29,10 +29,11 @@ run_tests() {
 
 # Each test has its own bound, from setup.cfg; this one is for an interpreter that hangs before or after them.
 run_pytest() {
-  local venv=$1 status=0 limit=20m
+  local venv=$1 status=0 limit=20m soak_minutes=${SOAK_MINUTES:-0}
   shift
   if [[ -n ${CHAOS_LONG:-} ]]; then
-    limit=3h
+    # Beside whatever SOAK_MINUTES asks for, of which the whole minutes are counted.
+    limit=$((180 + ${soak_minutes%.*}))m
     set -- --timeout=1800 "$@"
   fi
   timeout --foreground --kill-after=30 "$limit" "$venv/bin/python" -m pytest "$@" || status=$?

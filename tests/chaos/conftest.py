@@ -25,6 +25,8 @@ SEED = "CHAOS_SEED"
 LONG = "CHAOS_LONG"
 #: The file that verdicts are appended to.
 REPORT = "CHAOS_REPORT"
+#: The property of a test by which a soak's report reaches the terminal, from whichever process.
+SOAK = "soak"
 
 
 def pytest_configure() -> None:
@@ -34,6 +36,16 @@ def pytest_configure() -> None:
 def pytest_report_header() -> str:
     form = "long" if is_long() else "quick"
     return f"chaos: seed {os.environ[SEED]} ({SEED}={os.environ[SEED]} replays it), {form} form"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What a soak has seen, whether it went well or not."""
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.getreports(outcome):
+            for name, value in report.user_properties:
+                if name == SOAK and report.when == "call":
+                    terminalreporter.write_sep("-", "soak")
+                    terminalreporter.write_line(str(value))
 
 
 def is_long() -> bool:

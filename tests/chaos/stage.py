@@ -124,13 +124,14 @@ class Stage:
             is_done, lambda: f"{count} effects, of which there are {self.ledger.done}", timeout_seconds
         )
 
-    def moments(self, count: int, among: int) -> Iterator[int]:
+    def moments(self, count: int, among: int, within_seconds: float = 60.0) -> Iterator[int]:
         """So many moments, spread by chance over the effects of ``among`` events; each is waited for.
 
-        Effects and not seconds, so that a slow machine is hit at the same places.
+        Effects and not seconds, so that a slow machine is hit at the same places. ``within_seconds``: from one to the
+        next.
         """
         for moment in sorted(self.chance.sample(range(among // 10, among * 8 // 10), count)):
-            self.until_done(moment)
+            self.until_done(moment, within_seconds)
             yield moment
 
     def rounds(

@@ -55,13 +55,18 @@ def _row(test: str, runs: list[Verdict]) -> str:
     )
 
 
+def write_between(begin: str, end: str, text: str) -> None:
+    """Put ``text`` between the two marks in the document. Raises: SystemExit when they are not there."""
+    whole = DOCUMENT.read_text()
+    before, found_begin, rest = whole.partition(begin)
+    _, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise SystemExit(f"{DOCUMENT} has no place for this: {begin} … {end}")
+    DOCUMENT.write_text(f"{before}{begin}\n{text}{end}{after}")
+
+
 def main(report: Path) -> None:
-    text = DOCUMENT.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise SystemExit(f"{DOCUMENT} has no place for the table: {BEGIN} … {END}")
-    DOCUMENT.write_text(f"{before}{BEGIN}\n{to_table(read_report(report))}{END}{after}")
+    write_between(BEGIN, END, to_table(read_report(report)))
 
 
 if __name__ == "__main__":
