@@ -61,6 +61,13 @@ def rabbit_cluster() -> Iterator[RabbitCluster]:
         yield cluster
 
 
+@pytest.fixture(scope="module")
+def impatient_rabbit_server() -> Iterator[RabbitServer]:
+    """For all tests of a module: one that leaves an event with a worker for 8 seconds, and then takes it away."""
+    with _or_skip(RabbitServer, conf={"consumer_timeout": "8000"}) as server:
+        yield server
+
+
 @pytest.fixture
 def rabbit_vhost(rabbit_server: RabbitServer) -> Iterator[str]:
     """A QUEUE_URL: a fresh vhost of the session's broker, which runs and is in no alarm when the test starts."""

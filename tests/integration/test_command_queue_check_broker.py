@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
 import pika
@@ -18,8 +16,8 @@ from tests.integration.checkup import at_work, check, codes, of, only, settle
 from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_rabbitmq
 from tests.integration.rabbit import declaration
-from tests.servers.ports import HOST
 from tests.servers.rabbitmq import RabbitServer
+from tests.servers.renamed import Renamed
 from tests.wait import wait_for
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -278,78 +276,49 @@ def test_a_quorum_queue_whose_leader_hangs_does_not_hold_the_doctor(
 # -- other versions: the broker's own words, one of which is changed on the wire
 
 
-class Renamed:
-    """Hands a broker's bytes on, with another version of the same length in its greeting."""
-
-    def __init__(self, port: int, version: bytes) -> None:
-        self._upstream_port = port
-        self._version = version
-        self._listener = socket.create_server((HOST, 0))
-        self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            server = socket.create_connection((HOST, self._upstream_port))
-            for source, target in ((client, server), (server, client)):
-                threading.Thread(target=self._pump, args=(source, target), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket) -> None:
-        with source, target:
-            try:
-                while data := source.recv(65_536):
-                    target.sendall(data.replace(b"3.10.8", self._version))
-            except OSError:
-                return
-
-    def close(self) -> None:
-        self._listener.close()
-
-
 @pytest.fixture
-def renamed(
-    rabbit_server: RabbitServer, spine: Spine, settings: Settings
-) -> Iterator[Callable[[bytes], None]]:
+def renamed(rabbit_server: RabbitServer, spine: Spine, settings: Settings) -> Iterator[Callable[[str], None]]:
     """Points QUEUE_URL at the broker under another version."""
-    version = rabbit_server.api("GET", "/overview")["rabbitmq_version"]
-    if version != "3.10.8":
-        pytest.skip(f"the broker here is {version}, and the wire is changed for 3.10.8")
-    opened: list[Renamed] = []
+    with ExitStack() as stack:
 
-    def rename(version: bytes) -> None:
-        opened.append(Renamed(rabbit_server.port, version))
-        url = spine.env["QUEUE_URL"]
-        settings.QUEUE_URL = url.replace(f":{rabbit_server.port}/", f":{opened[-1].port}/")
-        current.close_all()
+        def rename(version: str) -> None:
+            proxy = stack.enter_context(Renamed(rabbit_server.port, rabbit_server.version, version))
+            settings.QUEUE_URL = proxy.through(spine.env["QUEUE_URL"])
+            current.close_all()
 
-    yield rename
-    for each in opened:
-        each.close()
+        yield rename
 
 
-def test_versions_outside_the_supported_ones_are_told(renamed: Callable[[bytes], None]) -> None:
+def test_versions_outside_the_supported_ones_are_told(renamed: Callable[[str], None]) -> None:
     assert of(check(*BROKER), "broker.version") == []
-    renamed(b"3.9.29")
+    renamed("3.9.29")
     assert only(check(*BROKER), "broker.version")["severity"] == "problem"
-    renamed(b"5.0.10")
+    renamed("5.0.10")
     assert only(check(*BROKER), "broker.version")["severity"] == "warning"
 
 
 def test_a_queues_own_consumer_timeout_is_held_against_what_a_handler_may_take(
-    spine: Spine, rabbit_server: RabbitServer, settings: Settings, renamed: Callable[[bytes], None]
+    spine: Spine, rabbit_server: RabbitServer, settings: Settings, renamed: Callable[[str], None]
 ) -> None:
     settings.QUEUE_MANAGEMENT_URL = rabbit_server.management_url
-    told = arguments(declaration(QUEUE)) | {"x-consumer-timeout": 60_000}
+    told = arguments(declaration(QUEUE)) | {"x-consumer-timeout": 40_000}
     with channel(spine.env["QUEUE_URL"]) as foreign:
         foreign.queue_declare(QUEUE, durable=True, arguments=told)
     # 3.10 has the argument, and does not heed it.
+    renamed("3.10.8")
     assert codes(check(*BROKER), QUEUE) == {"broker.no-consumers"}
-    renamed(b"3.12.8")
+    renamed("3.12.8")
     found = only(check(*BROKER), "broker.consumer-timeout", QUEUE)
-    assert found["severity"] == "warning"
-    assert "after 60 s" in found["what"]
+    assert found["severity"] == "problem"
+    assert "after 40 s" in found["what"]
     assert of(check(*BROKER), "broker.queue-arguments", QUEUE) == []
+
+
+def test_a_consumer_timeout_that_nobody_tells_is_a_gap(spine: Spine, renamed: Callable[[str], None]) -> None:
+    declare_all()
+    renamed("3.10.8")
+    (gap,) = [gap for gap in check(*BROKER).json["not_looked_at"] if "consumer_timeout" in gap["what"]]
+    assert QUEUE in gap["what"]
+    # There it is the consumer that says it.
+    renamed("4.3.60")
+    assert not any("consumer_timeout" in gap["what"] for gap in check(*BROKER).json["not_looked_at"])

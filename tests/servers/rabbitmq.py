@@ -176,6 +176,11 @@ class RabbitServer(ManagementApi, spawn.Server):
         for port in (self.port, self._management_port, self._dist_port):
             release_port(port)
 
+    @property
+    def version(self) -> str:
+        """``3.10.8``."""
+        return self._programs.version
+
     def url(self, vhost: str = "/") -> str:
         return f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}/{quote(vhost, safe='')}"
 
