@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.chaos.soak.lateness import percentiles, read_effects, windows
+from tests.chaos.soak.lateness import Window, percentiles, read_effects, windows
+from tests.chaos.soak.report import Report, Restart
+from tests.chaos.soak.sampling import ProcessSample, ServerSample
 from tests.chaos.soak.slope import MOST_POINTS, Point, fit, thin
+from tests.chaos.soak.table import to_text
 
 
 def noisy(slope: float, count: int = 600, seed: int = 7) -> list[Point]:
@@ -80,3 +83,77 @@ def test_lateness_is_counted_from_when_an_event_was_wanted_and_of_first_attempts
     assert effects.lateness == [(10.0, 0.5)]
     assert effects.times == [9.0, 10.5, 19.0, 30.0]
     assert effects.by_pid == {1: 3, 2: 3, 3: 1, 4: 1}
+
+
+def report(*, leak_kib: int = 0, left_open: int = 0) -> Report:
+    """Ten minutes of a worker, which leaks so much a minute and has left so many files open, and of a producer."""
+    worker = [sample(at, 50_000 + leak_kib * at // 60 + at % 7, descriptors=12 + at % 2) for at in range(601)]
+    producer = [sample(at, 60_000, descriptors=8 + at % 3) for at in range(601)]
+    servers = [
+        ServerSample(at=at, broker_connections=3, broker_channels=9, waiting=at % 5, postgres_connections=7)
+        for at in range(601)
+    ]
+    window = Window(at=300, count=60_000, p50=0.02, p95=0.25, p99=1.5)
+    return Report(
+        day="2026-01-31",
+        seed="seed",
+        begin_at=0,
+        end_at=600,
+        offered=60_000,
+        lost=0,
+        duplicated=3,
+        restarts=[
+            Restart(at=200, signal="SIGTERM", worker="single"),
+            Restart(at=400, signal="SIGKILL", worker="batch"),
+        ],
+        whole=window,
+        windows=[window],
+        effects=[(second, 100) for second in range(600)],
+        processes={"single": worker, "producer 1": producer},
+        rests={
+            "single": (sample(0, 50_000, descriptors=11), sample(610, 50_000, descriptors=11 + left_open))
+        },
+        events={"single": 40_000, "producer 1": 0},
+        servers=servers,
+    )
+
+
+def sample(at: int, memory_kib: int, *, descriptors: int) -> ProcessSample:
+    return ProcessSample(
+        at=at, rss_kib=memory_kib + 9_000, anonymous_kib=memory_kib, descriptors=descriptors, threads=8
+    )
+
+
+def test_a_process_that_leaks_is_told_from_one_that_does_not() -> None:
+    leaking, _ = report(leak_kib=100, left_open=2).growths()
+    assert leaking.slope.low > 95
+    assert leaking.slope.high < 105
+    assert leaking.per_thousand_events == pytest.approx(25, abs=2)
+    assert (leaking.descriptors.before, leaking.descriptors.after) == (11, 13)
+    quiet, producer = report().growths()
+    assert quiet.slope.low <= 0 <= quiet.slope.high
+    assert str(quiet.descriptors) == "11"
+    # One that never rests is taken at its least.
+    assert str(producer.descriptors) == "8"
+    assert producer.per_thousand_events is None
+
+
+def test_a_report_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = tmp_path / "soak" / "report.json"
+    report().write(path)
+    assert to_text(Report.read(path)) == to_text(report())
+
+
+def test_a_report_says_what_was_lost_and_what_grew() -> None:
+    text = to_text(report(leak_kib=100, left_open=2))
+    assert (
+        "60,000 events in 10.0 minutes over ten queues, 2 restarts of workers (1 by SIGTERM, 1 by SIGKILL)"
+        in text
+    )
+    assert "Lost: 0; came twice: 3." in text
+    assert "half within 20 ms, 95 % within 250 ms, 99 % within 1.5 s" in text
+    single, producer = [line for line in text.splitlines() if line.endswith("| 8 |")]
+    assert single.startswith("| single | 40,000 | 57.8 → 58.4 MiB | +100.0 KiB (")
+    assert single.endswith("| 11 → 13 | 8 |")
+    assert producer.startswith("| producer 1 | 0 | 67.4 → 67.4 MiB | +0.0 KiB (+0.0 … +0.0) | – |")
+    assert "Connections to the broker: 3, channels: 9; to PostgreSQL: 7." in text
