@@ -32,8 +32,8 @@ def test_an_event_is_admitted_once_however_often_it_comes() -> None:
 def test_events_without_an_id_of_their_own_are_always_admitted() -> None:
     """Two that say the same have the same id: to take one for the other would lose it."""
     message_id = clock.foreign_message_id(QUEUE.name, b"{}")
-    tick = event(QUEUE, message_id=message_id, has_own_id=False)
-    again = event(QUEUE, message_id=message_id, has_own_id=False)
+    tick = event(QUEUE, message_id=message_id, kept_as=clock.new_message_id())
+    again = event(QUEUE, message_id=message_id, kept_as=clock.new_message_id())
     numbered = event(QUEUE)
     assert admit(tick, numbered, again) == [True, True, True]
     assert admit(tick, numbered) == [True, False]

@@ -133,6 +133,8 @@ def test_garbage_on_a_queue_becomes_a_failed_event_with_its_bytes_and_the_queue_
     assert {row.attempt for row in failed} == {1}
     assert all(row.error.startswith("event is not JSON") for row in failed)
     spine.wait_for_numbers([1, 2])
+    # The log names the id that each is found under.
+    assert all(f"event {row.message_id}, attempt 1: dead" in spine.processes[0].output for row in failed)
 
 
 @on_rabbitmq
@@ -216,7 +218,10 @@ def test_equal_events_without_an_id_of_their_own_are_each_retried_and_each_kept(
     for _ in range(3):
         rabbit_server.api("POST", f"/exchanges/{vhost}/amq.default/publish", message)
     spine.work("--queue=ledger")
-    assert len(spine.failed(3)) == 3
+    failed = spine.failed(3)
+    assert len(failed) == 3
+    said = spine.processes[0].output
+    assert all(f"event {row.message_id}, attempt {n}: " in said for row in failed for n in (1, 2, 3))
     assert sorted(line["attempt"] for line in spine.notes("started")) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 

@@ -248,6 +248,12 @@ def test_what_is_no_worker_class_is_refused(thing: object) -> None:
     assert "is no worker class; inherit from QueueProcessingWorker" in refusal(thing)
 
 
+def test_a_decorator_without_its_parentheses_is_refused_rather_than_ignored() -> None:
+    given: Any = single(Activity)
+    with pytest.raises(InvalidDeclaration, match=r'without a name; write @assign_queue\("its_name"\)'):
+        assign_queue(given)
+
+
 def test_a_queue_declared_twice_is_refused() -> None:
     assign_queue("letters")(single(Activity))
     assert "a queue has one worker class" in refusal(batch(list))

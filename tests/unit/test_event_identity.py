@@ -14,7 +14,7 @@ def _event(*, has_own_id: bool) -> Event:
         body=b"{}",
         published_at_ms=1,
         attempt=2,
-        has_own_id=has_own_id,
+        kept_as="" if has_own_id else clock.new_message_id(),
     )
 
 

@@ -134,6 +134,16 @@ def test_a_naive_due_time_is_refused() -> None:
         queue_json_publish("letters", {"to": "Ada"}, due_at=datetime(2030, 1, 1))  # noqa: DTZ001 (the mistake)
 
 
+def test_arguments_in_the_wrong_order_or_place_are_told_by_what_they_should_be() -> None:
+    swapped: Any = {"to": "ann"}
+    with pytest.raises(TypeError, match="the queue's name comes first, and is a str, not dict"):
+        queue_json_publish(swapped, "letters")
+    delay: Any = 10
+    with pytest.raises(TypeError, match="processor=10: give a function of the event, or delay_seconds="):
+        queue_json_publish("letters", {"to": "ann"}, delay)
+    assert seen == []
+
+
 def test_a_delay_and_a_due_time_at_once_are_refused() -> None:
     with pytest.raises(TypeError, match="not both"):
         queue_json_publish("letters", {"to": "Ada"}, delay_seconds=1, due_at=datetime(2030, 1, 1, tzinfo=UTC))

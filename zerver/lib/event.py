@@ -9,7 +9,6 @@ from typing import Any
 
 import msgspec
 
-from zerver.lib import clock
 from zerver.lib.errors import EventTooLarge, NotJson, WrongEventType
 from zerver.lib.json_walk import MAX_DEPTH, Walk, is_plain, kind_of, lone_surrogate
 
@@ -22,7 +21,7 @@ class Event:
     """An encoded event on its way. The body stays the same bytes over retries, lanes and replays."""
 
     queue: str
-    #: UUIDv7; or whatever id another AMQP client gave it; or see ``has_own_id``.
+    #: UUIDv7; or whatever id another AMQP client gave it; or see ``kept_as``.
     message_id: str
     #: UTF-8 JSON, or from elsewhere, anything.
     body: bytes
@@ -32,23 +31,26 @@ class Event:
     attempt: int = 1
     #: What travels beside the body: ``traceparent`` and the like. Names and values are strings.
     headers: Mapping[str, str] = field(default_factory=dict)
-    #: False: another AMQP client gave it none, and ``message_id`` was made of queue and body. Redeliveries are known by
-    #: it, but so is every other event that says the same, so nothing is kept or recognised under it.
-    has_own_id: bool = True
+    #: Not empty: another AMQP client gave it no id, and ``message_id`` was made of queue and body. Redeliveries are
+    #: known by that, but so is every other event that says the same, so what is kept of this one is kept under this id.
+    kept_as: str = ""
+
+    @property
+    def has_own_id(self) -> bool:
+        return not self.kept_as
 
 
 def next_attempt(event: Event) -> Event:
     """The event as it is stored for a retry: the next attempt, under an id of its own.
 
-    An event without one gets a fresh UUIDv7, other than any event that says the same. Whoever stores its retry twice,
-    because a process died before the ack, makes two of it: at least once.
+    Of an event that came without one two are made, should the process die before the ack: at least once.
     """
     return replace(identified(event), attempt=event.attempt + 1)
 
 
 def identified(event: Event) -> Event:
-    """The event under an id that no other event has: its own, or a fresh UUIDv7."""
-    return event if event.has_own_id else replace(event, message_id=clock.new_message_id(), has_own_id=True)
+    """The event under an id that no other event has."""
+    return event if event.has_own_id else replace(event, message_id=event.kept_as, kept_as="")
 
 
 class EventType:

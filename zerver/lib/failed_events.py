@@ -37,8 +37,7 @@ State = FailedEvent.State
 def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias: str) -> None:
     """Keep a dead event. One that is filed already (same queue, id and attempt) stays as it is.
 
-    An event without an id of its own is filed under a fresh one, lest it be taken for another that says the same;
-    filed twice, because a process died before the ack, it is there twice.
+    An event that came without an id is there twice, should the process die between this and the ack.
     Raises: TransportUnavailable when the database is away (safe to repeat).
     """
     event = identified(event)

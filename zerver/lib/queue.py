@@ -142,6 +142,10 @@ def _publish(
     using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
+    if processor is not None and not callable(processor):
+        raise TypeError(
+            f"processor={processor!r}: give a function of the event, or delay_seconds= by its name"
+        )
     if using is not None and using not in connections:
         raise ValueError(
             f"using={using!r} names no database; choose from DATABASES: {', '.join(connections)}"

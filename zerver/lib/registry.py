@@ -164,7 +164,10 @@ class QueueRegistry:
 
     def lookup(self, name: str) -> QueueDeclaration:
         """Raises: UnknownQueue naming what is declared and which modules failed to import."""
-        resolved = self._resolved.get(name)
+        try:
+            resolved = self._resolved.get(name)
+        except TypeError as error:  # an event, most often: the arguments are in the wrong order
+            raise TypeError(f"the queue's name comes first, and is a str, not {type(name).__name__}") from error
         if resolved is not None:
             return resolved
         if name not in self._queues:

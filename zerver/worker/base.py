@@ -127,6 +127,12 @@ def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], Wor
     Options are the fields of ``zerver.lib.registry.QueueDeclaration``, described there and in docs/options.md.
     Raises: InvalidDeclaration naming the queue, what is wrong, and what would be right.
     """
+    given_name: Any = queue_name
+    if isinstance(given_name, type):
+        # The class would become a function, and no queue be declared, in silence.
+        raise InvalidDeclaration(
+            given_name.__name__, "@assign_queue is written without a name", 'write @assign_queue("its_name")'
+        )
 
     def assign(worker_class: WorkerClass) -> WorkerClass:
         for option in _NOT_YET:

@@ -11,7 +11,7 @@ from typing import assert_never
 from zerver.lib import signals
 from zerver.lib.database import perform
 from zerver.lib.errors import EventNotStorable
-from zerver.lib.event import next_attempt
+from zerver.lib.event import identified, next_attempt
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
 from zerver.lib.transport.base import Delivery
@@ -94,6 +94,7 @@ def _by_lane(deliveries: Sequence[Delivery], verb: str) -> None:
 
 def tell(delivery: Delivery, outcome: Outcome) -> None:
     """Send the signal for everything but Done, which happens too often to tell."""
+    event = delivery.event
     match outcome:
         case Done() | Release():
             return
@@ -101,13 +102,14 @@ def tell(delivery: Delivery, outcome: Outcome) -> None:
             problem = outcome.reason
         case Retry() | Dead():
             problem = outcome.error
+            event = identified(event)  # it is looked for under the id that it is kept under
         case _:
             assert_never(outcome)
     signals.attempt_failed.send_robust(
         sender=None,
-        queue=delivery.event.queue,
-        message_id=delivery.event.message_id,
-        attempt=delivery.event.attempt,
+        queue=event.queue,
+        message_id=event.message_id,
+        attempt=event.attempt,
         outcome=type(outcome).__name__,
         problem=problem,
     )

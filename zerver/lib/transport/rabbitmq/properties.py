@@ -61,7 +61,7 @@ def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
     return Event(
         queue=queue,
         message_id=message_id,
-        has_own_id=has_own_id,
+        kept_as="" if has_own_id else clock.new_message_id(),
         body=body,
         published_at_ms=clock.now_ms() if published_at_ms is None else published_at_ms,
         attempt=attempt or 1,
