@@ -259,6 +259,22 @@ def test_warn_seconds_and_crit_seconds_are_the_backlogs_that_status_warns_of(
     spine.wait_for_numbers([1, 2])
 
 
+def test_redact_keeps_fields_out_of_what_is_shown_and_out_of_errors_and_logs(spine: Spine) -> None:
+    options = {"redact": ["pin", "do"], "retry": {"max_attempts": 2, "base_seconds": 0}}
+    spine.publish("ledger", ["raise", "no card 4111-1111"], n=1, pin="4111-1111")
+    process = spine.work("--queue=ledger", ledger=options)
+    [failed] = spine.failed()
+    assert failed.error == "ValueError: [redacted]"
+    assert "4111-1111" not in failed.traceback
+    assert "4111-1111" not in process.wait_for_output("dead: ValueError: [redacted]")
+    assert json.loads(bytes(failed.body))["pin"] == "4111-1111"
+    env = {**spine.env, "QUEUE_OVERRIDES": json.dumps({"ledger": options})}
+    shown = spine.start("queue_failed", "show", failed.message_id, env=env)
+    assert shown.wait() == 0
+    assert '"pin": "[redacted]"' in shown.output
+    assert "4111-1111" not in shown.output
+
+
 @on_sqlite
 def test_the_stats_file_tells_how_the_worker_is_and_goes_with_it(spine: Spine) -> None:
     path = stats_path(Path(spine.env["QUEUE_STATE_DIR"]), "ledger", 4)

@@ -180,7 +180,7 @@ def test_rich_values_are_refused_by_their_path_deep_inside() -> None:
         ({"price": Decimal("-Infinity")}, "-Infinity is no JSON number"),
         ({"ratio": float("nan")}, "nan is no JSON number"),
         ({"at": datetime(1850, 1, 1, tzinfo=timezone(timedelta(hours=1, seconds=27)))}, "$.at"),
-        ({"colour": "blue"}, "Invalid enum value 'blue' - at `$.colour`"),
+        ({"colour": "blue"}, "Invalid enum value - at `$.colour`"),
         ({"count": "3"}, "Expected `int`, got `str` - at `$.count`"),
         ({"count": 1.5}, "Expected `int`, got `float` - at `$.count`"),
         ({"name": b"x"}, "bytes cannot be carried unchanged"),

@@ -43,6 +43,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
         False,
         True,
     )
+    assert queue.redact == ()
     assert queue.retry == RetryPolicy(max_attempts=5, base_seconds=1, factor=4, cap_seconds=3600, jitter=1)
 
 
@@ -70,6 +71,7 @@ _NONSENSE: list[tuple[str, Any]] = [
     *product(("max_crashes",), (0, 1, 2.5, "3", True, None)),
     *product(("queue_type",), ("stream", None, [])),
     *product(("retry",), (3, None, [])),
+    *product(("redact",), ("password", None, 3, ("a", 1), ("",), ("a..b",), (".a",), {"a": 1})),
 ]
 
 
@@ -211,3 +213,9 @@ def test_an_override_of_the_retry_policy_that_is_nonsense_names_the_queue(retry:
     with pytest.raises(InvalidDeclaration) as refused:
         with_options(QueueDeclaration(name="letters"), {"retry": retry})
     assert f"queue 'letters': {problem}" in str(refused.value)
+
+
+def test_a_list_of_redacted_fields_is_taken_from_json_too() -> None:
+    queue = with_options(QueueDeclaration(name="letters"), {"redact": ["password", "user.email", "*.pin"]})
+    assert queue.redact == ("password", "user.email", "*.pin")
+    assert hash(queue)

@@ -3,6 +3,7 @@
 What JSON cannot carry unchanged is refused in the caller, by its path; from then on the encoded bytes travel.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -80,7 +81,7 @@ class EventType:
             value = decode_json(body)
             if not isinstance(value, dict):
                 raise NotJson("$", f"an event is a JSON object, not {kind_of(value)}") from error
-            raise WrongEventType(queue, self.name, str(error)) from error
+            raise WrongEventType(queue, self.name, _without_values(error)) from error
         except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
             raise _not_json(body, error) from error
 
@@ -91,7 +92,7 @@ class EventType:
         try:
             return msgspec.convert(event, self.declared)
         except msgspec.ValidationError as error:
-            raise WrongEventType(queue, self.name, str(error)) from error
+            raise WrongEventType(queue, self.name, _without_values(error)) from error
 
 
 def decode_json(body: bytes) -> Any:
@@ -100,6 +101,16 @@ def decode_json(body: bytes) -> Any:
         return msgspec.json.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise _not_json(body, error) from error
+
+
+#: msgspec (0.22) quotes what is none of an enum's or a Literal's values, or names no type of a union.
+_QUOTED = re.compile(r"(Invalid (?:enum )?value) .+?( - at `\$[^`]*`)?", re.DOTALL)
+
+
+def _without_values(error: msgspec.ValidationError) -> str:
+    """Where and what is wrong, and nothing of what the event says: it is logged."""
+    quoted = _QUOTED.fullmatch(str(error))
+    return str(error) if quoted is None else f"{quoted[1]}{quoted[2] or ''}"
 
 
 def _not_json(body: bytes, error: Exception) -> NotJson:

@@ -69,6 +69,10 @@ class QueueDeclaration:
     warn_seconds: float = 30.0
     crit_seconds: float = 60.0
 
+    # showing
+    #: Fields that bodies are shown without, and that are masked in what is said of them; see ``lib.redaction``.
+    redact: tuple[str, ...] = ()
+
     @property
     def in_hand(self) -> int:
         """Events that one worker process may hold unsettled: a batch must be able to fill."""
@@ -120,12 +124,20 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
     if queue.queue_type not in ("quorum", "classic"):
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
+    if not isinstance(given["redact"], tuple) or not all(map(_is_path, given["redact"])):
+        found.append(
+            (f"redact={queue.redact!r}", 'give a list of names like ["password", "user.email", "*"]')
+        )
     if not isinstance(given["retry"], RetryPolicy):
         found.append((f"retry={queue.retry!r}", "give a RetryPolicy"))
     if not found and queue.warn_seconds > queue.crit_seconds:
         problem = f"warn_seconds={queue.warn_seconds!r} is over crit_seconds={queue.crit_seconds!r}"
         found.append((problem, "warn before it is critical: set both"))
     return found
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and all(value.split("."))
 
 
 class QueueRegistry:
@@ -167,7 +179,9 @@ class QueueRegistry:
         try:
             resolved = self._resolved.get(name)
         except TypeError as error:  # an event, most often: the arguments are in the wrong order
-            raise TypeError(f"the queue's name comes first, and is a str, not {type(name).__name__}") from error
+            raise TypeError(
+                f"the queue's name comes first, and is a str, not {type(name).__name__}"
+            ) from error
         if resolved is not None:
             return resolved
         if name not in self._queues:
@@ -220,6 +234,8 @@ def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDe
     values = dict(options)
     if isinstance(values.get("retry"), Mapping):
         values["retry"] = _retry_policy(queue, values["retry"])
+    if isinstance(values.get("redact"), list):
+        values["redact"] = tuple(values["redact"])
     return replace(queue, **values)
 
 

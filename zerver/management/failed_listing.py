@@ -3,6 +3,7 @@
 import base64
 import re
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from zerver.lib.errors import BodyUnreadable, EventTooLarge, NotJson
 from zerver.lib.event import decode_headers, decode_json
 from zerver.lib.failed_events import body_of, error_of, traceback_of
 from zerver.lib.printable import printable, printable_json
+from zerver.lib.redaction import EVERYTHING, fields_of, shown_json
 from zerver.lib.registry import QueueDeclaration
 from zerver.management.json_layout import compact, indented
 from zerver.management.output import Column, moment
@@ -63,31 +65,41 @@ def summary(failed: FailedEvent) -> dict[str, Any]:
     }
 
 
-def document(found: Iterable[FailedEvent]) -> str:
+def document(found: Iterable[FailedEvent], *, reveal: bool) -> str:
     """For programs, ``{"failed": [details]}``: a body that is JSON stands there as it is stored, digit for digit."""
-    encoded = msgspec.json.encode({"failed": [details(failed) for failed in found]}).decode()
+    encoded = msgspec.json.encode({"failed": [details(failed, reveal=reveal) for failed in found]}).decode()
     return printable_json(indented(encoded))
 
 
-def details(failed: FailedEvent) -> dict[str, Any]:
-    """Shape: ``summary`` and headers, traceback, and the body as raw JSON, or in base64 where it is none; both None
-    where it cannot be opened.
+def hidden_fields(failed: FailedEvent, *, reveal: bool) -> tuple[str, ...]:
+    """Of its body: what is not shown."""
+    return () if reveal else fields_of(failed.queue)
+
+
+def details(failed: FailedEvent, *, reveal: bool) -> dict[str, Any]:
+    """Shape: ``summary`` and headers, traceback, the fields that are redacted, and the body as raw JSON, or in base64
+    where it is none; both None where it cannot be opened, or all of it is redacted.
     """
     found = {
         **summary(failed),
         "headers": decode_headers(failed.headers),
         "traceback": traceback_of(failed),
+        "body": None,
+        "body_base64": None,
+        "redacted": list(fields := hidden_fields(failed, reveal=reveal)),
     }
-    try:
+    with suppress(BodyUnreadable):
         body = body_of(failed)
-    except BodyUnreadable:
-        return {**found, "body": None, "body_base64": None}
-    if _is_json(body):
-        return {**found, "body": msgspec.Raw(body), "body_base64": None}
-    return {**found, "body": None, "body_base64": base64.b64encode(body).decode()}
+        if (shown := shown_json(body, fields)) is not None:
+            found["body"] = msgspec.Raw(shown.encode())
+        elif fields:
+            found["redacted"] = list(EVERYTHING)
+        else:
+            found["body_base64"] = base64.b64encode(body).decode()
+    return found
 
 
-def text(failed: FailedEvent) -> str:
+def text(failed: FailedEvent, *, reveal: bool) -> str:
     """All of it, for people."""
     told = {
         "id": failed.pk,
@@ -104,14 +116,21 @@ def text(failed: FailedEvent) -> str:
     width = max(map(len, told))
     lines = [f"{name:<{width}}  {value}" for name, value in told.items()]
     traceback = traceback_of(failed).rstrip()
-    return printable("\n".join([*lines, "", _shown_body(failed), *(["", traceback] if traceback else [])]))
+    body = _shown_body(failed, hidden_fields(failed, reveal=reveal))
+    return printable("\n".join([*lines, "", body, *(["", traceback] if traceback else [])]))
 
 
-def _shown_body(failed: FailedEvent) -> str:
+def _shown_body(failed: FailedEvent, fields: tuple[str, ...]) -> str:
     try:
-        return editable_body(failed)
+        if not fields:
+            return editable_body(failed)
+        body = body_of(failed)
     except BodyUnreadable as error:
         return f"cannot be read: {error}"
+    shown = shown_json(body, fields)
+    if shown is None:
+        return f"{len(body)} bytes that are not JSON, redacted: --reveal shows them"
+    return f"{indented(shown)}\nredacted: {', '.join(fields)}; --reveal shows all of it"
 
 
 def editable_body(failed: FailedEvent) -> str:

@@ -3,21 +3,21 @@
 ``1.10`` stays ``1.10``, digits that no float holds stay, and so does a name that comes twice.
 """
 
-import re
 from collections.abc import Iterator
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[{}\[\],:]|[^\s{}\[\],:"]+')
+from zerver.lib.json_tokens import tokens
+
 _INDENT = "  "
 
 
 def compact(text: str) -> str:
     """Without white space between its tokens. ``text`` is JSON."""
-    return "".join(_TOKEN.findall(text))
+    return "".join(tokens(text))
 
 
 def indented(text: str) -> str:
     """As people read it, laid out as ``json.dumps(indent=2)`` would. ``text`` is JSON."""
-    return "".join(_indented(_TOKEN.findall(text)))
+    return "".join(_indented(tokens(text)))
 
 
 def _indented(pieces: list[str]) -> Iterator[str]:

@@ -9,6 +9,7 @@ from django.db import transaction
 from zerver.lib import trace
 from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
+from zerver.lib.redaction import Mask
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
 from zerver.worker import inbox
@@ -30,6 +31,7 @@ from zerver.worker.outcomes import (
     Retry,
     RetryLater,
     outcome_problem,
+    with_texts,
 )
 from zerver.worker.surroundings import freshen, in_this_process, sober_up
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
@@ -68,7 +70,15 @@ class Handler:
         decoded = [self._decode(delivery, deadline) for delivery in deliveries]
         pairs = [item for item in decoded if isinstance(item, tuple)]
         answers = iter(self._attempt(pairs, deadline) if pairs else ())
-        return [next(answers) if isinstance(item, tuple) else item for item in decoded]
+        results = [next(answers) if isinstance(item, tuple) else item for item in decoded]
+        return self._redacted(deliveries, results)
+
+    def _redacted(self, deliveries: Sequence[Delivery], results: list[Result]) -> list[Result]:
+        """Here, before anybody logs, keeps or shows what is said. A batch's error may quote any of its events."""
+        if not self._queue.redact or all(isinstance(result, Done) for result in results):
+            return results
+        mask = Mask((delivery.event.body for delivery in deliveries), self._queue.redact)
+        return [with_texts(result, mask) for result in results]
 
     def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Result]:
         """Run the handler once, under its deadline and, if so declared, in a transaction."""

@@ -4,8 +4,10 @@ Everything else that a handler raises is made an outcome in one place, ``worker.
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import assert_never
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,24 @@ DONE = Done()
 RELEASE = Release()
 
 
+def with_texts(result: Outcome | Failure | Again, change: Callable[[str], str]) -> Outcome | Failure | Again:
+    """The same, with everything that it says in words changed."""
+    match result:
+        case Done() | Release():
+            return result
+        case Retry():
+            return replace(result, error=change(result.error))
+        case Discard():
+            return replace(result, reason=change(result.reason))
+        case Dead() | Failure():
+            return replace(result, error=change(result.error), traceback=change(result.traceback))
+        case Again(failure):
+            said = replace(failure, error=change(failure.error), traceback=change(failure.traceback))
+            return Again(said)
+        case _:
+            assert_never(result)
+
+
 class RetryLater(Exception):
     """Raise it to have this event tried again after ``after_seconds``; it counts as an attempt.
 
@@ -98,13 +118,14 @@ class DiscardEvent(Exception):
 
 
 def outcome_problem(outcome: object) -> str:
-    """Why a value that a batch returned is no outcome; empty when it is one."""
+    """Why a value that a batch returned is no outcome; empty when it is one. It may be an event, so it is not shown."""
+    name = type(outcome).__name__
     if not isinstance(outcome, Outcome):
-        return f"{outcome!r} is no outcome"
+        return f"{name} is no outcome"
     texts = [getattr(outcome, name, "") for name in ("error", "reason", "traceback")]
     if not all(isinstance(text, str) for text in texts):
-        return f"{outcome!r} needs its reason in text"
+        return f"{name} needs its reason in text"
     seconds = getattr(outcome, "after_seconds", 0)
     if not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
-        return f"{outcome!r} needs a number of seconds, 0 or more"
+        return f"{name} needs a number of seconds, 0 or more"
     return ""

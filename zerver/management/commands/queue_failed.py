@@ -50,9 +50,10 @@ class Report:
 class Command(QueueCommand):
     """``list --json``: ``{"failed": [{"id", "queue", "message_id", "attempt", "state", "error", "published_at_ms",
     "failed_at_ms", "worker", "resolved_at_ms", "resolved_by", "replay_message_id"}]}``; ``show --json`` adds "headers",
-    "traceback", "body" (JSON, its numbers as they are stored) and "body_base64" (where it is none). ``replay`` and
-    ``discard``: ``{"replayed" or "discarded": [{"id", "message_id", "new_message_id"}], "skipped": [{"id",
-    "message_id", "problem"}]}``, and exit code 1 when anything was skipped. ``prune``: ``{"pruned": count}``.
+    "traceback", "body" (JSON, its numbers as they are stored), "body_base64" (where it is none) and "redacted" (the
+    fields of the body that are not shown; ``["*"]``: all of it). ``replay`` and ``discard``: ``{"replayed" or
+    "discarded": [{"id", "message_id", "new_message_id"}], "skipped": [{"id", "message_id", "problem"}]}``, and exit
+    code 1 when anything was skipped. ``prune``: ``{"pruned": count}``.
     """
 
     help = "Shows the events that no worker could deal with, and replays or discards them."
@@ -66,12 +67,18 @@ class Command(QueueCommand):
 
         showing = verbs.add_parser("show", help="everything about some: body, headers, traceback")
         showing.add_argument("ids", metavar="ID", nargs="+", help="message id, or id in the list")
+        showing.add_argument("--reveal", action="store_true", help="fields that the queue redacts too")
 
         replaying = verbs.add_parser("replay", help="publishes each anew, with the same body, oldest first")
         _add_choice(replaying)
         replaying.add_argument("--rate", metavar="N", type=_rate, help="at most so many a second")
         replaying.add_argument(
             "--edit", action="store_true", help="one event, its body changed in $EDITOR first"
+        )
+        replaying.add_argument(
+            "--reveal",
+            action="store_true",
+            help="with --edit: although the editor shows fields that are redacted",
         )
 
         discarding = verbs.add_parser(
@@ -115,15 +122,18 @@ class Command(QueueCommand):
 
     def _show(self, options: dict[str, Any]) -> None:
         found = failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
+        reveal = options["reveal"]
         if options["json"]:
-            self.stdout.write(failed_listing.document(found))
+            self.stdout.write(failed_listing.document(found, reveal=reveal))
         else:
-            self.stdout.write("\n\n".join(failed_listing.text(failed) for failed in found))
+            self.stdout.write("\n\n".join(failed_listing.text(failed, reveal=reveal) for failed in found))
 
     def _replay(self, options: dict[str, Any]) -> None:
         chosen = self._chosen(options)
-        by, alias = options["by"], _alias()
-        with self._edited(chosen) if options["edit"] else nullcontext() as body:
+        by, alias, reveal = options["by"], _alias(), options["reveal"]
+        if reveal and not options["edit"]:
+            self.usage("--reveal is for --edit: a replay shows no body")
+        with self._edited(chosen, reveal=reveal) if options["edit"] else nullcontext() as body:
 
             def act(failed: FailedEvent) -> str | None:
                 queues.lookup(failed.queue)
@@ -226,7 +236,7 @@ class Command(QueueCommand):
         )
 
     @contextmanager
-    def _edited(self, chosen: QuerySet[FailedEvent]) -> Iterator[bytes]:
+    def _edited(self, chosen: QuerySet[FailedEvent], *, reveal: bool) -> Iterator[bytes]:
         """The body as the operator changed it, once it is an event that its queue takes; kept if anything fails."""
         found = list(chosen[:2])
         if len(found) != 1:
@@ -235,6 +245,10 @@ class Command(QueueCommand):
         if failed.state != FailedEvent.State.FAILED:
             raise CommandError(f"{failed.message_id} is {failed.state} already")
         queue = queues.lookup(failed.queue)
+        if fields := failed_listing.hidden_fields(failed, reveal=reveal):
+            self.usage(
+                f"queue {queue.name!r} redacts {', '.join(fields)}, and an editor shows all of it: add --reveal"
+            )
         with drafting(failed_listing.editable_body(failed), suffix=".json", say=self.warn) as draft:
             yield self._edit(failed, queue, draft)
 

@@ -1,0 +1,148 @@
+"""Fields of events that are not shown: hidden where a body is shown, and masked in what is said of it.
+
+What is kept, replayed and edited stays whole. A field is a path of names with dots between them, ``user.email``; lists
+on the way are passed through, and ``*`` stands for any name. Hidden is the value that the path leads to, all of it.
+"""
+
+import json
+from collections.abc import Collection, Iterable, Iterator
+from itertools import groupby, pairwise
+from operator import itemgetter
+from typing import Final
+
+from zerver.lib.errors import NotJson, UnknownQueue
+from zerver.lib.event import decode_json
+from zerver.lib.json_tokens import tokens
+from zerver.lib.registry import queues
+
+#: Stands where a value was.
+MARK: Final = "[redacted]"
+#: All of it: of what cannot be looked into.
+EVERYTHING: Final = ("*",)
+
+#: Shorter values are not looked for in texts: they would be found everywhere.
+_SHORTEST: Final = 3
+#: With more of them, a text is not looked through but hidden.
+_MOST_VALUES: Final = 1000
+
+_Paths = frozenset[tuple[str, ...]]
+
+
+def fields_of(queue: str) -> tuple[str, ...]:
+    """The fields that this queue's bodies are shown without.
+
+    Of a queue that no worker declares nobody can tell: everything is hidden if this project hides anything at all, or
+    if a worker module failed to import, which may declare it.
+    """
+    try:
+        return queues.lookup(queue).redact
+    except UnknownQueue:
+        is_careful = bool(queues.broken_modules) or any(each.redact for each in queues.all(test_queues=True))
+        return EVERYTHING if is_careful else ()
+
+
+def shown_json(body: bytes, fields: Collection[str]) -> str | None:
+    """The body with the fields hidden and all else as it stands, digit for digit; None: it is not JSON."""
+    paths = _paths_into(body, fields)
+    if paths is None:
+        return None
+    pieces = []
+    for is_hidden, run in groupby(_told_apart(body.decode(), paths), key=itemgetter(1)):
+        pieces += [json.dumps(MARK)] if is_hidden else [piece for piece, _ in run]
+    return "".join(pieces)
+
+
+class Mask:
+    """What the fields of some bodies say, and how a text is rid of it.
+
+    As good as can be: values are found as they stand, as Python's ``repr`` and as JSON write them, and line by line; a
+    value that was cut, translated or computed with is not. What is no JSON has no fields.
+    """
+
+    def __init__(self, bodies: Iterable[bytes], fields: Collection[str]) -> None:
+        found: set[str] = set()
+        for body in bodies:
+            for value in _hidden_values(body, fields):
+                found.update(_spellings(value))
+        #: Longest first: one may be a part of another.
+        self._values = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
+
+    def __call__(self, text: str) -> str:
+        if len(self._values) > _MOST_VALUES:
+            return MARK
+        for value in self._values:
+            text = text.replace(value, MARK)
+        return text
+
+
+def _paths_into(body: bytes, fields: Collection[str]) -> _Paths | None:
+    """None: it is not JSON. JSON that is no object has no names: if anything is to be hidden, then all of it."""
+    try:
+        value = decode_json(body)
+    except NotJson:
+        return None
+    if fields and not isinstance(value, dict):
+        return frozenset([()])
+    return frozenset(tuple(field.split(".")) for field in fields)
+
+
+def _told_apart(text: str, paths: _Paths) -> Iterator[tuple[str, bool]]:
+    """Each piece, and whether it is of a hidden value. Between two hidden values there is always one that is not."""
+    #: Of each container that is open: is it an object, and the paths from it on.
+    containers: list[tuple[bool, _Paths]] = []
+    at, is_name = paths, False
+    rest = iter(tokens(text))
+    for piece in rest:
+        if piece in "}]":
+            containers.pop()
+        elif piece == ",":
+            is_name, at = containers[-1]
+        elif piece == ":":
+            pass  # the name before it has said where we are
+        elif is_name:
+            is_name, at = False, _below(at, json.loads(piece))
+        elif () in at:
+            yield from ((each, True) for each in _whole_value(piece, rest))
+            continue
+        elif piece in "{[":
+            is_name = piece == "{"
+            containers.append((is_name, at))
+        yield piece, False
+
+
+def _below(paths: _Paths, name: str) -> _Paths:
+    return frozenset(path[1:] for path in paths if path[0] in (name, "*"))
+
+
+def _whole_value(first: str, rest: Iterator[str]) -> Iterator[str]:
+    depth = 0
+    piece = first
+    while True:
+        yield piece
+        depth += (piece in "{[") - (piece in "}]")
+        if not depth:
+            return
+        piece = next(rest)
+
+
+def _hidden_values(body: bytes, fields: Collection[str]) -> Iterator[str]:
+    """Texts as they were meant, numbers as they stand; of nested values each, without the names."""
+    paths = _paths_into(body, fields)
+    if paths is None:
+        return
+    told = [*_told_apart(body.decode(), paths), ("", False)]
+    for (piece, is_hidden), (following, _) in pairwise(told):
+        if not is_hidden or following == ":":
+            continue
+        if piece.startswith('"'):
+            yield json.loads(piece)
+        elif piece[0] in "-0123456789":
+            yield piece
+
+
+def _spellings(value: str) -> Iterator[str]:
+    yield value
+    yield from value.splitlines()
+    yield repr(value)[1:-1]
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
