@@ -24,10 +24,10 @@ from zerver.models import FailedEvent
 COLUMNS = [
     Column("id", is_number=True),
     Column("queue"),
-    Column("failed at"),
-    Column("attempt", is_number=True),
-    Column("state"),
-    Column("message id"),
+    Column("failed at", leaves=1),
+    Column("attempt", is_number=True, leaves=2),
+    Column("state", leaves=3),
+    Column("message id", is_long=True),
     Column("error"),
 ]
 

@@ -3,24 +3,22 @@
 ``–`` stands where nothing is known; it is never a 0.
 """
 
-import io
 import json
-import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from zerver.lib.printable import printable, printable_json
+from zerver.management.table import Column, table_display, table_text
 from zerver.monitoring.words import UNKNOWN, duration, moment
 
-#: With the words for times, which sentences elsewhere have too: commands take all that they show with from here.
+#: With tables, and the words for times, which sentences elsewhere have too: commands take all that they show with
+#: from here.
 __all__ = [
     "UNKNOWN",
     "Bar",
@@ -31,18 +29,10 @@ __all__ = [
     "json_text",
     "moment",
     "progress",
-    "rich_table",
     "size",
+    "table_display",
     "table_text",
 ]
-
-
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of a table; numbers are right-aligned."""
-
-    title: str
-    is_number: bool = False
 
 
 def json_text(value: Any) -> str:
@@ -53,44 +43,6 @@ def json_text(value: Any) -> str:
 def json_line(value: Any) -> str:
     """One document in one line, for streams of them."""
     return printable_json(json.dumps(value, ensure_ascii=False))
-
-
-def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, is_terminal: bool) -> str:
-    """The whole table as text, without the last line's end."""
-    if not is_terminal:
-        return _aligned(columns, rows)
-    size = shutil.get_terminal_size()
-    console = Console(file=io.StringIO(), force_terminal=True, width=size.columns)
-    with console.capture() as captured:
-        console.print(rich_table(columns, rows))
-    return captured.get().rstrip("\n")
-
-
-def rich_table(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> Table:
-    """For rich's own displays. Cells are text, never markup: an error message may hold brackets."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column.title, justify="right" if column.is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(printable(cell)) for cell in row))
-    return table
-
-
-def _aligned(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> str:
-    """Columns two spaces apart, one line a row however long: for pipes, logs and mails."""
-    lines = [[column.title for column in columns], *([_flat(cell) for cell in row] for row in rows)]
-    widths = [max(len(line[index]) for line in lines) for index in range(len(columns))]
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if column.is_number else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _flat(cell: str) -> str:
-    return printable(" ".join(cell.split()))
 
 
 def figure(value: float | None) -> str:

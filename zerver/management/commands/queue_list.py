@@ -10,7 +10,7 @@ from zerver.management.base import QueueCommand
 from zerver.management.output import Column
 
 _DEFAULTS = {item.name: item.default for item in fields(QueueDeclaration)}
-_COLUMNS = [Column("queue"), Column("worker"), Column("event"), Column("options")]
+_COLUMNS = [Column("queue"), Column("worker", is_long=True), Column("event", leaves=1), Column("options")]
 
 
 class Command(QueueCommand):

@@ -19,7 +19,7 @@ from zerver.management.output import (
     figure,
     json_line,
     moment,
-    rich_table,
+    table_display,
 )
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level
@@ -27,15 +27,15 @@ from zerver.monitoring.thresholds import Level
 _COLUMNS = [
     Column("queue"),
     Column("ready", is_number=True),
-    Column("unacked", is_number=True),
-    Column("later", is_number=True),
+    Column("unacked", is_number=True, leaves=4),
+    Column("later", is_number=True, leaves=1),
     Column("failed", is_number=True),
     Column("consumers", is_number=True),
-    Column("oldest", is_number=True),
-    Column("lag", is_number=True),
-    Column("per min", is_number=True),
-    Column("p50", is_number=True),
-    Column("p99", is_number=True),
+    Column("oldest", is_number=True, leaves=2),
+    Column("lag", is_number=True, leaves=3),
+    Column("per min", is_number=True, leaves=5),
+    Column("p50", is_number=True, leaves=7),
+    Column("p99", is_number=True, leaves=6),
     Column("note"),
 ]
 
@@ -96,7 +96,7 @@ class Command(QueueCommand):
         with Live(console=Console(), auto_refresh=False) if in_place else _Nothing() as live:
             while True:
                 if isinstance(live, Live):
-                    live.update(_display(snapshot), refresh=True)
+                    live.update(_display(snapshot, live.console.width), refresh=True)
                 elif options["json"]:
                     self.stdout.write(json_line(snapshot.as_json()))
                 else:
@@ -122,10 +122,10 @@ def _look(options: dict[str, Any], previous: Snapshot | None) -> Snapshot:
     return take_snapshot(options["queues"] or None, test_queues=options["all"], previous=previous)
 
 
-def _display(snapshot: Snapshot) -> Group:
+def _display(snapshot: Snapshot, width: int) -> Group:
     return Group(
         Text(moment(snapshot.taken_at_ms), style="dim"),
-        rich_table(_COLUMNS, _rows(snapshot)),
+        table_display(_COLUMNS, _rows(snapshot), width),
         *(Text(printable(problem), style="yellow") for problem in snapshot.problems),
     )
 
