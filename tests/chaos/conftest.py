@@ -19,6 +19,7 @@ from tests.chaos.balance import Ledger
 from tests.chaos.stage import Scale, Stage, open_stage
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.servers.rabbitmq import RabbitServer
 
 #: In the environment, so that the processes of pytest-xdist share them.
 SEED = "CHAOS_SEED"
@@ -70,11 +71,17 @@ def make_stage(
     project_process: Callable[..., ProjectProcess],
     django_db_blocker: DjangoDbBlocker,
 ) -> Iterator[Callable[..., Stage]]:
-    """``make_stage(database_url, queue_url)``; without ``queue_url`` there is the event table alone."""
+    """``make_stage(database_url, queue_url)``; without ``queue_url`` there is the event table alone.
+
+    With ``management_url`` a scenario is over only when workers have acknowledged all of it.
+    """
     with ExitStack() as stack:
 
-        def make(database_url: str, queue_url: str | None = None, **environment: str) -> Stage:
+        def make(
+            database_url: str, queue_url: str | None = None, management_url: str = "", **environment: str
+        ) -> Stage:
             settings.QUEUE_URL = queue_url or "db://"
+            settings.QUEUE_MANAGEMENT_URL = management_url
             seed = os.environ[SEED]
             ledger_path = tmp_path / "ledger.jsonl"
             env = {
@@ -117,15 +124,19 @@ def postgres_stage(make_stage: Callable[..., Stage], postgres_database: str) -> 
 
 
 @pytest.fixture
-def rabbit_stage(make_stage: Callable[..., Stage], sqlite_database: str, rabbit_vhost: str) -> Stage:
+def rabbit_stage(
+    make_stage: Callable[..., Stage], sqlite_database: str, rabbit_vhost: str, rabbit_server: RabbitServer
+) -> Stage:
     """Both lanes: RabbitMQ, and the event table on SQLite."""
-    return make_stage(sqlite_database, rabbit_vhost)
+    return make_stage(sqlite_database, rabbit_vhost, rabbit_server.management_url)
 
 
 @pytest.fixture
-def production_stage(make_stage: Callable[..., Stage], postgres_database: str, rabbit_vhost: str) -> Stage:
+def production_stage(
+    make_stage: Callable[..., Stage], postgres_database: str, rabbit_vhost: str, rabbit_server: RabbitServer
+) -> Stage:
     """Both lanes as in production: RabbitMQ, and the event table on PostgreSQL."""
-    return make_stage(postgres_database, rabbit_vhost)
+    return make_stage(postgres_database, rabbit_vhost, rabbit_server.management_url)
 
 
 @pytest.fixture(params=["sqlite", "postgres", "rabbit"])

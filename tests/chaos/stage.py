@@ -286,7 +286,8 @@ class Stage:
         if fast is not None:
             for queue in queues.all():
                 if queue.name.startswith("ledger"):
-                    waiting[queue.name] = fast.depth(queue).ready or 0
+                    depth = fast.depth(queue)
+                    waiting[queue.name] = (depth.ready or 0) + (depth.unacked or 0)
         return {name: count for name, count in waiting.items() if count}
 
     def _is_empty(self) -> bool:
