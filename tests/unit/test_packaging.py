@@ -53,6 +53,18 @@ def test_the_lock_has_hashes_and_no_address_of_any_index() -> None:
     assert not re.search(r"^-", lock, flags=re.MULTILINE)
 
 
+def test_every_exception_to_a_rule_of_security_has_its_reason_beside_it() -> None:
+    """Or, of a whole file, above it."""
+    exceptions = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in [*(ROOT / "zerver").rglob("*.py"), ROOT / "scripts" / "audit"]
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+        if re.search(r"noqa: S\d+\b(?! \(\w)", line)
+    ]
+
+    assert exceptions == []
+
+
 @pytest.mark.parametrize("module", [module for module in _ALONE if _path_of(module).exists()])
 def test_what_must_answer_while_everything_else_is_down_imports_no_django(module: str) -> None:
     code = f"import sys, {module}; sys.exit(not {{'django', 'pika'}}.isdisjoint(sys.modules))"

@@ -41,7 +41,7 @@ def _enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
         rows = ", ".join([f"(%s, %s, {now})"] * len(chunk))
         with connection.cursor() as cursor:
             cursor.execute(
-                f"INSERT INTO {InboxEntry._meta.db_table} (queue, message_id, done_at_ms) VALUES {rows} "  # noqa: S608
+                f"INSERT INTO {InboxEntry._meta.db_table} (queue, message_id, done_at_ms) VALUES {rows} "  # noqa: S608 (names of ours)
                 "ON CONFLICT (queue, message_id) DO NOTHING RETURNING message_id",
                 [value for message_id in chunk for value in (queue, message_id)],
             )

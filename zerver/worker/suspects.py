@@ -28,7 +28,7 @@ def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
     table = Suspect._meta.db_table
     now = EventTable(alias).now_sql()
     statement = (
-        f"INSERT INTO {table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608
+        f"INSERT INTO {table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608 (names of ours)
         f"VALUES (%s, %s, 1, {now}, %s) ON CONFLICT (queue, message_id) DO UPDATE SET crashes = {table}.crashes + 1, "
         "last_started_at_ms = excluded.last_started_at_ms, last_worker = excluded.last_worker RETURNING crashes"
     )

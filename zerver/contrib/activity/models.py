@@ -62,7 +62,7 @@ def _upsert(alias: str, rows: Sequence[UserActivity]) -> None:
     ]
     # Names are this model's own, quoted ("user" is a word of SQL); every value is a parameter.
     statement = (
-        f"INSERT INTO {table} ({', '.join(map(quote, COLUMNS))}) "  # noqa: S608
+        f"INSERT INTO {table} ({', '.join(map(quote, COLUMNS))}) "  # noqa: S608 (names of ours)
         f"VALUES {', '.join(['(%s, %s, %s, %s, %s)'] * len(rows))} "
         f"ON CONFLICT ({', '.join(map(quote, KEY))}) DO UPDATE SET "
         f"{count} = {table}.{count} + excluded.{count}, "

@@ -156,7 +156,7 @@ class ImmediateTransport(Transport):
         if row.processor is not None:
             row.processor(decode_json(row.event.body))
             return
-        assert self._consume is not None, "nobody was named to consume: is 'zerver' in INSTALLED_APPS?"  # noqa: S101
+        assert self._consume is not None, "nobody was named to consume: is 'zerver' in INSTALLED_APPS?"  # noqa: S101 (of tests)
         retry_after_seconds = self._consume(row.event)
         if retry_after_seconds is not None:
             again = replace(row.event, attempt=row.event.attempt + 1)
