@@ -6,7 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.parse import urlsplit
 
+import pytest
+
+from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib import clock, signals
 from zerver.lib.event import Event
@@ -15,6 +19,7 @@ from zerver.lib.transport.base import Delivery, Fate, Published
 from zerver.lib.transport.rabbitmq import RabbitTransport
 from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.lane import RabbitLane
+from zerver.lib.transport.survey import version_numbers
 
 #: The deadline of a publish that must not need it, and of one that may need a while on a busy machine.
 AMPLE_SECONDS = 60.0
@@ -111,6 +116,30 @@ class Consumer:
 
     def close(self) -> None:
         self.lane.close(10)
+
+
+@contextmanager
+def user(server: RabbitServer, url: str, **rights: str) -> Iterator[str]:
+    """QUEUE_URL of somebody who may do no more than this."""
+    vhost = urlsplit(url).path.removeprefix("/")
+    nothing = {"configure": "^$", "write": "^$", "read": "^$"}
+    server.api("PUT", f"/users/{vhost}", {"password": "s3cret-of-mine", "tags": "management"})
+    server.api("PUT", f"/permissions/{vhost}/{vhost}", nothing | rights)
+    try:
+        yield url.replace("guest:guest@", f"{vhost}:s3cret-of-mine@")
+    finally:
+        server.api("DELETE", f"/users/{vhost}")
+
+
+def skip_from_4_3(server: RabbitServer, why: str) -> None:
+    """Where a test is of what is otherwise from there on."""
+    if version_numbers(server.version) >= (4, 3):
+        pytest.skip(f"the broker here is {server.version}: {why}")
+
+
+def skip_before_4_3(server: RabbitServer, why: str) -> None:
+    if version_numbers(server.version) < (4, 3):
+        pytest.skip(f"the broker here is {server.version}: {why}")
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from tests.integration.rabbit import (
     event,
     fates,
     open_transport,
+    user,
     wait_for_depth,
 )
 from tests.servers.rabbitmq import RabbitServer
@@ -37,6 +38,22 @@ def test_an_event_is_confirmed_and_waits_on_a_queue_that_was_declared_for_it(rab
         assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
         wait_for_depth(transport, ready=1)
         wait_for_depth(transport, declaration("zerver_dead"), ready=0)
+
+
+def test_who_may_do_nothing_but_publish_publishes_to_queues_that_are_there(
+    rabbit_server: RabbitServer, rabbit_vhost: str
+) -> None:
+    """Neither to declare a queue, nor (4.3) to look whether it is there."""
+    with (
+        open_transport(rabbit_vhost) as operator,
+        user(rabbit_server, rabbit_vhost, write="^amq.default$") as url,
+    ):
+        operator.check_queue(declaration())
+        with open_transport(url) as transport:
+            there, missing = transport.publish([event(), event(queue="letters")], AMPLE_SECONDS)
+        assert there.fate is STORED
+        assert missing.fate is REFUSED
+        wait_for_depth(operator, ready=1)
 
 
 def test_many_events_are_confirmed_in_one_wait_beyond_the_window(transport: RabbitTransport) -> None:

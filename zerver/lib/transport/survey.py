@@ -29,12 +29,14 @@ class QueueSurvey:
     is_there: bool | None
     problem: str = ""
     ready: int | None = None
+    #: In consumers' hands; None where the management API was not asked, or has not counted them.
+    unacked: int | None = None
     consumers: int | None = None
     #: How it differs from its declaration; empty when it does not; None when that could not be compared.
     difference: str | None = None
     #: Asked only of a queue that is not there: else it is there already.
     may_configure: bool | None = None
-    #: Asked only of a queue that nobody consumes.
+    #: Asked only of a queue that nobody consumes, or told by a refusal to tell anything else.
     may_consume: bool | None = None
     #: What a policy lays over its arguments, by the policy's own names; empty where the management API was not asked.
     policy: Mapping[str, Any] = field(default_factory=dict)

@@ -37,7 +37,7 @@ def judge(
         found = survey.queues[queue.name]
         at_work = None if workers is None else workers.get(queue.name, 0)
         if found.is_there is None:
-            yield _silent(found)
+            yield _silent(found) if found.may_consume is None else _may_not_consume(found)
         elif not found.is_there:
             if queue.name in normal:
                 yield _missing(found, at_work or 0)
@@ -128,6 +128,17 @@ def _silent(found: QueueSurvey) -> Finding:
     )
 
 
+def _may_not_consume(found: QueueSurvey) -> Finding:
+    return _of_queue(
+        found,
+        "broker.may-not-consume",
+        Severity.PROBLEM,
+        what="our user may not read from it",
+        why="no worker gets what is in it",
+        mend="rabbitmqctl set_permissions: let the user of QUEUE_URL read from it",
+    )
+
+
 def _missing(found: QueueSurvey, workers: int) -> Finding:
     if found.may_configure is False:
         return _of_queue(
@@ -168,14 +179,7 @@ def _of_one(queue: QueueDeclaration, found: QueueSurvey) -> Iterator[Finding]:
             mend=f"./manage.py queue_admin migrate {queue.name}",
         )
     if found.may_consume is False:
-        yield _of_queue(
-            found,
-            "broker.may-not-consume",
-            Severity.PROBLEM,
-            what="our user may not read from it",
-            why="no worker gets what is in it",
-            mend="rabbitmqctl set_permissions: let the user of QUEUE_URL read from it",
-        )
+        yield _may_not_consume(found)
     for name, does in _POLICIES.items():
         if name in found.policy:
             yield _of_queue(

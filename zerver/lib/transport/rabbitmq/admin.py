@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pika.exceptions
@@ -14,7 +15,7 @@ from zerver.lib.transport.rabbitmq.consumer_timeouts import ConsumerTimeouts
 from zerver.lib.transport.rabbitmq.management_api import ManagementApi
 from zerver.lib.transport.rabbitmq.move import move_events
 from zerver.lib.transport.rabbitmq.questions import ask_each, ask_of, is_empty, is_not_found, passive
-from zerver.lib.transport.rabbitmq.session import BrokerSession, Question, open_session
+from zerver.lib.transport.rabbitmq.session import Answered, BrokerSession, Question, open_session
 from zerver.lib.transport.rabbitmq.topology import (
     DEAD_QUEUE,
     declaration_error,
@@ -201,14 +202,19 @@ def _declare_both(session: BrokerSession, queue: QueueDeclaration) -> None:
     _declare(session, queue)
 
 
+def _ask_for(queue: QueueDeclaration, is_passive: bool, channel: Any, answered: Answered) -> None:
+    declare_on(channel, queue, answered, passive=is_passive)
+
+
 def _declare(session: BrokerSession, queue: QueueDeclaration) -> None:
     """Raises: QueueMismatch, TransportUnavailable."""
     try:
-        try:
-            session.ask(lambda channel, answered: declare_on(channel, queue, answered))
-        except pika.exceptions.ChannelClosed as reason:
-            if not may_not_configure(reason):
-                raise
-            session.ask(lambda channel, answered: declare_on(channel, queue, answered, passive=True))
+        for is_passive in (False, True):  # neither may be allowed: see ``topology``
+            try:
+                session.ask(partial(_ask_for, queue, is_passive))
+                return
+            except pika.exceptions.ChannelClosed as reason:
+                if not may_not_configure(reason):
+                    raise
     except pika.exceptions.ChannelClosed as reason:
         raise declaration_error(queue.name, reason) from reason

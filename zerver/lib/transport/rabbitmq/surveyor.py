@@ -114,6 +114,7 @@ def _look_at_queues(
                 name=name,
                 is_there=True,
                 ready=counted[name].method.message_count,
+                unacked=_whole(listed.get("messages_unacknowledged")),
                 consumers=counted[name].method.consumer_count,
                 difference=_difference(name, declared.get(name), listed_differences.get(name)),
                 may_consume=_is_allowed(consumed.get(name)),
@@ -130,7 +131,9 @@ def _look_at_queues(
 def _told(name: str, answer: Any) -> QueueSurvey:
     """Of a queue that gave no counts."""
     problem = describe(answer) if isinstance(answer, BaseException) else _SILENT
-    return QueueSurvey(name=name, is_there=None, problem=problem)
+    # Only from 4.3 on: it tells of a queue to those alone who have any right to it.
+    may_consume = False if getattr(answer, "reply_code", None) == _REFUSED else None
+    return QueueSurvey(name=name, is_there=None, problem=problem, may_consume=may_consume)
 
 
 def _declare(queue: QueueDeclaration, channel: Any, answered: Answered) -> None:

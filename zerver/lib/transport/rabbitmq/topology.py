@@ -168,7 +168,11 @@ class _Question:
             self._channel.close()
 
     def _closed(self, _: Any, reason: BaseException) -> None:
-        if may_not_configure(reason) and not self._is_passive and self._connection.is_open:
+        if may_not_configure(reason) and self._is_passive:
+            # From 4.3 on even to look takes a right. Whoever may only publish hears of a queue that is not there by
+            # its events, which come back; whoever may not consume, as it tries to.
+            self._answer(None)
+        elif may_not_configure(reason) and self._connection.is_open:
             self._is_passive = True
             self._ask()
         else:
