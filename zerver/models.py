@@ -175,6 +175,10 @@ class WorkerProcess(models.Model):
     started_at_ms = models.BigIntegerField()
     heartbeat_at_ms = models.BigIntegerField()
     in_flight = models.PositiveIntegerField(default=0)
+    #: What waits in the process behind what runs. Null: a process of an earlier version, which does not tell.
+    unbegun = models.PositiveIntegerField(null=True, blank=True)
+    #: How long the one that has waited longest had been due at the heartbeat; null where none waits.
+    oldest_unbegun_ms = models.BigIntegerField(null=True, blank=True)
     consumed = models.BigIntegerField(default=0)
     retried = models.BigIntegerField(default=0)
     failed = models.BigIntegerField(default=0)

@@ -13,7 +13,7 @@ from tests.contract.harness import PUBLISH_TIMEOUT_SECONDS, Harness, Party, even
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.base import Delivery, Fate
+from zerver.lib.transport.base import Delivery, Fate, Unbegun
 
 # -- what goes in comes out
 
@@ -324,6 +324,29 @@ def _publish_until_one_stays(harness: Harness, queue: QueueDeclaration, party: P
 
 
 # -- looking and purging
+
+
+def test_what_a_lane_has_fetched_and_nobody_has_begun_is_told_with_its_age(harness: Harness) -> None:
+    queue = harness.declare()
+    old = replace(event(queue), published_at_ms=clock.now_ms() - 60_000)
+    harness.publish(old, event(queue), event(queue))
+    party = harness.open(queue)
+    taken = party.take(3)
+    if not harness.publisher.supports_processes:
+        assert party.lane.unbegun() == Unbegun()
+        return
+
+    told = party.lane.unbegun()
+    assert told.count == 3
+    for delivery in taken[:2]:
+        assert party.lane.renew(delivery, 5)
+    assert party.lane.unbegun().count == 1
+    assert party.lane.renew(taken[2], 5)
+
+    assert party.lane.unbegun() == Unbegun()
+    # The table's clock says when a row was due; a broker knows when its event was published.
+    assert told.oldest_ms is not None
+    assert told.oldest_ms >= (60_000 if harness.publisher.name == "rabbitmq" else 0)
 
 
 def test_the_depth_tells_what_waits_and_nothing_that_it_cannot_know(harness: Harness) -> None:

@@ -14,6 +14,7 @@ from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import DjangoDbBlocker, Settings
 
 from tests.integration.checkup import at_work, check, codes, of, only, settle
+from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.postgres import PostgresServer
@@ -24,7 +25,7 @@ from zerver.lib.event import Event
 from zerver.lib.failed_events import file_failed
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
-from zerver.models import WaitingEvent
+from zerver.models import WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup.table import MANY_FAILED
 from zerver.worker.suspects import count_start
 
@@ -173,6 +174,20 @@ def test_a_queue_without_a_worker_process_is_a_warning_and_a_problem_once_someth
     assert codes(check(*WORKERS), "ledger_disabled") == set()
     # What a broker gives up comes from a broker.
     assert codes(check(*WORKERS), "zerver_dead") == set()
+
+
+@pytest.mark.parametrize(("waited_ms", "severity"), [(45_000, "warning"), (61_000, "problem")])
+def test_what_waits_too_long_in_a_workers_hand_is_told(
+    queue_database: TestDatabase, waited_ms: int, severity: str
+) -> None:
+    at_work(QUEUE, in_flight=1, unbegun=20, oldest_unbegun_ms=29_000)
+    assert of(check("--only=workers"), "workers.overdue") == []
+    WorkerProcess.objects.update(oldest_unbegun_ms=waited_ms)
+    found = only(check("--only=workers"), "workers.overdue", QUEUE)
+    assert found["severity"] == severity
+    assert found["what"].startswith("20 events are with its worker processes and not begun; the oldest has been due")
+    status = run("queue_status", "--json", QUEUE).json["queues"][0]
+    assert status["level"] == severity.replace("problem", "critical")
 
 
 @on_sqlite

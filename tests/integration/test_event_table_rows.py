@@ -88,6 +88,15 @@ def test_purging_spares_what_is_in_a_hand_and_counts_the_rest(table: EventTable)
     assert table.delete(held) == 2
 
 
+def test_who_was_due_before_it_was_published_has_waited_since_then(table: EventTable) -> None:
+    table.store([event(QUEUE)], due_at_ms=clock.now_ms() - 86_400_000)
+
+    oldest_ms = table.depth(QUEUE.name).oldest_ms
+
+    assert oldest_ms is not None
+    assert oldest_ms < 60_000
+
+
 def test_depths_tell_rows_apart_and_the_age_of_the_oldest(table: EventTable) -> None:
     stored(table, 3)
     claim(table, 1)

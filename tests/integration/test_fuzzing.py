@@ -241,8 +241,8 @@ def test_any_text_is_a_queue_url_or_is_refused_by_the_settings_name(settings: Se
 
 _STATS = QueueStats(
     queue="mail", worker_num=2, host="web1", pid=7, update_time=12.5, recent_average_consume_time=None,
-    queue_last_emptied_timestamp=3.0, consumed=5, retried=1, failed=0, discarded=0, in_flight=1, lag_ms=None,
-    breaker="",
+    queue_last_emptied_timestamp=3.0, consumed=5, retried=1, failed=0, discarded=0, in_flight=1, unbegun=2,
+    oldest_unbegun_seconds=0.5, lag_ms=None, breaker="",
 )  # fmt: skip
 
 

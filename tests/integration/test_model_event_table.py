@@ -27,7 +27,7 @@ from tests.servers.databases import TestDatabase
 from zerver.lib import clock
 from zerver.lib.event import Event, next_attempt
 from zerver.lib.event_table import Claim, EventTable, Key, TableDepth, key
-from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.models import FailedEvent, Suspect, WaitingEvent
 from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 from zerver.worker.settle import Settler
@@ -74,6 +74,9 @@ class DirectLane(Lane):
 
     def renew(self, delivery: Delivery, seconds: float) -> bool:
         return self.table.renew(delivery.token, seconds)
+
+    def unbegun(self) -> Unbegun:
+        return Unbegun()
 
     def flush(self) -> None:
         """Nothing is held."""

@@ -12,7 +12,7 @@ from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.event import Event
-from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.worker.intake import Intake
 
 
@@ -55,6 +55,9 @@ class ListLane(Lane):
     def done(self, deliveries: Sequence[Delivery]) -> None: ...
 
     def release(self, deliveries: Sequence[Delivery]) -> None: ...
+
+    def unbegun(self) -> Unbegun:
+        return Unbegun(count=len(self.ids))
 
     def flush(self) -> None:
         self.calls.append("flush")

@@ -13,7 +13,8 @@ def _stats(**changes: object) -> QueueStats:
     fields: dict[str, object] = {
         "queue": "mail", "worker_num": 2, "host": "web1", "pid": 7, "update_time": 12.5,
         "recent_average_consume_time": None, "queue_last_emptied_timestamp": 3.0, "consumed": 5, "retried": 1,
-        "failed": 0, "discarded": 0, "in_flight": 1, "lag_ms": None, "breaker": "",
+        "failed": 0, "discarded": 0, "in_flight": 1, "unbegun": 2, "oldest_unbegun_seconds": 0.5,
+        "lag_ms": None, "breaker": "",
     }  # fmt: skip
     return QueueStats(**{**fields, **changes})  # type: ignore[arg-type]
 

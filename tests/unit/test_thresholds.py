@@ -28,6 +28,12 @@ def test_a_backlog_is_the_larger_of_what_can_be_known(
     assert backlog_seconds(ready=ready, oldest_ms=oldest_ms, rate_per_minute=rate) == seconds
 
 
+def test_what_waits_in_workers_hands_is_behind_by_its_age_alone() -> None:
+    known: dict[str, Any] = {"ready": 0, "rate_per_minute": 0.1, "unbegun": 20}
+    assert backlog_seconds(oldest_ms=45_000, **known) == 45.0
+    assert backlog_seconds(oldest_ms=None, **known) == 0.0
+
+
 def verdict(is_expected: bool = True, **known: Any) -> Verdict:
     """Of a queue that warns at 30 s and is critical at 60 s, and whose events may take 90 s."""
     nothing = {

@@ -336,4 +336,6 @@ def _claim(queue: str, row: tuple[Any, ...], bodies: vault.Vault) -> Claim:
 
 def _depth(row: tuple[Any, ...]) -> TableDepth:
     _, ready, held, later, oldest_ms = row
+    # A publisher's clock may be ahead of the database's.
+    oldest_ms = None if oldest_ms is None else max(0, oldest_ms)
     return TableDepth(ready=ready, held=held, later=later, oldest_ms=oldest_ms)

@@ -153,10 +153,12 @@ class Dialect:
         """Parameters: the queue, if of one. Shape: (queue, ready, held, later, oldest_ms) for each that has rows."""
         now = self.now()
         ready, held = f"available_at_ms <= {now}", _HELD.format(now=now)
+        due = self.later_of("due_at_ms", "published_at_ms")
         return (
             f"SELECT queue, COUNT(*) FILTER (WHERE {ready}), COUNT(*) FILTER (WHERE {held}),"
             f" COUNT(*) FILTER (WHERE NOT ({ready}) AND NOT {held}),"
-            f" {now} - MIN(due_at_ms) FILTER (WHERE {ready})"
+            # What was published with a due time in the past has not waited since then.
+            f" {now} - MIN({due}) FILTER (WHERE {ready})"
             f" FROM {TABLE}{' WHERE queue = %s' if of_one else ''} GROUP BY queue"
         )
 

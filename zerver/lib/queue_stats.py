@@ -31,6 +31,10 @@ class QueueStats:
     failed: int
     discarded: int
     in_flight: int
+    #: What waits in this process behind what runs; None where an earlier release wrote this.
+    unbegun: int | None
+    #: How long the one that has waited longest has been due; None where none waits.
+    oldest_unbegun_seconds: float | None
     #: Publish-to-done of the newest event.
     lag_ms: int | None
     #: Why the queue's breaker is open; empty when it is closed.

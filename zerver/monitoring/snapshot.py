@@ -18,7 +18,7 @@ from zerver.lib.event_table import TableDepth
 from zerver.lib.latency import Histogram
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
-from zerver.lib.transport.base import Depth, Transport
+from zerver.lib.transport.base import Depth, Transport, Unbegun
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
@@ -42,6 +42,10 @@ class QueueSnapshot:
     workers: int | None = None
     #: Who takes from it: by the broker's own count where there is a broker, else ``workers``.
     consumers: int | None = None
+    #: What the workers, when last heard of, had in hand, begun or not, off whichever lane.
+    held_by_workers: int = 0
+    #: Of that, what waited behind what ran. Ages are as of then.
+    unbegun: Unbegun = field(default_factory=Unbegun)
     #: Publish-to-done of the newest event that a worker has dealt with. Units: milliseconds.
     lag_ms: int | None = None
     #: For so long at least none of the workers has finished anything; None when one has, or nothing can tell.
@@ -71,16 +75,20 @@ class QueueSnapshot:
 
     @property
     def oldest_ms(self) -> int | None:
-        """The longest that a due event is known to have waited; None when none is, or nobody can tell."""
-        return max(
-            (depth.oldest_ms for depth in self.lanes.values() if depth.oldest_ms is not None), default=None
-        )
+        """The longest that a due event which nobody has begun is known to have waited, in a lane or in a worker's hand;
+        None when none has, or nobody can tell.
+        """
+        found = [self.unbegun.oldest_ms, *(depth.oldest_ms for depth in self.lanes.values())]
+        return max((age for age in found if age is not None), default=None)
 
     @property
     def backlog_seconds(self) -> float | None:
         """How far the queue is behind; see ``thresholds.backlog_seconds``."""
         return backlog_seconds(
-            ready=self.ready, oldest_ms=self.oldest_ms, rate_per_minute=self.rate_per_minute
+            ready=self.ready,
+            oldest_ms=self.oldest_ms,
+            rate_per_minute=self.rate_per_minute,
+            unbegun=self.unbegun.count,
         )
 
     @property
@@ -113,7 +121,9 @@ class QueueSnapshot:
 
     def known(self, name: LaneFigure) -> int:
         """What those lanes add up to that could tell: less than the truth while a total is None."""
-        return sum(getattr(depth, name) or 0 for depth in self.lanes.values())
+        told = sum(getattr(depth, name) or 0 for depth in self.lanes.values())
+        # Of a broker's lane that does not tell, the workers tell.
+        return max(told, self.held_by_workers) if name == "unacked" and self.unacked is None else told
 
     def _takers(self, of_lane: Depth) -> int | None:
         """A broker counts its consumers; every worker takes from the event table."""
@@ -134,6 +144,7 @@ class QueueSnapshot:
             "failed": self.failed,
             "consumers": self.consumers,
             "workers": self.workers,
+            "unbegun": self.unbegun.count,
             "oldest_ms": self.oldest_ms,
             "backlog_seconds": self.backlog_seconds,
             "level": self.verdict.level.value,
@@ -334,6 +345,8 @@ def _queue_snapshot(
         failed=None if facts.failed is None else facts.failed.get(queue.name, 0),
         workers=None if live is None else len(live),
         consumers=lanes[fast.name].consumers if fast is not None else None if live is None else len(live),
+        held_by_workers=sum(worker.in_flight + (worker.unbegun or 0) for worker in live or ()),
+        unbegun=sum((_unbegun(worker) for worker in live or ()), Unbegun()),
         lag_ms=max((worker.lag_ms for worker in live or () if worker.lag_ms is not None), default=None),
         idle_seconds=_idle_seconds(live or (), progress),
         rate_per_minute=_rate(live or (), progress),
@@ -341,6 +354,10 @@ def _queue_snapshot(
         p99_ms=latencies.quantile(0.99),
         breaker="; ".join(sorted({worker.breaker for worker in live if worker.breaker})) if live else None,
     )
+
+
+def _unbegun(worker: WorkerProcess) -> Unbegun:
+    return Unbegun(count=worker.unbegun or 0, oldest_ms=worker.oldest_unbegun_ms)
 
 
 def _latencies(workers: Sequence[WorkerProcess]) -> Histogram:

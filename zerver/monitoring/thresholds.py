@@ -15,14 +15,15 @@ class Level(enum.Enum):
 
 
 def backlog_seconds(
-    *, ready: int | None, oldest_ms: int | None, rate_per_minute: float | None
+    *, ready: int | None, oldest_ms: int | None, rate_per_minute: float | None, unbegun: int = 0
 ) -> float | None:
     """How far a queue is behind: how long its oldest event has waited, or what waits will take at the present rate.
 
     The larger of the two where both are known, since each underrates some backlog: the first a fresh flood, the second
-    a lane that nobody takes from. None when neither is.
+    a lane that nobody takes from. None when neither is. ``unbegun`` wait in workers' hands, and are behind by their age
+    alone: how many they are is told now and then, and a worker that is well has begun them by now.
     """
-    if ready == 0:
+    if ready == 0 and not unbegun:
         return 0.0
     known = []
     if oldest_ms is not None:

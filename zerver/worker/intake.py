@@ -6,7 +6,7 @@ from queue import Empty, SimpleQueue
 
 from zerver.lib import clock, signals
 from zerver.lib.errors import TransportUnavailable
-from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.base import Delivery, Lane, Unbegun
 
 #: A lane that could not be reached is left alone for so long, while the others go on.
 _REST_SECONDS = 1.0
@@ -58,6 +58,10 @@ class Intake:
         # Cleared before the look: a wake that comes during it leaves a token for the next one.
         self._is_woken = False
         return self._look(limit)
+
+    def unbegun(self) -> Unbegun:
+        """Of all lanes; see ``Lane.unbegun``."""
+        return sum((lane.unbegun() for lane in self._lanes), Unbegun())
 
     def pause(self) -> None:
         for lane in self._lanes:

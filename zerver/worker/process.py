@@ -21,6 +21,7 @@ SILENT_MS = 60_000
 GAP_MS = 20_000
 #: How long the row of a stopped process is kept, for its counts.
 _KEEP_STOPPED_MS = 3_600_000
+_NOTHING_IN_HAND = {"in_flight": 0, "unbegun": 0, "oldest_unbegun_ms": None}
 
 
 def host_name() -> str:
@@ -114,7 +115,7 @@ class ProcessRow:
 
     def stats(self) -> QueueStats:
         """What the ``.stats`` file says."""
-        counts = self.runner.counters.read()
+        counts, unbegun = self.runner.counters.read(), self.runner.unbegun
         return QueueStats(
             queue=self.runner.queue.name,
             worker_num=self.number,
@@ -128,6 +129,8 @@ class ProcessRow:
             failed=counts.failed,
             discarded=counts.discarded,
             in_flight=counts.in_flight,
+            unbegun=unbegun.count,
+            oldest_unbegun_seconds=None if unbegun.oldest_ms is None else unbegun.oldest_ms / 1000,
             lag_ms=counts.lag_ms,
             breaker=self.runner.breaker.reason,
         )
@@ -135,11 +138,14 @@ class ProcessRow:
     def write(self, state: WorkerProcess.State) -> None:
         """Say how things stand. Raises: database errors; the caller tries again at its next round."""
         now_ms = EventTable(self.alias).now_ms()
+        unbegun = self.runner.unbegun
         said = {
             "heartbeat_at_ms": now_ms,
             "state": state,
             "rss_bytes": rss_bytes(),
             "breaker": self.runner.breaker.reason,
+            "unbegun": unbegun.count,
+            "oldest_unbegun_ms": unbegun.oldest_ms,
             **asdict(self.runner.counters.read()),
         }
         rows = WorkerProcess.objects.using(self.alias)
@@ -174,7 +180,7 @@ def sweep_dead(alias: str, own: Pulse = pulse) -> int:
     dead = [row.id for row in living if _is_dead(row, silent_before_ms)]
     if dead:
         table.release_owned(dead)
-        rows.filter(id__in=dead).update(state=WorkerProcess.State.STOPPED, in_flight=0)
+        rows.filter(id__in=dead).update(state=WorkerProcess.State.STOPPED, **_NOTHING_IN_HAND)
     return len(dead)
 
 

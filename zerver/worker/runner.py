@@ -10,7 +10,7 @@ from django.db import connections
 
 from zerver.lib import clock, signals
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.counters import Counters
@@ -121,6 +121,11 @@ class QueueRunner:
     def lane_problems(self) -> list[str]:
         """Why lanes cannot be reached just now, for people."""
         return list(self._intake.problems.values())
+
+    @property
+    def unbegun(self) -> Unbegun:
+        """What came to this process and waits behind what runs."""
+        return self._intake.unbegun()
 
     # the loop
 

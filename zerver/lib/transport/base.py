@@ -69,6 +69,19 @@ class Depth:
     oldest_ms: int | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unbegun:
+    """What came to a worker process and waits there behind what runs: the lane itself has it no more."""
+
+    count: int = 0
+    #: How long the one that has waited longest has been due; None where there is none. Units: milliseconds.
+    oldest_ms: int | None = None
+
+    def __add__(self, other: "Unbegun") -> "Unbegun":
+        ages = [each.oldest_ms for each in (self, other) if each.oldest_ms is not None]
+        return Unbegun(count=self.count + other.count, oldest_ms=max(ages, default=None))
+
+
 class Lane(ABC):
     """One queue of a transport, as one worker process takes from it.
 
@@ -106,6 +119,10 @@ class Lane(ABC):
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Hand back what is not at fault; somebody gets it again. Raises: TransportUnavailable."""
+
+    @abstractmethod
+    def unbegun(self) -> Unbegun:
+        """What it has fetched for this process and nobody has begun, which ``renew`` does. From any thread."""
 
     @abstractmethod
     def flush(self) -> None:

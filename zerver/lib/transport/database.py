@@ -11,7 +11,7 @@ from zerver.lib.event import Event
 from zerver.lib.event_table import Claim, EventTable, TableDepth
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.ack_window import AckWindow
-from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
+from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport, Unbegun
 from zerver.lib.transport.wakers import waker_of
 
 
@@ -89,6 +89,8 @@ class DatabaseLane(Lane):
         # Twice the timeout: a delivery may wait in hand while its predecessor runs; then the time to settle.
         self._lease_seconds = queue.timeout_seconds * 2 + queue.batch_seconds + 30
         self._settled = AckWindow[Claim](size=queue.ack_batch, flush=self._table.delete)
+        #: Taken and not begun, by row.
+        self._unbegun: dict[int, Delivery] = {}
         self._lock = threading.Lock()
         self._is_paused = True
         self._look_at = 0.0
@@ -111,10 +113,13 @@ class DatabaseLane(Lane):
         claims = self._table.claim(self._queue.name, limit, self._lease_seconds, self._owner)
         if len(claims) == limit:
             self._look_now()  # there may be more
-        return [self._delivery(claim, asked_at) for claim in claims]
+        deliveries = [self._delivery(claim, asked_at) for claim in claims]
+        self._unbegun |= {delivery.token.claim.row_id: delivery for delivery in deliveries}
+        return deliveries
 
     def renew(self, delivery: Delivery, seconds: float) -> bool:
         hold: Hold = delivery.token
+        self._unbegun.pop(hold.claim.row_id, None)
         asked_at = clock.monotonic()
         if hold.safe_until - asked_at >= seconds:
             return True
@@ -129,7 +134,16 @@ class DatabaseLane(Lane):
         self._settled.add([delivery.token.claim for delivery in deliveries])
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._unbegun.pop(delivery.token.claim.row_id, None)
         self._table.release([delivery.token.claim for delivery in deliveries])
+
+    def unbegun(self) -> Unbegun:
+        # Listed in one step, for threads take and begin meanwhile.
+        found = list(self._unbegun.values())
+        due_at_ms = [max(each.token.claim.due_at_ms, each.event.published_at_ms) for each in found]
+        oldest_ms = max(0, clock.now_ms() - min(due_at_ms)) if due_at_ms else None
+        return Unbegun(count=len(found), oldest_ms=oldest_ms)
 
     def flush(self) -> None:
         self._settled.flush()

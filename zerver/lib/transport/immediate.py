@@ -13,7 +13,7 @@ from typing import Any, ClassVar, TypeVar
 from zerver.lib import clock
 from zerver.lib.event import Event, decode_json
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport
+from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport, Unbegun
 
 T = TypeVar("T")
 
@@ -269,6 +269,10 @@ class ImmediateLane(Lane):
         for delivery in deliveries:
             delivery.token.holder = None
         self._wake()
+
+    def unbegun(self) -> Unbegun:
+        """None: it fetches nothing ahead, and what it has is in this process anyway."""
+        return Unbegun()
 
     def flush(self) -> None:
         """Nothing is ever held back here."""

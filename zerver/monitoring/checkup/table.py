@@ -10,6 +10,7 @@ from django.db.models import Count, Max
 
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Sealed, unreadable_rows
+from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
@@ -133,7 +134,7 @@ def judge(
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
-    oldest_ms = found.oldest_ms
+    oldest_ms = found.lanes[DatabaseTransport.name].oldest_ms
     if oldest_ms is None or oldest_ms < queue.warn_seconds * 1000:
         return
     yield Finding(

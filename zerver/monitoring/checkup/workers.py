@@ -7,7 +7,7 @@ from zerver import __version__
 from zerver.lib.registry import QueueDeclaration
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
-from zerver.monitoring.snapshot import Snapshot, live_workers
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers
 from zerver.monitoring.words import duration
 from zerver.worker.process import SILENT_MS
 
@@ -22,10 +22,12 @@ def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
 def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broker: bool) -> Iterator[Finding]:
     processes = snapshot.processes or ()
     live = live_workers(processes, snapshot.taken_at_ms)
-    ready = {queue.name: queue.known("ready") for queue in snapshot.queues}
+    found = {queue.name: queue for queue in snapshot.queues}
     for queue in expected(declared, has_broker=has_broker):
-        if queue.name in ready and not any(process.queue == queue.name for process in live):
-            yield nobody(queue, ready[queue.name])
+        if queue.name in found and not any(process.queue == queue.name for process in live):
+            yield nobody(queue, found[queue.name].known("ready"))
+        if queue.name in found:
+            yield from _overdue(found[queue.name], queue)
     living = {process.id for process in live}
     for process in processes:
         if process.id not in living and process.state != WorkerProcess.State.STOPPED:
@@ -44,11 +46,28 @@ def nobody(queue: QueueDeclaration, ready: int) -> Finding:
         code="workers.none",
         # Of what waits on the broker the database knows nothing; ``broker.no-consumers`` does.
         severity=Severity.PROBLEM if ready else Severity.WARNING,
-        what=f"no worker process is there; due in the event table: {ready}",
+        what="no worker process is there" + (f"; due in the event table: {ready}" if ready else ""),
         where=f"queue {queue.name}",
         why="what is published to it waits",
         mend=f"./manage.py process_queue --queue={queue.name}, or its supervisor: supervisorctl status",
         queue=queue.name,
+    )
+
+
+def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
+    """What lies in a worker process behind a handler that takes long, or hangs, no lane shows any more."""
+    unbegun = found.unbegun
+    if unbegun.oldest_ms is None or unbegun.oldest_ms < queue.warn_seconds * 1000:
+        return
+    yield Finding(
+        code="workers.overdue",
+        severity=Severity.PROBLEM if unbegun.oldest_ms >= queue.crit_seconds * 1000 else Severity.WARNING,
+        what=f"{unbegun.count} events are with its worker processes and not begun; the oldest has been due for "
+        f"{duration(unbegun.oldest_ms)}",
+        where=f"queue {found.name}",
+        why="they wait behind a handler that takes long, or hangs, and nobody else gets them meanwhile",
+        mend=f"./manage.py queue_explain {found.name}; a smaller prefetch for slow handlers, more workers or threads",
+        queue=found.name,
     )
 
 

@@ -9,8 +9,14 @@ from django.db.models import Min
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
+from zerver.lib.errors import TransportError
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport import current
+from zerver.lib.transport.base import Depth
+from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup import workers
+from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
@@ -24,13 +30,17 @@ _OTHERS = 1000
 #: What stops a queue, by how surely it does. What is not here slows it, or is only good to know.
 _RANKS = (
     "table.unreachable",
+    "table.not-writable",
     "table.migrations",
     "table.undeclared",
     "queue.disabled",
+    # Before what is mended by starting workers: with these they refuse to start.
+    "broker.queue-arguments",
+    "broker.consumer-timeout",
     "workers.none",
+    "workers.failing",
     "workers.breaker",
     "table.sealed",
-    "broker.queue-arguments",
     "broker.may-not-consume",
     "broker.login-refused",
     "broker.unreachable",
@@ -41,6 +51,7 @@ _RANKS = (
     "queue.busy",
     "queue.idle",
     "table.dead-leases",
+    "queue.unbegun",
     "queue.held",
     "queue.suspects",
     "table.suspects",
@@ -48,7 +59,13 @@ _RANKS = (
     "workers.silent",
 )
 #: Symptoms: they say that it does not move, not why.
-_SYMPTOMS = ("table.overdue", "table.failed-events", "workers.same-number", "workers.other-version")
+_SYMPTOMS = (
+    "table.overdue",
+    "table.failed-events",
+    "workers.overdue",
+    "workers.same-number",
+    "workers.other-version",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +78,7 @@ class QueueStory:
     verdict: str
     #: Finished in a minute, as far as was looked at.
     rate_per_minute: float | None
-    #: What could be counted of what is due; None when no lane could be asked.
+    #: What could be counted of what is due and not begun; None when nothing was, and not every lane could be asked.
     ready: int | None
     later: int | None
     next_due_at_ms: int | None
@@ -95,7 +112,9 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     if snapshot is None or snapshot.processes is None:
         return _without_database(name, evidence, reasons)
     [found] = snapshot.queues
-    ready = found.known("ready") + _ready_on_broker(evidence, name)
+    on_broker = _on_broker(evidence, found, timeout_seconds)
+    counted = found.known("ready") + (on_broker.ready or 0) + found.unbegun.count
+    ready = None if not counted and on_broker.ready is None else counted
     live = [
         process for process in live_workers(snapshot.processes, snapshot.taken_at_ms) if process.queue == name
     ]
@@ -114,7 +133,7 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     return QueueStory(
         queue=name,
         moves=moves,
-        verdict=_verdict(moves, rate, ready, found, next_due_at_ms, ranked),
+        verdict=_verdict(moves, rate, ready, _held(found, on_broker), found, next_due_at_ms, ranked),
         rate_per_minute=rate,
         ready=ready,
         later=found.known("later"),
@@ -138,9 +157,31 @@ def _without_database(name: str, evidence: Evidence, reasons: Sequence[Finding])
     )
 
 
-def _ready_on_broker(evidence: Evidence, name: str) -> int:
-    found = evidence.survey.queues.get(name) if evidence.survey is not None else None
-    return (found.ready or 0) if found is not None else 0
+def _on_broker(evidence: Evidence, found: QueueSnapshot, timeout_seconds: float) -> Depth:
+    """None in its figures where the broker could not be asked."""
+    lane = current.fast_lane()
+    if lane is None:
+        return Depth(ready=0, unacked=0)
+    if evidence.survey is None:
+        return Depth()
+    surveyed = evidence.survey.queues.get(found.name)
+    if surveyed is not None:
+        return Depth(
+            ready=0 if surveyed.is_there is False else surveyed.ready,
+            unacked=0 if surveyed.is_there is False else surveyed.unacked,
+        )
+    # The doctor compares with declarations, and this one has none.
+    undeclared = QueueDeclaration(name=found.name)
+    try:
+        return Asked(lambda: lane.depth(undeclared)).answer(clock.monotonic() + timeout_seconds)
+    except (NoAnswer, TransportError):
+        return Depth()
+
+
+def _held(found: QueueSnapshot, on_broker: Depth) -> int:
+    """In workers' hands, as far as they themselves, the event table or the broker tell."""
+    in_table = found.lanes[DatabaseTransport.name].unacked or 0
+    return max(found.held_by_workers, in_table + (on_broker.unacked or 0))
 
 
 def _rank(reason: Finding) -> int:
@@ -150,7 +191,8 @@ def _rank(reason: Finding) -> int:
 def _verdict(
     moves: bool | None,
     rate: float | None,
-    ready: int,
+    ready: int | None,
+    held: int,
     found: QueueSnapshot,
     next_due_at_ms: int | None,
     reasons: Sequence[Finding],
@@ -160,12 +202,20 @@ def _verdict(
     if not ready:
         later = found.known("later")
         until = f"; {later} are due later, the next at {moment(next_due_at_ms)}" if later else ""
-        held = f"; {found.known('unacked')} are in workers' hands" if found.known("unacked") else ""
-        return f"nothing is due{held}{until}"
+        in_hand = f"; {held} are in workers' hands" if held else ""
+        return f"{_nothing(ready, reasons)}{in_hand}{until}"
     if moves is None:
         return f"{ready} are due; its workers were not looked at for long enough to see whether it moves"
     why = reasons[0].what if reasons else "nothing that can be asked says why; read its workers' logs"
     return f"it does not move, {ready} are due: {why}"
+
+
+def _nothing(ready: int | None, reasons: Sequence[Finding]) -> str:
+    """``ready`` is None where a lane was not asked: then nobody knows whether something is due there."""
+    if ready is not None:
+        return "nothing is due"
+    why = next((reason.what for reason in reasons if reason.code.startswith("broker.")), "it did not tell")
+    return f"nothing is due in the event table; what is due on the broker is not known: {why}"
 
 
 # -- reasons that no checkup has: they are no fault
@@ -192,7 +242,21 @@ def _of_declaration(
 def _of_table(
     name: str, found: QueueSnapshot, alias: str, next_due_at_ms: int | None, now_ms: int
 ) -> Iterator[Finding]:
-    if held := found.known("unacked"):
+    unbegun = found.unbegun
+    if unbegun.count:
+        since = (
+            ""
+            if unbegun.oldest_ms is None
+            else f"; the oldest has been due for {duration(unbegun.oldest_ms)}"
+        )
+        yield _reason(
+            "queue.unbegun",
+            name,
+            what=f"{unbegun.count} of its events are with its worker processes, and not begun{since}",
+            why="they were fetched ahead, wait behind what runs there, and nobody else gets them meanwhile",
+            mend="where that is too long: a smaller prefetch (1 for slow handlers), and more workers or threads",
+        )
+    if held := found.lanes[DatabaseTransport.name].unacked:
         yield _reason(
             "queue.held",
             name,

@@ -48,6 +48,11 @@ class InHand:
                 del self._unbegun[hold.tag]
             return hold.generation != 0
 
+    def unbegun(self) -> list[Delivery]:
+        """Oldest first."""
+        with self._lock:
+            return list(self._unbegun.values())
+
     def take_back(self, before: float) -> list[tuple[int, Delivery]]:
         """Those that came before then (monotonic seconds) and were not begun, with their tags: nobody has them now."""
         with self._lock:

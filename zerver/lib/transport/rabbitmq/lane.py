@@ -11,10 +11,10 @@ from typing import Any
 import pika
 
 from zerver.lib import signals
-from zerver.lib.clock import monotonic
+from zerver.lib.clock import monotonic, now_ms
 from zerver.lib.errors import TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.base import Delivery, Lane
+from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.greeting import Greeting
@@ -125,6 +125,15 @@ class RabbitLane(Lane, ConnectionListener):
     def release(self, deliveries: Sequence[Delivery]) -> None:
         given = tuple(deliveries)
         self._post(lambda: self._nack(given))
+
+    def unbegun(self) -> Unbegun:
+        found = self._in_hand.unbegun()
+        if not found:
+            return Unbegun()
+        # What came with the time of a clock that is ahead has waited here at the least.
+        here_ms = int((monotonic() - found[0].received_at) * 1000)
+        published_at_ms = min(delivery.event.published_at_ms for delivery in found)
+        return Unbegun(count=len(found), oldest_ms=max(here_ms, now_ms() - published_at_ms))
 
     def flush(self) -> None:
         if self._acks:
