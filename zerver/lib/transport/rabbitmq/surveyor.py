@@ -115,7 +115,6 @@ def _look_at_queues(
                 is_there=True,
                 ready=counted[name].method.message_count,
                 unacked=_whole(listed.get("messages_unacknowledged")),
-                unacked=_whole(listed.get("messages_unacknowledged")),
                 consumers=counted[name].method.consumer_count,
                 difference=_difference(name, declared.get(name), listed_differences.get(name)),
                 may_consume=_is_allowed(consumed.get(name)),
