@@ -160,8 +160,15 @@ class WorkerProcess(models.Model):
 
     class State(models.TextChoices):
         RUNNING = "running"
+        #: It cannot start, as ``breaker`` says, and tries again.
+        FAILING = "failing"
         DRAINING = "draining"
         STOPPED = "stopped"
+        #: It ended without a word, and others have found it so.
+        DEAD = "dead"
+
+    #: What becomes of it no more.
+    ENDED: ClassVar = (State.STOPPED, State.DEAD)
 
     id = models.CharField(primary_key=True, max_length=36)
     queue = models.CharField(max_length=63)
@@ -188,7 +195,7 @@ class WorkerProcess(models.Model):
     #: JSON object, bucket to count: see ``lib.latency``.
     latencies = models.TextField(default="{}")
     rss_bytes = models.BigIntegerField(null=True, blank=True)
-    #: Why the queue's breaker is open in this process; empty when it is closed.
+    #: Why nothing of the queue runs here: its breaker is open, it cannot start, or it ended badly; empty when it is well.
     breaker = models.TextField(default="", blank=True)
 
     class Meta:

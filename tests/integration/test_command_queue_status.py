@@ -171,7 +171,8 @@ def test_a_process_of_this_host_is_known_to_be_gone_at_once_and_never_takes_sile
     row("noop_batch", host=host_name(), pid=me, start_mark=start_mark(me))
     long_ago_ms = EventTable("default").now_ms() - 120_000
     row("zerver_dead", host=host_name(), pid=me, start_mark=start_mark(me), heartbeat_at_ms=long_ago_ms)
-    listed = run("queue_workers", "list", "--json").json["workers"]
+    assert "user_activity" not in ran.out
+    listed = run("queue_workers", "list", "--all", "--json").json["workers"]
     assert [(item["queue"], item["state"]) for item in listed] == [
         ("noop", "gone"),
         ("noop_batch", "running"),

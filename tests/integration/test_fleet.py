@@ -5,12 +5,10 @@ from __future__ import annotations
 import faulthandler
 import os
 import signal
-from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Spine, on_postgres, on_sqlite
-from tests.servers.processes import ProjectProcess
+from tests.integration.conftest import Spine, on_sqlite
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
@@ -20,30 +18,6 @@ from zerver.models import WorkerProcess
 from zerver.worker.fleet import EXIT_STUCK, WorkerFleet
 from zerver.worker.process import SILENT_MS, Pulse, host_name, start_mark, sweep_dead
 from zerver.worker.timeouts import Running
-
-_SHAKY_WORKERS = """
-from django.db import connection
-from zerver.worker.base import QueueProcessingWorker, assign_queue
-
-
-@assign_queue("shaky_init")
-class ShakyInit(QueueProcessingWorker):
-    def __init__(self):
-        raise OSError("no licence")
-
-    def consume(self, event): ...
-
-
-@assign_queue("shaky_setup")
-class ShakySetup(QueueProcessingWorker):
-    def setup(self):
-        connection.ensure_connection()
-        with connection.cursor() as cursor:
-            cursor.execute("SET application_name = 'shaky'")
-        raise OSError("no licence")
-
-    def consume(self, event): ...
-"""
 
 
 def _row(row_id: str, *, host: str, silent_ms: int, pid: int = 1, mark: str = "") -> None:
@@ -122,47 +96,6 @@ def test_a_worker_num_beside_several_workers_is_a_usage_error(spine: Spine, whic
     assert process.wait() == 2
     assert "usage:" in process.output
     assert "--worker_num" in process.output
-
-
-def _with_shaky(spine: Spine, tmp_path: Path, *queues: str) -> ProjectProcess:
-    app = tmp_path / "shaky"
-    app.mkdir()
-    (app / "__init__.py").touch()
-    (app / "queue_processors.py").write_text(_SHAKY_WORKERS)
-    (tmp_path / "shaky_settings.py").write_text(
-        "from tests.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'shaky']\n"
-    )
-    env = {**spine.env, "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "shaky_settings"}
-    process = spine.start("process_queue", "--multi_threaded", *queues, env=env)
-    spine.processes.append(process)
-    return process
-
-
-@on_sqlite
-def test_a_worker_that_cannot_be_made_is_told_and_leaves_the_other_queues_alone(
-    spine: Spine, tmp_path: Path
-) -> None:
-    process = _with_shaky(spine, tmp_path, "shaky_init", "ledger", "ledger_other")
-    process.wait_for_output("no licence")
-    spine.publish("ledger", n=1)
-    spine.publish("ledger_other", n=2)
-    spine.wait_for_numbers([1, 2])
-    process.signal(signal.SIGTERM)
-    assert process.wait() == 1
-    assert "queue 'shaky_init': OSError: no licence" in process.output
-
-
-@on_postgres
-def test_a_queues_thread_leaves_no_connection_behind(spine: Spine, tmp_path: Path) -> None:
-    process = _with_shaky(spine, tmp_path, "shaky_setup", "ledger", "ledger_other")
-    process.wait_for_output("no licence")
-    spine.publish("ledger", n=1)
-    spine.wait_for_numbers([1])
-    table = WorkerProcess.objects.raw(
-        "SELECT pid::text AS id FROM pg_stat_activity WHERE application_name = 'shaky'"
-    )
-    wait_for(lambda: not [row.id for row in table.iterator()], 10, "the connection's end")
-    assert process.is_running()
 
 
 @on_sqlite

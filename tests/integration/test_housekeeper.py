@@ -23,7 +23,6 @@ from zerver.worker import housekeeper as house
 from zerver.worker import inbox
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow
-from zerver.worker.queue_processors import get_worker
 from zerver.worker.runner import Host, QueueRunner
 from zerver.worker.suspects import Solitude
 from zerver.worker.timeouts import Watchdog
@@ -57,7 +56,7 @@ def make_housekeeper(
         queue = queues.lookup("noop")
         host = Host(alias="default", name="h:1", watchdog=Watchdog(lambda _: None), solitude=Solitude())
         lane = current.table_lane().open_lane(queue, "h:1")
-        runner = QueueRunner(queue, get_worker(queue), [lane], host)
+        runner = QueueRunner(queue, [lane], host)
         row = ProcessRow(id="me", alias="default", worker_num=None, runner=runner)
         made.append(Housekeeper([row], get_settings(), tmp_path / "health.json"))
         return made[-1]

@@ -88,6 +88,20 @@ class NotJson(EventError):
 @dataclass(eq=False)
 class WrongEventType(EventError):
     """The event is JSON, but not of the type that the queue's worker declares."""
+@dataclass(eq=False)
+class WorkerFailed(ZerverError):
+    """A queue's worker cannot be made or set up, or its worker process cannot go on after an error."""
+
+    queue: str
+    #: As a sentence goes on: ``cannot start``.
+    what: str
+    #: The exception, in a line, and where it was raised.
+    problem: str
+
+    def __str__(self) -> str:
+        return f"queue {self.queue!r} {self.what}: {self.problem}"
+
+
 
     queue: str
     type_name: str

@@ -14,7 +14,8 @@ connection_changed = Signal()
 attempt_failed = Signal()
 #: A queue's breaker opened or closed in this process. Arguments: queue, is_open, problem.
 breaker_changed = Signal()
-#: A worker process at a queue started, drains, stopped or recycles. Arguments: queue, state, problem.
+#: A worker process at a queue started, cannot start, drains, stopped or recycles. Arguments: queue, state, problem;
+#: and error, where an exception is behind it.
 worker_changed = Signal()
 #: The database is away or back while consuming. Arguments: queue, is_away, problem.
 database_changed = Signal()

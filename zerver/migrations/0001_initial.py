@@ -147,7 +147,13 @@ class Migration(migrations.Migration):
                 (
                     "state",
                     models.CharField(
-                        choices=[("running", "Running"), ("draining", "Draining"), ("stopped", "Stopped")],
+                        choices=[
+                            ("running", "Running"),
+                            ("failing", "Failing"),
+                            ("draining", "Draining"),
+                            ("stopped", "Stopped"),
+                            ("dead", "Dead"),
+                        ],
                         default="running",
                         max_length=8,
                     ),

@@ -145,11 +145,15 @@ class _Teller:
         else:
             _worker.warning("queue %s: goes on after its pause", queue, extra={"queue": queue})
 
-    def _worker_changed(self, *, queue: str, state: str, problem: str, **_: Any) -> None:
+    def _worker_changed(
+        self, *, queue: str, state: str, problem: str, error: BaseException | None = None, **_: Any
+    ) -> None:
         # Recycling gives its reason too, and is what was asked for.
         level = logging.WARNING if problem and state != "recycling" else logging.INFO
         text = "queue %s: worker %s: %s" if problem else "queue %s: worker %s%s"
         _worker.log(level, text, queue, state, _short(problem), extra={"queue": queue})
+        if error is not None:
+            _worker.debug("queue %s: worker %s", queue, state, exc_info=error, extra={"queue": queue})
 
     def _database_changed(self, *, queue: str, is_away: bool, problem: str, **_: Any) -> None:
         if is_away:

@@ -38,7 +38,7 @@ class QueueSnapshot:
     lanes: Mapping[str, Depth]
     #: Open failed events.
     failed: int | None = None
-    #: Worker processes heard of within the last minute.
+    #: Worker processes heard of within the last minute, but for those that cannot start.
     workers: int | None = None
     #: Who takes from it: by the broker's own count where there is a broker, else ``workers``.
     consumers: int | None = None
@@ -57,6 +57,8 @@ class QueueSnapshot:
     p99_ms: float | None = None
     #: Why a worker's breaker is open; empty when all are closed; None when no worker is there to say so.
     breaker: str | None = None
+    #: Why workers cannot start; empty when all could; None when nobody is there to say so.
+    failing: str | None = None
 
     @property
     def ready(self) -> int | None:
@@ -154,6 +156,7 @@ class QueueSnapshot:
             "p50_ms": self.p50_ms,
             "p99_ms": self.p99_ms,
             "breaker": self.breaker,
+            "failing": self.failing,
             "lanes": {name: asdict(depth) for name, depth in self.lanes.items()},
         }
 
@@ -235,14 +238,19 @@ def take_snapshot(
 
 
 def live_workers(workers: Sequence[WorkerProcess], now_ms: int) -> list[WorkerProcess]:
-    """Those that run, were heard of lately, and are not known to be gone."""
+    """Those that are there, were heard of lately, and are not known to be gone; some may be failing to start."""
     return [
         worker
         for worker in workers
-        if worker.state != WorkerProcess.State.STOPPED
+        if worker.state not in WorkerProcess.ENDED
         and now_ms - worker.heartbeat_at_ms <= SILENT_MS
         and not is_gone(worker)
     ]
+
+
+def workers_at_work(live: Sequence[WorkerProcess]) -> list[WorkerProcess]:
+    """Of the living, those that take events."""
+    return [worker for worker in live if worker.state != WorkerProcess.State.FAILING]
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
@@ -335,7 +343,8 @@ def _queue_snapshot(
     known = (
         None if facts.workers is None else [worker for worker in facts.workers if worker.queue == queue.name]
     )
-    live = None if known is None else live_workers(known, facts.now_ms)
+    there = None if known is None else live_workers(known, facts.now_ms)
+    live = None if there is None else workers_at_work(there)
     latencies = _latencies(known or ())
     fast = current.fast_lane()
     return QueueSnapshot(
@@ -352,11 +361,16 @@ def _queue_snapshot(
         rate_per_minute=_rate(live or (), progress),
         p50_ms=latencies.quantile(0.5),
         p99_ms=latencies.quantile(0.99),
-        breaker="; ".join(sorted({worker.breaker for worker in live if worker.breaker})) if live else None,
+        breaker=_reasons(live) if live else None,
+        failing=_reasons([worker for worker in there if worker not in (live or ())]) if there else None,
     )
 
 
 def _unbegun(worker: WorkerProcess) -> Unbegun:
+def _reasons(workers: Sequence[WorkerProcess]) -> str:
+    return "; ".join(sorted({worker.breaker for worker in workers if worker.breaker}))
+
+
     return Unbegun(count=worker.unbegun or 0, oldest_ms=worker.oldest_unbegun_ms)
 
 

@@ -1,6 +1,7 @@
 """One worker process: its runners, its signals, and the threads that watch over them."""
 
 import faulthandler
+import math
 import os
 import signal
 import sys
@@ -8,8 +9,6 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from queue import SimpleQueue
-from types import FrameType
 
 from django.db import connections
 
@@ -18,18 +17,22 @@ from zerver.lib.conf import QueueSettings
 from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
+from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, host_name
-from zerver.worker.queue_processors import get_worker
 from zerver.worker.runner import Host, QueueRunner
+from zerver.worker.start import failure
+from zerver.worker.stop_signals import StopSignals, say
 from zerver.worker.suspects import Solitude
-from zerver.worker.timeouts import Running, Watchdog, tell_timeout
+from zerver.worker.timeouts import HARD_GRACE_SECONDS, Running, Watchdog, tell_timeout
 
 #: Exit code after a handler that nothing could stop (EX_SOFTWARE of sysexits.h); supervisors start the process anew.
 EXIT_STUCK = 70
+#: Exit code after a second Ctrl-C, as a shell says that SIGINT ended a program.
+EXIT_INSISTED = 130
 #: How long other handlers of a process that must end may still take.
 _NEIGHBOURS_SECONDS = 5.0
-#: How long its lanes may take to close, all at once.
+#: How long its lanes may take to close, all at once; and after that its row to be marked as stopped.
 _CLOSE_SECONDS = 2.0
 #: How long its end may take in all: to settle what is stuck may wait for a lock that the stuck handler itself holds.
 _END_SECONDS = 60.0
@@ -50,31 +53,35 @@ class WorkerFleet:
         worker_num: int | None = None,
         has_all_workers: bool = False,
         health_file: Path | None = None,
+        stop_signals: StopSignals | None = None,
     ) -> None:
         self._queues = list(queues)
         self._settings = settings
         self._watchdog = Watchdog(self._end_stuck_process)
-        self._failures: list[tuple[str, BaseException]] = []
+        self._failures: list[ZerverError] = []
         self._health_file = health_file
         self._worker_num = worker_num
         self._has_all_workers = has_all_workers
         self._runners: list[QueueRunner] = []
+        self._housekeeper: Housekeeper | None = None
         self._solitude = Solitude()
-        self._signals: SimpleQueue[int] = SimpleQueue()
+        self._stop_signals = stop_signals or StopSignals()
 
-    def run(self) -> int:
-        """Shape: the process's exit code.
+    def run(self) -> list[ZerverError]:
+        """Shape: why queues did not run to the end; [] when all drained.
 
-        Raises: QueueMismatch, or what the worker's own code raises, when a queue cannot start.
+        Raises: QueueMismatch, ConsumerTimeoutTooShort, of a queue that has the process to itself.
         """
+        faulthandler.enable()
+        self._stop_signals.install()
         self._check_lanes()
         rows = self._open_all()
         if not rows:
             current.close_all()
-            return self._report()
+            return self._failures
         self._runners = [row.runner for row in rows]
-        housekeeper = Housekeeper(rows, self._settings, self._health_file)
-        self._install_signals()
+        self._housekeeper = housekeeper = Housekeeper(rows, self._settings, self._health_file)
+        self._stop_signals.take_over(self._drain, self._end_at_once)
         self._watchdog.start(max(queue.timeout_seconds for queue in self._queues))
         housekeeper.start()
         try:
@@ -86,7 +93,7 @@ class WorkerFleet:
             housekeeper.stop()
             self._watchdog.stop()
             current.close_all()
-        return self._report()
+        return self._failures
 
     def stop(self) -> None:
         """Drain."""
@@ -119,7 +126,10 @@ class WorkerFleet:
                 if len(wanted) == 1:
                     raise
                 self._queues.remove(queue)
-                self._tell_failure(queue.name, error)
+                self._failures.append(error)
+                signals.worker_changed.send_robust(
+                    sender=None, queue=queue.name, state="cannot start", problem=str(error)
+                )
 
     def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
         """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""
@@ -128,18 +138,14 @@ class WorkerFleet:
         return list(range(1, queue.workers + 1))
 
     def _open_all(self) -> list[ProcessRow]:
-        """A queue whose worker cannot be made leaves the others alone."""
         threads = sum(queue.threads * len(self._numbers(queue)) for queue in self._queues)
-        rows: list[ProcessRow] = []
-        for queue in self._queues:
-            try:
-                rows += [self._open(queue, number, is_alone=threads == 1) for number in self._numbers(queue)]
-            except Exception as error:
-                self._tell_failure(queue.name, error)
-        return rows
+        return [
+            self._open(queue, number, is_alone=threads == 1)
+            for queue in self._queues
+            for number in self._numbers(queue)
+        ]
 
     def _open(self, queue: QueueDeclaration, worker_num: int | None, *, is_alone: bool) -> ProcessRow:
-        worker = get_worker(queue)
         row_id = clock.new_message_id()
         host = Host(
             alias=self._settings.database,
@@ -148,31 +154,17 @@ class WorkerFleet:
             solitude=None if is_alone else self._solitude,
         )
         lanes = [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
-        runner = QueueRunner(queue, worker, lanes, host)
+        runner = QueueRunner(queue, lanes, host)
         return ProcessRow(id=row_id, alias=self._settings.database, worker_num=worker_num, runner=runner)
-
-    def _install_signals(self) -> None:
-        faulthandler.enable()
-        threading.Thread(target=self._await_signal, name="zerver-signals", daemon=True).start()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """Runs between any two bytecodes of the main thread, which may hold any lock just then: hence only this."""
-        self._signals.put(number)
-
-    def _await_signal(self) -> None:
-        self._signals.get()
-        self.stop()
 
     def _run_one(self, runner: QueueRunner) -> None:
         try:
             runner.run()
-        except Exception as error:
-            self._failures.append((runner.queue.name, error))
+        except ZerverError as error:
+            self._failures.append(error)
 
     def _run_all(self) -> None:
-        """A thread per queue. A queue that cannot start leaves the others alone; one that recycles ends the process."""
+        """A thread per worker. One that cannot start leaves the others alone; one that recycles ends the process."""
         threads = [
             threading.Thread(target=self._run_in_thread, args=[runner], name=runner.queue.name)
             for runner in self._runners
@@ -186,26 +178,54 @@ class WorkerFleet:
 
     def _run_in_thread(self, runner: QueueRunner) -> None:
         try:
-            runner.run()
-        except Exception as error:
-            self._tell_failure(runner.queue.name, error)
+            runner.run(keeps_trying=True)
+        except ZerverError as error:
+            self._failures.append(error)
+        except BaseException as error:  # else this thread would end, and nobody would know
+            self._failures.append(failure(runner.queue, "has failed", error, self._settings.database))
         finally:
             # This thread's own; nobody else would close them before the process ends.
             connections.close_all()
         if runner.has_started:
             self.stop()
 
-    def _tell_failure(self, queue: str, error: Exception) -> None:
-        """At once, for the process may go on for days without this queue; and once more at its end."""
-        self._failures.append((queue, error))
-        signals.worker_changed.send_robust(sender=None, queue=queue, state="failed", problem=_line(error))
+    # told to stop
 
-    def _report(self) -> int:
-        for name, error in self._failures:
-            sys.stderr.write(f"queue {name!r}: {_line(error)}\n")
-        if len(self._failures) == 1 and not isinstance(self._failures[0][1], ZerverError):
-            raise self._failures[0][1]
-        return 1 if self._failures else 0
+    def _drain(self, number: int) -> None:
+        running = list(self._watchdog.running.values())
+        waits = self._what_is_waited_for(running)
+        self.stop()
+        insist = ""
+        if waits and number == signal.SIGINT:
+            again = "; what runs comes again" if running else ""
+            insist = f" (Ctrl-C again: end at once{again})"
+        say(f"draining: {', '.join(waits) or 'no handler runs'}{insist}")
+
+    def _what_is_waited_for(self, running: Sequence[Running]) -> list[str]:
+        waits = []
+        if running:
+            longest = max(HARD_GRACE_SECONDS - entry.seconds_over for entry in running)
+            verb = "handler runs" if len(running) == 1 else "handlers run"
+            waits.append(f"{len(running)} {verb}, up to {max(0, math.ceil(longest))} s")
+        starting = sorted({runner.queue.name for runner in self._runners if runner.is_starting})
+        if starting:
+            waits.append(f"setup of {', '.join(starting)} runs")
+        return waits
+
+    def _end_at_once(self) -> None:
+        """On the signals' thread. As after a crash, what runs comes again; only sooner, and with a word."""
+        try:
+            count = sum(len(entry.deliveries) for entry in list(self._watchdog.running.values()))
+            say(
+                f"ending at once: {count} {'event in hand comes' if count == 1 else 'events in hand come'} again"
+            )
+            self._close_lanes()
+            if self._housekeeper is not None:
+                self._housekeeper.stop(_CLOSE_SECONDS)
+        finally:
+            os._exit(EXIT_INSISTED)
+
+    # a handler that nothing stops
 
     def _end_stuck_process(self, entry: Running) -> None:
         """On the watchdog's thread: settle the guilty events, give the neighbours a moment, and end the process."""
@@ -218,6 +238,8 @@ class WorkerFleet:
             self.stop()
             self._await_neighbours(entry)
             self._close_lanes()
+            if self._housekeeper is not None:
+                self._housekeeper.leave(_CLOSE_SECONDS)
             sys.stderr.flush()
         finally:
             os._exit(EXIT_STUCK)
@@ -227,9 +249,8 @@ class WorkerFleet:
             if entry.give_up is not None:
                 entry.give_up(entry)
         except Exception as error:  # whatever it is: the neighbours' events must not suffer for it
-            sys.stderr.write(
-                f"queue {entry.queue!r}: its stuck events could not be settled and will come again: {_line(error)}\n"
-            )
+            why = exception_line(error)
+            say(f"queue {entry.queue!r}: its stuck events could not be settled and will come again: {why}")
 
     def _await_neighbours(self, entry: Running) -> None:
         until = clock.monotonic() + _NEIGHBOURS_SECONDS
@@ -250,7 +271,3 @@ class WorkerFleet:
         deadline = clock.monotonic() + _CLOSE_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - clock.monotonic()))
-
-
-def _line(error: BaseException) -> str:
-    return str(error) if isinstance(error, ZerverError) else f"{type(error).__name__}: {error}"

@@ -191,7 +191,7 @@ class Handler:
             case HandlerTimeout():
                 text = f"ran over timeout_seconds={self._queue.timeout_seconds:g}"
             case _:
-                text = _one_line(error)
+                text = exception_line(error)
         traceback = "".join(tracebacks.format_exception(error))
         return Failure(text, traceback, is_timeout=isinstance(error, HandlerTimeout))
 
@@ -208,7 +208,7 @@ def _let_go(error: BaseException) -> None:
             chain += (link.__cause__, link.__context__)
 
 
-def _one_line(error: BaseException) -> str:
+def exception_line(error: BaseException) -> str:
     """``module.Class: message``, even of an exception whose own text cannot be had."""
     lines = tracebacks.format_exception_only(error)
     # A SyntaxError's place comes first, indented; notes come last.

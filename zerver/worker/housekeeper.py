@@ -4,8 +4,10 @@ import json
 import os
 import random
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from django.db import DatabaseError, connections
 
@@ -16,7 +18,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.queue_stats import remove_stats, write_stats, write_whole
 from zerver.lib.resealing import unreadable_rows
-from zerver.models import Suspect, WorkerProcess
+from zerver.models import Suspect
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
@@ -28,6 +30,8 @@ _PRUNE_SECONDS = 3600.0
 #: How often to look for events that only others can read.
 _LOOK_SECONDS = 60.0
 _DAY_MS = 86_400_000
+#: How long the last word may take.
+_LEAVE_SECONDS = 10.0
 
 
 class Housekeeper:
@@ -58,11 +62,15 @@ class Housekeeper:
         self._round()
         self._thread.start()
 
-    def stop(self) -> None:
-        """Say the last word: stopped, with the final counts."""
-        self._stop.set()
-        self._thread.join(10.0)
+    def stop(self, within_seconds: float = _LEAVE_SECONDS) -> None:
+        """The process ends well: its last word, and nothing that others would take for a living one."""
+        self.leave(within_seconds)
         self._quietly("removing stats and health files", self._remove_files)
+
+    def leave(self, within_seconds: float) -> None:
+        """Say the last word, stopped, with the final counts; or give that up, where the database takes longer."""
+        self._stop.set()
+        self._thread.join(within_seconds)
 
     def _run(self) -> None:
         try:
@@ -75,7 +83,7 @@ class Housekeeper:
     def _round(self) -> None:
         self._quietly("measuring memory", self._recycle_if_large)
         self._quietly("writing stats or health files", self._write_files)
-        self._quietly("the heartbeat", lambda: self._write(None))
+        self._quietly("the heartbeat", self._write)
         now = clock.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
@@ -87,15 +95,14 @@ class Housekeeper:
             self._prune_at = now + _PRUNE_SECONDS
             self._quietly("forgetting what is old", self._prune)
 
-    def _write(self, state: WorkerProcess.State | None) -> None:
+    def _write(self, *, is_last: bool = False) -> None:
         for row in self._rows:
-            draining = row.runner.stopping.is_set()
-            row.write(state or (WorkerProcess.State.DRAINING if draining else WorkerProcess.State.RUNNING))
+            row.write(is_last=is_last)
 
     def _say_goodbye(self) -> None:
         """What it holds still, as after an error of ours, is freed first: nobody sweeps after one that has stopped."""
         EventTable(self._settings.database).release_owned([row.id for row in self._rows])
-        self._write(WorkerProcess.State.STOPPED)
+        self._write(is_last=True)
 
     def _prune(self) -> None:
         alias = self._settings.database
@@ -159,18 +166,11 @@ class Housekeeper:
         """For probes: a file that is fresh as long as this process is well. Written whole, by renaming."""
         if self._health_file is None:
             return
-        health = {
-            "at_ms": clock.now_ms(),
-            "queues": {
-                row.runner.queue.name: {
-                    "state": "draining" if row.runner.stopping.is_set() else "running",
-                    "consumed": row.runner.counters.read().consumed,
-                    "breaker": row.runner.breaker.reason,
-                    "problems": row.runner.lane_problems,
-                }
-                for row in self._rows
-            },
-        }
+        of_queue: defaultdict[str, list[ProcessRow]] = defaultdict(list)
+        for row in self._rows:
+            of_queue[row.runner.queue.name].append(row)
+        queues = {name: _health(rows) for name, rows in of_queue.items()}
+        health = {"at_ms": clock.now_ms(), "queues": queues}
         write_whole(self._health_file, json.dumps(health) + "\n")
 
     def _write_files(self) -> None:
@@ -184,3 +184,18 @@ class Housekeeper:
             self._health_file.unlink(missing_ok=True)
         for row in self._rows:
             remove_stats(self._settings.state_dir, row.runner.queue.name, row.number, os.getpid())
+
+
+def _health(workers: Sequence[ProcessRow]) -> dict[str, Any]:
+    """Of the workers that one queue has in this process; one that fails is not hidden by others that run."""
+    runners = [row.runner for row in workers]
+    states = [row.state.value for row in workers]
+    problems = [
+        problem for runner in runners for problem in (runner.failure, *runner.lane_problems) if problem
+    ]
+    return {
+        "state": "failing" if "failing" in states else states[0],
+        "consumed": sum(runner.counters.read().consumed for runner in runners),
+        "breaker": next((runner.breaker.reason for runner in runners if runner.breaker.is_open), ""),
+        "problems": list(dict.fromkeys(problems)),
+    }

@@ -91,10 +91,12 @@ class Journey:
             # The connection's end or the lease's end hands it back all the same, only later.
             return
 
-    def give_up(self, deliveries: list[Delivery], problem: str) -> None:
+    def give_up(self, deliveries: list[Delivery], problem: str) -> list[Settled]:
         """Settle the events of a handler that will never return. Raises: see ``Settler.settle``."""
         failure = Failure(problem)
-        self.settler.settle([(delivery, self._after_failure(delivery, failure)) for delivery in deliveries])
+        settled = [(delivery, self._after_failure(delivery, failure)) for delivery in deliveries]
+        self.settler.settle(settled)
+        return settled
 
     # the steps
 

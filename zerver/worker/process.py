@@ -19,8 +19,8 @@ SILENT_MS = 60_000
 #: Beats come every few seconds; so long a pause between two of one's own means that the database or this process was
 #: away, and that others may have been kept from beating just as well.
 GAP_MS = 20_000
-#: How long the row of a stopped process is kept, for its counts.
-_KEEP_STOPPED_MS = 3_600_000
+#: How long the row of a process that has ended is kept, for its counts.
+_KEEP_ENDED_MS = 3_600_000
 _NOTHING_IN_HAND = {"in_flight": 0, "unbegun": 0, "oldest_unbegun_ms": None}
 
 
@@ -113,6 +113,13 @@ class ProcessRow:
         """Among the queue's workers of this host; 0 where nobody gave one."""
         return self.worker_num or 0
 
+    @property
+    def state(self) -> WorkerProcess.State:
+        """As long as the process is there."""
+        if self.runner.stopping.is_set():
+            return WorkerProcess.State.DRAINING
+        return WorkerProcess.State.FAILING if self.runner.failure else WorkerProcess.State.RUNNING
+
     def stats(self) -> QueueStats:
         """What the ``.stats`` file says."""
         counts, unbegun = self.runner.counters.read(), self.runner.unbegun
@@ -132,22 +139,25 @@ class ProcessRow:
             unbegun=unbegun.count,
             oldest_unbegun_seconds=None if unbegun.oldest_ms is None else unbegun.oldest_ms / 1000,
             lag_ms=counts.lag_ms,
-            breaker=self.runner.breaker.reason,
+            breaker=self.runner.failure or self.runner.breaker.reason,
         )
 
-    def write(self, state: WorkerProcess.State) -> None:
+    def write(self, *, is_last: bool = False) -> None:
         """Say how things stand. Raises: database errors; the caller tries again at its next round."""
         now_ms = EventTable(self.alias).now_ms()
         unbegun = self.runner.unbegun
         said = {
             "heartbeat_at_ms": now_ms,
-            "state": state,
+            "state": self.state,
             "rss_bytes": rss_bytes(),
-            "breaker": self.runner.breaker.reason,
+            "breaker": self.runner.failure or self.runner.breaker.reason,
             "unbegun": unbegun.count,
             "oldest_unbegun_ms": unbegun.oldest_ms,
             **asdict(self.runner.counters.read()),
         }
+        if is_last:
+            # A breaker that was open at the end is no bad end.
+            said |= {"state": WorkerProcess.State.STOPPED, "breaker": self.runner.failure, **_NOTHING_IN_HAND}
         rows = WorkerProcess.objects.using(self.alias)
         if not rows.filter(id=self.id).update(**said):
             rows.create(
@@ -165,7 +175,7 @@ class ProcessRow:
 
 
 def sweep_dead(alias: str, own: Pulse = pulse) -> int:
-    """Free the rows that dead worker processes held, and mark them stopped; how many processes were found dead.
+    """Free the rows that dead worker processes held, and mark them dead; how many processes were found dead.
 
     On this host a pid tells, and nothing else; of other hosts only silence does, and only to one whose ``own`` beats
     went through all that time. A process that was merely silent loses its leases: its events may run twice, never
@@ -174,13 +184,13 @@ def sweep_dead(alias: str, own: Pulse = pulse) -> int:
     table = EventTable(alias)
     now_ms = table.now_ms()
     rows = WorkerProcess.objects.using(alias)
-    rows.filter(state=WorkerProcess.State.STOPPED, heartbeat_at_ms__lt=now_ms - _KEEP_STOPPED_MS).delete()
+    rows.filter(state__in=WorkerProcess.ENDED, heartbeat_at_ms__lt=now_ms - _KEEP_ENDED_MS).delete()
     silent_before_ms = now_ms - SILENT_MS if own.may_judge_silence(now_ms) else None
-    living = rows.exclude(state=WorkerProcess.State.STOPPED)
+    living = rows.exclude(state__in=WorkerProcess.ENDED)
     dead = [row.id for row in living if _is_dead(row, silent_before_ms)]
     if dead:
         table.release_owned(dead)
-        rows.filter(id__in=dead).update(state=WorkerProcess.State.STOPPED, **_NOTHING_IN_HAND)
+        rows.filter(id__in=dead).update(state=WorkerProcess.State.DEAD, **_NOTHING_IN_HAND)
     return len(dead)
 
 

@@ -9,16 +9,19 @@ from dataclasses import dataclass
 from django.db import connections
 
 from zerver.lib import clock, signals
+from zerver.lib.errors import WorkerFailed
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.counters import Counters
 from zerver.worker.database_guard import DatabaseGuard
-from zerver.worker.handler import Handler
+from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
 from zerver.worker.journey import Journey
+from zerver.worker.outcomes import Outcome
 from zerver.worker.settle import Settler, tell
+from zerver.worker.start import Starter, failure
 from zerver.worker.suspects import Solitude
 from zerver.worker.timeouts import (
     HARD_GRACE_SECONDS,
@@ -51,9 +54,10 @@ class Host:
 class QueueRunner:
     """Runs one queue's worker on one queue's lanes."""
 
-    def __init__(
-        self, queue: QueueDeclaration, worker: QueueProcessingWorker, lanes: Sequence[Lane], host: Host
-    ) -> None:
+    #: From the worker's start on.
+    _journey: Journey
+
+    def __init__(self, queue: QueueDeclaration, lanes: Sequence[Lane], host: Host) -> None:
         self.queue = queue
         self.counters = Counters()
         self.breaker = Breaker()
@@ -61,20 +65,9 @@ class QueueRunner:
         self.stopping = threading.Event()
         #: The worker's own ``setup`` went well.
         self.has_started = False
-        self._worker = worker
         self._host = host
+        self._starter = Starter(queue, host.alias, self.stopping)
         self._intake = Intake(lanes, queue.threads, queue.name)
-        self._journey = Journey(
-            queue=queue,
-            alias=host.alias,
-            worker=host.name,
-            handler=Handler(queue, worker, host.alias),
-            settler=Settler(host.alias, host.name),
-            guard=DatabaseGuard(queue.name, host.alias, self.stopping),
-            breaker=self.breaker,
-            stopping=self.stopping,
-            on_breaker=self._on_breaker,
-        )
         self._trial = threading.Lock()
         self._fetching = threading.Lock()
         self._is_fetching = True
@@ -83,13 +76,25 @@ class QueueRunner:
         #: When nothing was there to take, last; None until then. Units: seconds since the epoch.
         self.emptied_at: float | None = None
         self._error: BaseException | None = None
+        #: Why the process ends, where it does not end well.
+        self._bad_end = ""
+        #: By identity, events that were settled while their handler still ran.
+        self._given_up: set[int] = set()
 
-    def run(self) -> None:
+    def run(self, *, keeps_trying: bool = False) -> None:
         """Until ``stop``; returns when everything in hand has been settled or handed back.
 
-        Raises: what the worker's ``setup`` raises; or the first error of this package's own code.
+        ``keeps_trying``: a worker that cannot start is tried again, for the process has others.
+        Raises: WorkerFailed for one that could not start, or the first error of this package's own code.
         """
-        self._worker.setup()
+        if self.stopping.is_set():
+            return
+        try:
+            worker = self._starter.start(tries_again=keeps_trying)
+        except WorkerFailed as failed:
+            self._bad_end = f"{failed.what}: {failed.problem}"
+            raise
+        self._journey = self._journey_of(worker)
         self.has_started = True
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
         self._intake.start()
@@ -103,19 +108,44 @@ class QueueRunner:
         for thread in others:
             thread.join()
         try:
-            self._worker.stop()
+            worker.stop()
+        except Exception as error:  # the author's code
+            self._fail(error)
         finally:
             self._intake.close(_CLOSE_SECONDS)
             signals.worker_changed.send_robust(
                 sender=None, queue=self.queue.name, state="stopped", problem=""
             )
         if self._error is not None:
-            raise self._error
+            raise failure(self.queue, "has failed", self._error, self._host.alias) from self._error
+
+    def _journey_of(self, worker: QueueProcessingWorker) -> Journey:
+        return Journey(
+            queue=self.queue,
+            alias=self._host.alias,
+            worker=self._host.name,
+            handler=Handler(self.queue, worker, self._host.alias),
+            settler=Settler(self._host.alias, self._host.name),
+            guard=DatabaseGuard(self.queue.name, self._host.alias, self.stopping),
+            breaker=self.breaker,
+            stopping=self.stopping,
+            on_breaker=self._on_breaker,
+        )
 
     def stop(self) -> None:
         """Begin to drain: handler threads look up between events. From any thread, but not from a signal handler."""
         self.stopping.set()
         self._intake.wake_all()
+
+    @property
+    def is_starting(self) -> bool:
+        """The author's ``setup`` is at it."""
+        return self._starter.is_at_it
+
+    @property
+    def failure(self) -> str:
+        """Why the queue's worker cannot start, or why its process ends, for people; empty while all is well."""
+        return self._bad_end or self._starter.problem
 
     @property
     def lane_problems(self) -> list[str]:
@@ -144,7 +174,7 @@ class QueueRunner:
                 if not backlog:
                     self.emptied_at = clock.now_ms() / 1000
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
-            self._error = self._error or error
+            self._fail(error)
             self.stop()
         self._journey.hand_back([delivery for group in backlog for delivery in group])
         if threading.current_thread() is not threading.main_thread():
@@ -224,8 +254,8 @@ class QueueRunner:
             self._note_pace((clock.monotonic() - started_at) / len(deliveries))
         now_ms = clock.now_ms()
         for delivery, outcome in travelled.settled:
-            self.counters.ended(delivery, outcome, now_ms)
-            tell(delivery, outcome)
+            if id(delivery) not in self._given_up:
+                self._count(delivery, outcome, now_ms)
         for delivery in travelled.left:
             self.counters.ended(delivery, None, now_ms)
         self._recycle_if_due()
@@ -238,11 +268,26 @@ class QueueRunner:
         self.stop()
         limit = f"timeout_seconds={entry.timeout_seconds:g}"
         problem = f"ran over {limit} by {HARD_GRACE_SECONDS:g} s and could not be stopped"
-        self._journey.give_up(list(entry.deliveries), problem)
+        self._bad_end = f"a handler {problem}"
+        settled = self._journey.give_up(list(entry.deliveries), problem)
+        self._given_up.update(id(delivery) for delivery, _ in settled)
+        now_ms = clock.now_ms()
+        for delivery, outcome in settled:
+            self._count(delivery, outcome, now_ms)
 
     def close_lanes(self, timeout_seconds: float) -> None:
         """On the watchdog's thread, before the process ends: what has been settled reaches the other side."""
         self._intake.close(timeout_seconds)
+
+    def _fail(self, error: BaseException) -> None:
+        """The first error counts: what comes after it may be its consequence."""
+        if self._error is None:
+            self._error = error
+            self._bad_end = self._bad_end or f"has failed: {exception_line(error)}"
+
+    def _count(self, delivery: Delivery, outcome: Outcome, now_ms: int) -> None:
+        self.counters.ended(delivery, outcome, now_ms)
+        tell(delivery, outcome)
 
     def _note_pace(self, event_seconds: float) -> None:
         before = self.event_seconds

@@ -7,25 +7,32 @@ from pathlib import Path
 from typing import Any
 
 from django.core import checks
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import CommandError
+from django.db import DatabaseError
 
 from zerver.lib.conf import get_settings
-from zerver.lib.errors import ZerverError
+from zerver.lib.database_trouble import is_missing_table
 from zerver.lib.registry import QueueDeclaration, queues
+from zerver.management.base import QueueCommand
+from zerver.models import WorkerProcess
+from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
+from zerver.worker.stop_signals import StopSignals
 
 #: Errors that this process outlives: a worker module of somebody else that cannot be read, and a database that is
 #: away for now. Both are told; neither mends itself by our not starting.
 _OUTLIVED = ("zerver.E006", "zerver.E009")
 
 
-class Command(BaseCommand):
-    """Exit codes: 0 drained, 1 a failure told in one line, 2 usage, 70 a handler that nothing could stop."""
+class Command(QueueCommand):
+    """Exit codes: 0 drained, 1 a failure told in one line, 2 usage, 70 a handler that nothing could stop, 130 a second
+    Ctrl-C.
+
+    Of the system checks, other apps' are no business of a worker; its own are run in ``_refuse_nonsense``.
+    """
 
     help = "Run one worker process until SIGTERM: of one queue, of all, or of some, a thread each."
-    # Other apps' checks are no business of a worker; its own are run in ``_refuse_nonsense``.
-    requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
@@ -54,6 +61,9 @@ class Command(BaseCommand):
         self._usage_error = parser.error
 
     def handle(self, *args: Any, **options: Any) -> None:
+        stop_signals = StopSignals()
+        # Before anything that may take its time: checks ask the database, and the fleet its broker.
+        stop_signals.install()
         if options["worker_num"] is not None and options["queue"] is None:
             self._usage_error(
                 "argument --worker_num: only with --queue; other processes number their workers"
@@ -61,28 +71,25 @@ class Command(BaseCommand):
         for module, why in queues.broken_modules.items():
             self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
         self._refuse_nonsense()
+        _refuse_no_database()
         if options["health_file"] is not None:
             _refuse_unwritable(options["health_file"])
-        try:
-            fleet = WorkerFleet(
-                self._queues(options),
-                get_settings(),
-                worker_num=options["worker_num"],
-                has_all_workers=options["queue"] is None,
-                health_file=options["health_file"],
-            )
-            code = fleet.run()
-        except ZerverError as error:
-            raise CommandError(str(error)) from error
-        if code:
-            raise SystemExit(code)
+        fleet = WorkerFleet(
+            self._queues(options),
+            get_settings(),
+            worker_num=options["worker_num"],
+            has_all_workers=options["queue"] is None,
+            health_file=options["health_file"],
+            stop_signals=stop_signals,
+        )
+        failures = fleet.run()
+        if failures:
+            cause = failures[0] if len(failures) == 1 else ExceptionGroup("queues that did not run", failures)
+            raise CommandError("; ".join(map(str, failures))) from cause
 
     def _refuse_nonsense(self) -> None:
         """Raises: CommandError with the first error of settings, declarations or database, and its mend."""
-        try:
-            found = checks.run_checks(tags=["queues"], databases=[get_settings().database])
-        except ZerverError as error:
-            raise CommandError(str(error)) from error
+        found = checks.run_checks(tags=["queues"], databases=[get_settings().database])
         for message in found:
             if message.is_serious() and not message.is_silenced() and message.id not in _OUTLIVED:
                 raise CommandError(f"{message.id}: {message.msg}; {message.hint}")
@@ -99,6 +106,20 @@ class Command(BaseCommand):
         if not found:
             raise CommandError("no worker declares a queue; declare one with @assign_queue")
         return found
+
+
+def _refuse_no_database() -> None:
+    """One that is away, locked or not migrated is waited for. What is no database will never be one.
+
+    Raises: DatabaseError, of which the command's base makes a line.
+    """
+    try:
+        WorkerProcess.objects.using(get_settings().database).exists()
+    except STORE_ERRORS:
+        return
+    except DatabaseError as error:
+        if not is_missing_table(error):
+            raise
 
 
 def _refuse_unwritable(health_file: Path) -> None:

@@ -42,10 +42,10 @@ _COLUMNS = [
 
 class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
-    "failed", "consumers", "workers", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms", "rate_per_minute",
-    "p50_ms", "p99_ms", "breaker", "lanes": {lane: {"ready", "unacked", "later", "consumers", "oldest_ms"}}}]}``; null
-    where nothing can know; level is ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why, in words, where it
-    is not the length of the backlog.
+    "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
+    "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "lanes": {lane: {"ready", "unacked", "later",
+    "consumers", "oldest_ms"}}}]}``; null where nothing can know; level is ``ok``, ``warning``, ``critical`` or
+    ``unknown``; reason is why, in words, where it is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
 
@@ -165,6 +165,8 @@ def _note(queue: QueueSnapshot) -> str:
         notes.append("disabled")
     if concern := _concern(queue):
         notes.append(concern)
+    if queue.failing:
+        notes.append(queue.failing)
     if queue.breaker:
         notes.append(f"breaker open: {queue.breaker}")
     return "; ".join(notes)

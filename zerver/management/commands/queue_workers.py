@@ -28,7 +28,7 @@ _COLUMNS = [
     Column("failed", is_number=True, leaves=4),
     Column("lag", is_number=True, leaves=7),
     Column("memory", is_number=True, leaves=8),
-    Column("breaker"),
+    Column("trouble"),
 ]
 
 
@@ -42,8 +42,9 @@ class Command(QueueCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-        listing = verbs.add_parser("list", help="every worker process that has a row")
+        listing = verbs.add_parser("list", help="those that are there, and those that ended badly of late")
         listing.add_argument("--queue", metavar="NAME", help="only those of this queue")
+        listing.add_argument("--all", action="store_true", help="those that ended well within the hour, too")
         self.add_json(listing)
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -53,20 +54,27 @@ class Command(QueueCommand):
         if options["queue"]:
             found = found.filter(queue=options["queue"])
         now_ms = EventTable(get_settings().database).now_ms()
-        workers = [_as_json(worker, now_ms) for worker in found]
+        known = [_as_json(worker, now_ms) for worker in found]
+        workers = [worker for worker in known if options["all"] or not _ended_well(worker)]
         if options["json"]:
             self.write_json({"workers": workers})
-        else:
-            self.write_table(
-                _COLUMNS, [_row(worker) for worker in workers], empty="no worker process has a row"
-            )
+            return
+        some_ended = "; some have ended well within the hour: --all" if known else ""
+        self.write_table(
+            _COLUMNS, [_row(worker) for worker in workers], empty=f"no worker process is there{some_ended}"
+        )
+
+
+def _ended_well(worker: dict[str, Any]) -> bool:
+    return worker["state"] == WorkerProcess.State.STOPPED and not worker["breaker"]
 
 
 def _state(worker: WorkerProcess, now_ms: int) -> str:
-    """As it said itself: ``running``, ``draining``, ``stopped``; but ``gone`` when this host knows that it has ended
-    without a word, ``silent`` when beats of it are overdue, ``dead`` when so many are that others count it as dead.
+    """As it said itself: ``running``, ``failing`` (to start), ``draining``, ``stopped``; but ``gone`` when this host
+    knows that it has ended without a word, ``silent`` when beats of it are overdue, ``dead`` when so many are that
+    others count it as dead, or have done so.
     """
-    if worker.state == WorkerProcess.State.STOPPED:
+    if worker.state in WorkerProcess.ENDED:
         return str(worker.state)
     is_known_gone = is_gone(worker)
     if is_known_gone:

@@ -7,7 +7,7 @@ from zerver import __version__
 from zerver.lib.registry import QueueDeclaration
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
-from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, workers_at_work
 from zerver.monitoring.words import duration
 from zerver.worker.process import SILENT_MS
 
@@ -16,7 +16,8 @@ def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
     """None when the database could not be asked."""
     if snapshot.processes is None:
         return None
-    return Counter(process.queue for process in live_workers(snapshot.processes, snapshot.taken_at_ms))
+    live = live_workers(snapshot.processes, snapshot.taken_at_ms)
+    return Counter(process.queue for process in workers_at_work(live))
 
 
 def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broker: bool) -> Iterator[Finding]:
@@ -30,12 +31,14 @@ def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broke
             yield from _overdue(found[queue.name], queue)
     living = {process.id for process in live}
     for process in processes:
-        if process.id not in living and process.state != WorkerProcess.State.STOPPED:
+        if process.id not in living and process.state not in WorkerProcess.ENDED:
             yield _silent(process, snapshot.taken_at_ms)
     for process in live:
         if process.version != __version__:
             yield _other_version(process)
-        if process.breaker:
+        if process.state == WorkerProcess.State.FAILING:
+            yield _failing(process)
+        elif process.breaker:
             yield _breaker(process)
     yield from _same_number(live)
 
@@ -95,6 +98,18 @@ def _other_version(process: WorkerProcess) -> Finding:
         where=_place(process),
         why="adjacent releases understand each other; others need not",
         mend=f"restart it with the code that is deployed: kill -TERM {process.pid} on {process.host}",
+        queue=process.queue,
+    )
+
+
+def _failing(process: WorkerProcess) -> Finding:
+    return Finding(
+        code="workers.failing",
+        severity=Severity.PROBLEM,
+        what=f"it {process.breaker}",
+        where=_place(process),
+        why="it takes nothing; other queues of its process go on",
+        mend="mend what its setup needs; it tries again by itself, at least once a minute; new code needs a restart",
         queue=process.queue,
     )
 
