@@ -2,12 +2,15 @@
 
 Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
 module · E007 override · E008 timeout · E009 database not asked · E010 autocommit; W001 transaction mode · W002 override
-of an undeclared queue · W003 immediate mode in production.
+of an undeclared queue · W003 immediate mode in production · W004 state directory.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from django.core import checks
 from django.core.checks import CheckMessage, Error
@@ -47,10 +50,13 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         settings = get_settings()
         if settings.has_broker:
             _read_address(settings)
+            _read_password(settings.password_file)
+        if settings.management_url:
+            _read_management_url(settings.management_url)
         vault.vault_of(settings)
     except InvalidSetting as error:
         return [Error(f"{error.name}: {error.problem}", hint=error.mend, id="zerver.E001")]
-    return []
+    return [] if settings.scheme == "immediate" else _state_dir(settings.state_dir)
 
 
 def check_declarations(**_: Any) -> list[CheckMessage]:
@@ -113,6 +119,48 @@ def _read_address(settings: QueueSettings) -> None:
     from zerver.lib.transport.rabbitmq.address import parse_address
 
     parse_address(settings.url, settings.password_file)
+
+
+def _read_password(path: Path | None) -> None:
+    """Raises: InvalidSetting, which quotes nothing of what is in it."""
+    if path is None:
+        return
+    try:
+        path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or "it is no text"
+        mend = "let it name a file that holds the broker's password and that this user may read"
+        raise InvalidSetting("QUEUE_PASSWORD_FILE", f"{path} cannot be read: {why}", mend) from None
+
+
+def _read_management_url(url: str) -> None:
+    """Raises: InvalidSetting, which quotes nothing of it: any part may be one of the password."""
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise InvalidSetting(
+            "QUEUE_MANAGEMENT_URL",
+            "it is no address of RabbitMQ's management API",
+            "write http://user:password@host:15672, or https://…; / as %2F, ? as %3F, @ as %40 in the password",
+        )
+
+
+def _state_dir(path: Path) -> list[CheckMessage]:
+    """No error: workers work without, and may be run by another user than whoever checks."""
+    there = next(each for each in (path, *path.absolute().parents) if os.path.exists(each))
+    if there.is_dir() and os.access(there, os.W_OK | os.X_OK):
+        return []
+    problem = "may not be written by this user" if there.is_dir() else "is no directory"
+    return [
+        checks.Warning(
+            f"QUEUE_STATE_DIR is {path}, and {there} {problem}: worker processes can write no .stats files there",
+            hint="name a directory that the user of the workers may write",
+            id="zerver.W004",
+        )
+    ]
 
 
 def _broken_modules() -> Iterator[CheckMessage]:

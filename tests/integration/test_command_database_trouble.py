@@ -13,6 +13,7 @@ import pytest
 from django.db import connection, connections
 from pytest_django import DjangoDbBlocker
 
+from tests.integration.checkup import check, of, only
 from tests.integration.commands import run
 from tests.servers.databases import copy_sqlite, sqlite_url, use_database
 from zerver.lib.queue import queue_json_publish
@@ -114,10 +115,17 @@ def unwritable(on_sqlite: Path, sqlite_template: Path, django_db_blocker: Django
 
 def test_a_file_that_may_not_be_written_is_read_all_the_same(unwritable: Path) -> None:
     unwritable.chmod(0o777)
+    # What it imports is imported as somebody who may read it.
+    assert of(check("--only=table"), "table.not-writable") == []
     with _unprivileged():
         assert [run(*command).code for command in COMMANDS[:3]] == [0, 0, 0]
         ran = run("queue_publish", "noop", "{}")
+        checked = check("--only=table", "--only=workers")
         connections.close_all()
+    assert (
+        only(checked, "table.not-writable")["what"] == "it is read-only: attempt to write a readonly database"
+    )
+    assert of(checked, "workers.none") == []
     assert ran.code == 1
     assert (
         "is read-only: attempt to write a readonly database; make its file and directory writable" in ran.err

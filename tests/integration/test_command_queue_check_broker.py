@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pika
@@ -97,7 +98,10 @@ def test_a_queue_of_other_arguments_is_a_problem_and_its_mend_mends_it(
     assert ran.code == 2
     assert found["severity"] == "problem"
     assert "broker has" in found["what"]
-    assert ("type: broker has classic, code declares quorum" in found["what"]) is has_management
+    told = "type" if has_management else "x-queue-type"
+    assert (
+        f"it differs from its declaration: {told}: broker has classic, code declares quorum" in found["what"]
+    )
     manage, *mend = found["mend"].split()
     assert manage == "./manage.py"
     assert run(*mend).code == 0
@@ -221,6 +225,28 @@ def test_a_login_that_is_refused_and_a_broker_that_is_away_are_problems(
     ran = check()
     assert "127.0.0.1:1" in only(ran, "broker.unreachable")["where"]
     assert "s3cret" not in ran.out + ran.err
+
+
+def test_a_host_that_is_unknown_a_port_without_tls_and_a_password_that_is_not_there_are_called_so(
+    spine: Spine, settings: Settings, tmp_path: Path
+) -> None:
+    url = spine.env["QUEUE_URL"]
+    settings.QUEUE_URL = "amqp://guest:s3cret-of-mine@nonesuch.invalid:5672/"
+    found = only(check(*BROKER), "broker.unreachable")
+    assert found["mend"].startswith("see that QUEUE_URL names the right host")
+
+    settings.QUEUE_URL = url.replace("amqp://", "amqps://")
+    current.close_all()
+    found = only(check(*BROKER), "broker.unreachable")
+    assert found["what"].startswith("that port speaks no TLS")
+    assert found["mend"].startswith("write amqp:// in QUEUE_URL, or the broker's port for TLS, 5671")
+
+    settings.QUEUE_URL = url
+    settings.QUEUE_PASSWORD_FILE = str(tmp_path / "nonesuch")
+    current.close_all()
+    found = only(check(*BROKER), "broker.login-refused")
+    assert found["what"].startswith("nobody can log in: the password file cannot be read")
+    assert found["mend"].startswith("let QUEUE_PASSWORD_FILE name a file that is there")
 
 
 # -- a server of the test's own

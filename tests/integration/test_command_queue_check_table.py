@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from django.db import connection
 from django.db.migrations.recorder import MigrationRecorder
 from pytest_django import DjangoDbBlocker, Settings
 
+from tests.full_disk import full_disk
 from tests.integration.checkup import at_work, check, codes, of, only, settle
 from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
@@ -150,6 +152,43 @@ def test_a_database_that_is_away_or_says_nothing_is_told_in_time(
 
 
 @on_sqlite
+def test_a_disk_that_is_full_is_told_instead_of_workers_that_cannot_say_that_they_are_there(
+    spine: Spine,
+) -> None:
+    spine.work(f"--queue={QUEUE}")
+    wait_for(lambda: not of(check("--only=workers"), "workers.none", QUEUE), 20, "it to be there")
+    assert of(check(*TABLE), "table.not-writable") == []
+    # As after a minute without a heartbeat.
+    WorkerProcess.objects.update(heartbeat_at_ms=0, host="elsewhere")
+    with full_disk():
+        ran = check("--only=table", "--only=workers")
+        story = run("queue_explain", "--json", QUEUE)
+    found = only(ran, "table.not-writable")
+    assert (ran.code, found["severity"]) == (2, "problem")
+    assert found["what"] == "it fails at its file: disk I/O error"
+    assert found["mend"] == "see what is wrong with the disk"
+    assert {each["code"] for each in ran.json["findings"]} == {"table.not-writable"}
+    [gap] = [gap["what"] for gap in ran.json["not_looked_at"] if gap["source"] == "workers"]
+    assert gap.startswith("they cannot say that they are there: database 'default' fails at its file")
+    codes = [reason["code"] for reason in story.json["queue"]["reasons"]]
+    assert codes == ["table.not-writable"]
+    assert of(check(*TABLE), "table.not-writable") == []
+
+
+@pytest.mark.parametrize("queue_database", ["sqlite"], indirect=True)
+def test_a_database_that_somebody_holds_locked_is_a_warning_and_its_workers_are_judged(
+    queue_database: TestDatabase,
+) -> None:
+    writer = sqlite3.connect(connection.settings_dict["NAME"], isolation_level=None)
+    writer.execute("BEGIN IMMEDIATE")
+    ran = check("--only=table", "--only=workers")
+    writer.close()
+    found = only(ran, "table.not-writable")
+    assert (found["severity"], found["what"]) == ("warning", "it is locked: database is locked")
+    assert of(ran, "workers.none", QUEUE)
+
+
+@on_sqlite
 def test_events_in_the_hand_of_a_worker_that_is_no_more_are_told(spine: Spine) -> None:
     worker = spine.work(f"--queue={QUEUE}")
     spine.publish(QUEUE, ["sleep", 60.0])
@@ -185,7 +224,9 @@ def test_what_waits_too_long_in_a_workers_hand_is_told(
     WorkerProcess.objects.update(oldest_unbegun_ms=waited_ms)
     found = only(check("--only=workers"), "workers.overdue", QUEUE)
     assert found["severity"] == severity
-    assert found["what"].startswith("20 events are with its worker processes and not begun; the oldest has been due")
+    assert found["what"].startswith(
+        "20 events are with its worker processes and not begun; the oldest has been due"
+    )
     status = run("queue_status", "--json", QUEUE).json["queues"][0]
     assert status["level"] == severity.replace("problem", "critical")
 

@@ -6,6 +6,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+import pika
 import pytest
 from django.db import transaction
 from pytest_django import Settings
@@ -13,6 +14,7 @@ from pytest_django import Settings
 from tests.integration.checkup import at_work, settle
 from tests.integration.commands import Ran, run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
+from tests.integration.rabbit import declaration
 from tests.servers.databases import TestDatabase
 from tests.servers.ports import HOST
 from tests.servers.rabbitmq import RabbitServer
@@ -350,6 +352,54 @@ def test_the_brokers_part_in_it_is_told(spine: Spine, settings: Settings) -> Non
     settings.QUEUE_URL = "amqp://guest:guest@127.0.0.1:1/"
     current.close_all()
     assert "broker.unreachable" in reasons(queue(QUEUE, "--look=0.5"))
+
+
+@on_rabbitmq
+def test_what_is_due_on_a_broker_that_was_not_asked_is_not_called_nothing(
+    spine: Spine, settings: Settings
+) -> None:
+    assert queue()["verdict"] == "nothing is due"
+    settings.QUEUE_URL = "amqp://guest:guest@127.0.0.1:1/"
+    current.close_all()
+    story = queue()
+    assert story["verdict"].startswith(
+        "nothing is due in the event table; what is due on the broker is not known: "
+    )
+    assert (story["ready"], story["moves"]) == (None, None)
+    assert "broker.unreachable" in reasons(story)
+
+
+@on_rabbitmq
+def test_an_undeclared_queue_is_counted_on_the_broker_too(spine: Spine) -> None:
+    fail()
+    FailedEvent.objects.update(queue="bygone")
+    with pika.BlockingConnection(pika.URLParameters(spine.env["QUEUE_URL"])) as connection:
+        channel = connection.channel()
+        channel.queue_declare("bygone", durable=True)
+        channel.basic_publish("", "bygone", b"{}")
+    story = wait_for(lambda: found if (found := queue("bygone"))["ready"] else None, 20)
+    assert (story["ready"], story["moves"]) == (1, False)
+    assert story["verdict"].startswith("it does not move, 1 are due: ")
+
+
+@on_rabbitmq
+def test_other_arguments_come_before_workers_that_would_not_start(spine: Spine) -> None:
+    spine.publish(QUEUE)
+    fast = current.fast_lane()
+    assert fast is not None
+    wait_for(lambda: fast.depth(queues.lookup(QUEUE)).ready == 1, 20, "the broker to count it")
+    queues.apply_overrides({QUEUE: {"queue_type": "classic"}})
+    try:
+        story = queue()
+    finally:
+        queues.apply_overrides({})
+    assert reasons(story)[:2] == ["broker.queue-arguments", "workers.none"]
+    assert story["verdict"].startswith(
+        "it does not move, 1 are due: it differs from its declaration: x-queue-type: broker has quorum, code declares "
+        "classic; x-dead-letter-strategy: broker has at-least-once"
+    )
+    [nobody] = [reason["what"] for reason in story["reasons"] if reason["code"] == "workers.none"]
+    assert nobody == "no worker process is there"
 
 
 @on_sqlite

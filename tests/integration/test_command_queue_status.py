@@ -11,6 +11,7 @@ import pytest
 from pytest_django import Settings
 
 from tests.integration.commands import run
+from tests.integration.conftest import Spine, on_rabbitmq
 from tests.servers.databases import TestDatabase
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
@@ -106,6 +107,16 @@ def test_with_the_broker_away_the_tables_figures_are_shown_as_a_lower_bound(away
     assert ran.row("noop")[:6] == ["noop", "≥3", "–", "0", "0", "–"]
     assert "127.0.0.1:1" in ran.err
     assert run("queue_status", "noop", "--json").json["queues"][0]["ready"] is None
+
+
+@on_rabbitmq
+def test_why_the_management_api_did_not_tell_is_told(spine: Spine, settings: Settings) -> None:
+    settings.QUEUE_MANAGEMENT_URL = "http://guest:s3cret-of-mine@127.0.0.1:1"
+    current.close_all()
+    ran = run("queue_status", "noop")
+    assert (ran.code, ran.row("noop")[2]) == (0, "–")
+    assert "see QUEUE_MANAGEMENT_URL; how many events are in workers' hands only it tells" in ran.err
+    assert "s3cret" not in ran.err
 
 
 def test_a_database_without_tables_is_a_failure_in_one_line_that_says_the_mend(

@@ -10,6 +10,7 @@ from django.db import InternalError, connection, connections, transaction
 from pytest_django import DjangoDbBlocker
 
 from tests.contract.harness import event
+from tests.integration.checkup import check, only
 from tests.integration.conftest import Spine
 from tests.servers.databases import use_database
 from tests.servers.postgres import PostgresServer
@@ -54,6 +55,11 @@ def test_writing_verbs_call_it_unavailable_and_find_the_new_primary(
             with pytest.raises(TransportUnavailable), transaction.atomic():
                 table.store([event(QUEUE)])
             assert table.depths() == {}
+            found = only(check("--only=table"), "table.not-writable")
+            assert found["what"].startswith(
+                "it takes no writes: cannot execute INSERT in a read-only transaction"
+            )
+            assert "name the primary" in found["mend"]
         assert connection.connection is not None, "still the old one, which takes no writes"
         table.store([event(QUEUE)])
         assert table.depth(QUEUE.name).ready == 1

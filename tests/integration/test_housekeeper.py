@@ -11,6 +11,7 @@ import pytest
 from django.db import connection, connections
 from pytest_django import Settings
 
+from tests.full_disk import full_disk
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib import clock, signals
@@ -97,7 +98,27 @@ def test_a_disk_that_takes_no_files_is_told_once_and_the_beats_go_on(
     make_housekeeper().start()
     beats = _beats()
     wait_for(lambda: _beats() > beats, 10, "a beat")
-    assert [state for state, _ in told] == ["fails at writing stats or health files"]
+    [(state, problem)] = told
+    assert state == "fails at writing its .stats file"
+    assert problem.startswith(f"QUEUE_STATE_DIR, {tmp_path / 'state'}, cannot be written: ")
+    assert "make it a directory that the user of the workers may write" in problem
+
+
+@pytest.mark.parametrize("queue_database", ["sqlite"], indirect=True)
+def test_a_database_that_takes_no_writes_is_told_once_by_a_worker_with_nothing_to_do(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]]
+) -> None:
+    make_housekeeper().start()
+
+    def heartbeats() -> list[str]:
+        return [problem for state, problem in told if state == "fails at the heartbeat"]
+
+    with full_disk():
+        wait_for(heartbeats, 10, "it to be told")
+    beats = _beats()
+    wait_for(lambda: _beats() > beats, 10, "a beat")
+    [problem] = heartbeats()
+    assert problem.startswith("database 'default' fails at its file: disk I/O error; see what is wrong")
 
 
 def test_files_that_cannot_be_removed_spoil_no_end(

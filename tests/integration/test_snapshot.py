@@ -303,5 +303,6 @@ def test_everything_in_it_is_plain_json() -> None:
         "later": 0,
         "consumers": None,
         "oldest_ms": queue["oldest_ms"],
+        "problem": "",
     }
     assert (queue["queue"], queue["declared"], queue["ready"], queue["p99_ms"]) == ("noop", True, 1, None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from django.apps import AppConfig, apps
-from django.core.checks import CheckMessage
+from django.core.checks import WARNING, CheckMessage
 from django.db import connections
 from pytest_django import Settings
 
@@ -48,6 +49,20 @@ def test_good_settings_and_declarations_give_no_findings() -> None:
         ("QUEUE_DATABASE", "nonesuch", "QUEUE_DATABASE: 'nonesuch' cannot be used"),
         ("QUEUE_RETENTION_DAYS", "soon", "QUEUE_RETENTION_DAYS: 'soon' cannot be used"),
         ("QUEUE_OVERRIDES", "{broken", "QUEUE_OVERRIDES: '{broken' cannot be used"),
+        *(
+            (
+                "QUEUE_MANAGEMENT_URL",
+                url,
+                "QUEUE_MANAGEMENT_URL: it is no address of RabbitMQ's management API",
+            )
+            for url in (
+                "foo",
+                "amqp://secret@here",
+                "http://",
+                "http://guest:secret@here:port",
+                "http://[secret",
+            )
+        ),
     ],
 )
 def test_a_setting_that_cannot_be_read_is_named_with_its_mend(
@@ -62,6 +77,29 @@ def test_a_setting_that_cannot_be_read_is_named_with_its_mend(
     assert checks.check_declarations() == []
     assert checks.check_database() == []
     assert checks.check_deployment() == []
+
+
+def test_a_password_file_that_cannot_be_read_is_refused_where_there_is_a_broker(
+    settings: Settings, tmp_path: Path
+) -> None:
+    settings.QUEUE_PASSWORD_FILE = str(tmp_path)
+    assert checks.check_settings() == []
+    settings.QUEUE_URL = "amqp://here"
+    for path, why in ((tmp_path, "Is a directory"), (tmp_path / "nope", "No such file or directory")):
+        settings.QUEUE_PASSWORD_FILE = str(path)
+        [found] = checks.check_settings()
+        assert (found.id, found.msg) == ("zerver.E001", f"QUEUE_PASSWORD_FILE: {path} cannot be read: {why}")
+
+
+def test_a_state_directory_that_cannot_be_one_is_a_warning(settings: Settings, tmp_path: Path) -> None:
+    settings.QUEUE_STATE_DIR = str(tmp_path / "new" / "one")
+    assert checks.check_settings() == []
+    (tmp_path / "new").write_text("")
+    [found] = checks.check_settings()
+    assert (found.id, found.level) == ("zerver.W004", WARNING)
+    assert f"{tmp_path / 'new'} is no directory" in found.msg
+    settings.QUEUE_URL = "immediate://"
+    assert checks.check_settings() == []
 
 
 def test_a_worker_module_that_failed_to_import_is_named_with_the_reason(registry: QueueRegistry) -> None:

@@ -27,6 +27,13 @@ def test_what_is_written_is_read_back_and_leaves_no_other_file(tmp_path: Path) -
     assert [found.name for found in path.parent.iterdir()] == ["mail.2.stats"]
 
 
+def test_what_cannot_be_written_leaves_no_file_behind(tmp_path: Path) -> None:
+    stats_path(tmp_path, "mail", 2).mkdir()
+    with pytest.raises(OSError, match="directory"):
+        write_stats(tmp_path, _stats())
+    assert [found.name for found in tmp_path.iterdir()] == ["mail.2.stats"]
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"queue": "mail"}', "null", "[" * 100_000, "\udcff"])
 def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> None:
     path = tmp_path / "mail.0.stats"

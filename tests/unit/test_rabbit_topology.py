@@ -50,7 +50,19 @@ def test_the_dead_queue_does_not_dead_letter_to_itself() -> None:
         (
             "PRECONDITION_FAILED - inequivalent arg 'x-overflow' for queue 'q' in vhost '/': "
             "received the value 'reject-publish' of type 'longstr' but current is none",
+            "x-queue-type: broker has classic, code declares quorum; "
             "x-overflow: broker has none, code declares reject-publish",
+        ),
+        (
+            "PRECONDITION_FAILED - inequivalent arg 'x-dead-letter-strategy' for queue 'q' in vhost '/': "
+            "received none but current is the value 'at-least-once' of type 'longstr'",
+            "x-queue-type: broker has quorum, code declares classic; "
+            "x-dead-letter-strategy: broker has at-least-once, code declares none",
+        ),
+        (
+            "PRECONDITION_FAILED - inequivalent arg 'x-delivery-limit' for queue 'q' in vhost '/': "
+            "received the value '1000000' of type 'signedint' but current is none",
+            "x-delivery-limit: broker has none, code declares 1000000",
         ),
         (
             "PRECONDITION_FAILED - inequivalent arg 'durable' for queue 'q' in vhost '/': "

@@ -67,6 +67,11 @@ def unavailable(alias: str, error: Error) -> TransportUnavailable:
     return TransportUnavailable(what, said) if is_away else DatabaseUnfit(what, said, "cannot be asked")
 
 
+def is_locked(problem: TransportUnavailable) -> bool:
+    """Somebody else has it just now."""
+    return isinstance(problem, DatabaseUnfit) and problem.state == _LOCKED.state
+
+
 def is_missing_table(error: Exception) -> bool:
     """SQLite calls it an operational error, PostgreSQL a programming error (42P01)."""
     return str(error).startswith("no such table") or _sqlstate(error) == _NO_TABLE

@@ -39,6 +39,20 @@ class InvalidDeclaration(ConfigurationError):
 
 
 @dataclass(eq=False)
+class StateDirUnfit(ZerverError):
+    """Worker processes cannot write their ``.stats`` files; they work on, and who reads those files sees old ones."""
+
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"QUEUE_STATE_DIR, {self.path}, cannot be written: {self.problem}; make it a directory that the user of "
+            "the workers may write, on a disk with room"
+        )
+
+
+@dataclass(eq=False)
 class UnknownQueue(ZerverError):
     """No worker declares this queue. ``broken_modules`` maps worker modules that failed to import to why."""
 
@@ -88,6 +102,8 @@ class NotJson(EventError):
 @dataclass(eq=False)
 class WrongEventType(EventError):
     """The event is JSON, but not of the type that the queue's worker declares."""
+
+
 @dataclass(eq=False)
 class WorkerFailed(ZerverError):
     """A queue's worker cannot be made or set up, or its worker process cannot go on after an error."""
@@ -100,8 +116,6 @@ class WorkerFailed(ZerverError):
 
     def __str__(self) -> str:
         return f"queue {self.queue!r} {self.what}: {self.problem}"
-
-
 
     queue: str
     type_name: str
@@ -177,11 +191,29 @@ class DatabaseUnfit(TransportUnavailable):
 
 
 @dataclass(eq=False)
+class BrokerMisnamed(TransportUnavailable):
+    """What ``QUEUE_URL`` names is no broker, or not in that way: no such host, or one that speaks no TLS there."""
+
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be reached: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
 class AuthenticationRefused(TransportUnavailable):
     """The broker knows us not; retried slowly, since a mended password needs no restart."""
 
     def __str__(self) -> str:
         return f"{self.what} refuses the login: {self.problem}; check QUEUE_URL and QUEUE_PASSWORD_FILE"
+
+
+@dataclass(eq=False)
+class PasswordUnreadable(AuthenticationRefused):
+    """The broker was not even asked, for the password is not to be had."""
+
+    def __str__(self) -> str:
+        return f"{self.what} cannot be asked for a login: {self.problem}; mend QUEUE_PASSWORD_FILE"
 
 
 @dataclass(eq=False)

@@ -95,5 +95,10 @@ def remove_stats(state_dir: Path, queue: str, worker_num: int, pid: int) -> None
 def write_whole(path: Path, text: str) -> None:
     """Write a file that is seen either as it was or as it will be."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fresh.write_text(text)
-    fresh.replace(path)
+    try:
+        fresh.write_text(text)
+        fresh.replace(path)
+    except BaseException:
+        # A full disk has room for an empty file, and would have one of every process.
+        fresh.unlink(missing_ok=True)
+        raise

@@ -326,6 +326,7 @@ def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: lis
         silent = [queue.name for queue in wanted if found[queue.name].ready is None]
         if silent:
             problems.append(f"{lane.name} did not tell of {', '.join(silent)}")
+        problems += sorted({depth.problem for depth in found.values() if depth.problem})
     depths = {queue.name: found.get(queue.name, Depth()) for queue in wanted}
     return {
         name: replace(depth, later=depth.later if lane.supports_delay else later)
@@ -366,11 +367,11 @@ def _queue_snapshot(
     )
 
 
-def _unbegun(worker: WorkerProcess) -> Unbegun:
 def _reasons(workers: Sequence[WorkerProcess]) -> str:
     return "; ".join(sorted({worker.breaker for worker in workers if worker.breaker}))
 
 
+def _unbegun(worker: WorkerProcess) -> Unbegun:
     return Unbegun(count=worker.unbegun or 0, oldest_ms=worker.oldest_unbegun_ms)
 
 

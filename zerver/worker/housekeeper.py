@@ -9,11 +9,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from django.db import DatabaseError, connections
+from django.db import DatabaseError, Error, connections
 
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.database import delete_by_chunks
+from zerver.lib.database_trouble import is_locked, unavailable
+from zerver.lib.errors import DatabaseUnfit, StateDirUnfit, ZerverError
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.queue_stats import remove_stats, write_stats, write_whole
@@ -82,7 +84,8 @@ class Housekeeper:
 
     def _round(self) -> None:
         self._quietly("measuring memory", self._recycle_if_large)
-        self._quietly("writing stats or health files", self._write_files)
+        self._quietly("writing its health file", self._write_health)
+        self._quietly("writing its .stats file", self._write_stats)
         self._quietly("the heartbeat", self._write)
         now = clock.monotonic()
         if now >= self._sweep_at:
@@ -118,22 +121,30 @@ class Housekeeper:
         """
         try:
             work()
-        except STORE_ERRORS:
+        except STORE_ERRORS as error:
             connections.close_all()
+            problem = unavailable(self._settings.database, error) if isinstance(error, Error) else error
+            # A runner with nothing to do only reads, and never finds out that nothing can be written.
+            if isinstance(problem, DatabaseUnfit) and not is_locked(problem):
+                self._tell_failing(chore, str(problem))
         except Exception as error:
             if isinstance(error, DatabaseError):
                 connections.close_all()
-            if chore in self._failing:
-                return
-            self._failing.add(chore)
-            signals.worker_changed.send_robust(
-                sender=None,
-                queue=self._rows[0].runner.queue.name,
-                state=f"fails at {chore}",
-                problem=f"{type(error).__name__}: {error}",
-            )
+            told = str(error) if isinstance(error, ZerverError) else f"{type(error).__name__}: {error}"
+            self._tell_failing(chore, told)
         else:
             self._failing.discard(chore)
+
+    def _tell_failing(self, chore: str, problem: str) -> None:
+        if chore in self._failing:
+            return
+        self._failing.add(chore)
+        signals.worker_changed.send_robust(
+            sender=None,
+            queue=self._rows[0].runner.queue.name,
+            state=f"fails at {chore}",
+            problem=problem,
+        )
 
     def _recycle_if_large(self) -> None:
         size_mb = rss_bytes() / (1 << 20)
@@ -173,11 +184,13 @@ class Housekeeper:
         health = {"at_ms": clock.now_ms(), "queues": queues}
         write_whole(self._health_file, json.dumps(health) + "\n")
 
-    def _write_files(self) -> None:
+    def _write_stats(self) -> None:
         """What a full disk prevents grows old, which is what its readers look at."""
-        self._write_health()
         for row in self._rows:
-            write_stats(self._settings.state_dir, row.stats())
+            try:
+                write_stats(self._settings.state_dir, row.stats())
+            except OSError as error:
+                raise StateDirUnfit(str(self._settings.state_dir), str(error)) from error
 
     def _remove_files(self) -> None:
         if self._health_file is not None:

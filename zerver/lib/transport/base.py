@@ -67,6 +67,8 @@ class Depth:
     consumers: int | None = None
     #: Milliseconds that the oldest due event has waited.
     oldest_ms: int | None = None
+    #: Why a figure is None that somebody was asked for; for people, and empty otherwise.
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

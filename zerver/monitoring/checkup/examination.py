@@ -9,7 +9,15 @@ from django.db import Error as DatabaseError
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings, get_settings
-from zerver.lib.errors import AuthenticationRefused, ConfigurationError, InvalidSetting, TransportUnavailable
+from zerver.lib.database_trouble import is_locked
+from zerver.lib.errors import (
+    AuthenticationRefused,
+    BrokerMisnamed,
+    ConfigurationError,
+    InvalidSetting,
+    PasswordUnreadable,
+    TransportUnavailable,
+)
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
@@ -145,7 +153,13 @@ class _Examination:
                 alias=self.settings.database,
                 has_broker=has_broker,
             )
-        if snapshot is not None and snapshot.processes is not None and self._wants("workers"):
+        if not self._wants("workers") or snapshot is None or snapshot.processes is None:
+            return
+        unwritable = None if facts is None else facts.unwritable
+        if unwritable is not None and not is_locked(unwritable):
+            what = f"they cannot say that they are there: {unwritable}"
+            self.gaps.append(Gap(source="workers", what=what))
+        else:
             self.findings += workers.judge(self.declared, snapshot, has_broker=has_broker)
 
     def _unreachable_database(self, problem: str) -> Finding:
@@ -169,6 +183,8 @@ class _Examination:
             self.findings.append(_unreachable_broker("RabbitMQ", self._too_late()))
         except AuthenticationRefused as error:
             self.findings.append(_login_refused(error))
+        except BrokerMisnamed as error:
+            self.findings.append(_unreachable_broker(error.what, error.problem, error.mend))
         except TransportUnavailable as error:
             self.findings.append(_unreachable_broker(error.what, error.problem))
         return None
@@ -214,25 +230,28 @@ class _Examination:
         return f"it has not answered within {self.timeout_seconds:g} s"
 
 
-def _unreachable_broker(where: str, problem: str) -> Finding:
+def _unreachable_broker(where: str, problem: str, mend: str = "on its host: rabbitmqctl status") -> Finding:
     return Finding(
         code="broker.unreachable",
         severity=Severity.PROBLEM,
         what=problem,
         where=where,
         why="events take the event table, and what is on the broker waits; nothing is lost",
-        mend="on its host: rabbitmqctl status; workers and publishers come back by themselves",
+        mend=f"{mend}; workers and publishers come back by themselves",
     )
 
 
 def _login_refused(error: AuthenticationRefused) -> Finding:
+    is_asked = not isinstance(error, PasswordUnreadable)
     return Finding(
         code="broker.login-refused",
         severity=Severity.PROBLEM,
-        what=f"it refuses the login: {error.problem}",
+        what=f"it refuses the login: {error.problem}" if is_asked else f"nobody can log in: {error.problem}",
         where=error.what,
         why="events take the event table, and what is on the broker waits",
-        mend="mend the user, password or vhost in QUEUE_URL or QUEUE_PASSWORD_FILE, or on the broker",
+        mend="mend the user, password or vhost in QUEUE_URL or QUEUE_PASSWORD_FILE, or on the broker"
+        if is_asked
+        else "let QUEUE_PASSWORD_FILE name a file that is there and that this user may read; no restart is needed",
     )
 
 

@@ -8,10 +8,13 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count, Max
 
+from zerver.lib.database_trouble import is_locked
+from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Sealed, unreadable_rows
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.checkup import writing
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
 from zerver.monitoring.words import duration, moment
@@ -53,6 +56,8 @@ class TableFacts:
     suspects: tuple[Suspicion, ...] = ()
     #: Sealed with keys that this process does not have.
     unreadable: tuple[Sealed, ...] = ()
+    #: Why it takes no writes; None when it does.
+    unwritable: TransportUnavailable | None = None
 
 
 def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
@@ -87,6 +92,7 @@ def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
             for queue, message_id, crashes in suspects
         ),
         unreadable=tuple(unreadable_rows(alias, names)),
+        unwritable=writing.trouble(alias),
     )
 
 
@@ -121,6 +127,8 @@ def judge(
     snapshot = facts.snapshot
     if snapshot is None or snapshot.processes is None:
         return
+    if facts.unwritable is not None:
+        yield _unwritable(facts.unwritable, alias)
     normal = {queue.name for queue in expected(declared, has_broker=has_broker)}
     for found in snapshot.queues:
         if found.declaration is None:
@@ -131,6 +139,21 @@ def judge(
     yield from _dead_leases(facts.leases, snapshot)
     yield from _near_their_limit(declared, facts.suspects)
     yield from map(_unreadable, facts.unreadable)
+
+
+def _unwritable(trouble: TransportUnavailable, alias: str) -> Finding:
+    what, mend = str(trouble), ""
+    if isinstance(trouble, DatabaseUnfit):
+        what, mend = f"it {trouble.state}: {trouble.problem}", trouble.mend
+    return Finding(
+        code="table.not-writable",
+        severity=Severity.WARNING if is_locked(trouble) else Severity.PROBLEM,
+        what=what,
+        where=f"database {alias}",
+        why="workers can neither take nor settle anything over it, nor say that they are there; delayed events, and "
+        "all without a broker, are refused",
+        mend=mend or f"./manage.py check --database {alias}",
+    )
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:

@@ -235,7 +235,8 @@ def _of_declaration(
             why="a fleet leaves it out",
             mend=f"enabled=True; or run it by name: ./manage.py process_queue --queue={found.name}",
         )
-    elif not any(reason.code == "workers.none" for reason in reasons):
+    # Of workers that cannot write their heartbeat nobody knows whether they are there.
+    elif not any(reason.code in ("workers.none", "table.not-writable") for reason in reasons):
         yield workers.nobody(queue, found.known("ready"))
 
 

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 import pika
 
 from zerver import __version__
-from zerver.lib.errors import AuthenticationRefused, InvalidSetting
+from zerver.lib.errors import InvalidSetting, PasswordUnreadable
 
 MEND = "write amqp://user:password@host:5672/vhost, hosts comma-separated, amqps:// for TLS"
 
@@ -57,7 +57,7 @@ class BrokerAddress:
     ) -> pika.ConnectionParameters:
         """For one attempt; attempts walk over the hosts in turn.
 
-        Raises: AuthenticationRefused when the password file cannot be read; OSError, ssl.SSLError when a certificate
+        Raises: PasswordUnreadable when the password file cannot be read; OSError, ssl.SSLError when a certificate
         cannot.
         """
         host, port = self.hosts[attempt % len(self.hosts)]
@@ -86,7 +86,7 @@ class BrokerAddress:
         try:
             return self.password_file.read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
-            raise AuthenticationRefused(
+            raise PasswordUnreadable(
                 f"RabbitMQ at {self}", f"the password file cannot be read ({error})"
             ) from error
 

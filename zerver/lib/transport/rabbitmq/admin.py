@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -64,7 +65,12 @@ class BrokerAdmin:
         A quorum queue whose leader does not answer looks as if it were empty; see ``is_empty``.
         """
         frame = self._ask(queue, passive(queue))
-        return _depth(frame, None if frame is None else self._unacked(queue))
+        if frame is None or self._management is None:
+            return _depth(frame, None)
+        try:
+            return _depth(frame, self._management.unacked_of(queue))
+        except TransportUnavailable as error:
+            return replace(_depth(frame, None), problem=_uncounted(error))
 
     def depths(self, queues: Sequence[str]) -> dict[str, Depth]:
         """``depth`` of each, over one connection and one call of the management API.
@@ -74,16 +80,20 @@ class BrokerAdmin:
         with open_session(self._address, ANSWER_SECONDS) as session:
             answers = ask_each(session, queues)
         unacked: Mapping[str, int] = {}
+        problem = ""
         if self._management is not None:
-            with suppress(TransportUnavailable):
+            try:
                 unacked = self._management.unacked()
+            except TransportUnavailable as error:
+                problem = _uncounted(error)
         found = {}
         for queue in queues:
             answer = answers.get(queue, _SILENCE)
             if is_not_found(answer):
                 answer = None
             is_told = not isinstance(answer, BaseException)
-            found[queue] = _depth(answer, unacked.get(queue)) if is_told else Depth()
+            depth = _depth(answer, unacked.get(queue)) if is_told else Depth()
+            found[queue] = replace(depth, problem=problem)
         return found
 
     def is_empty(self, queue: str) -> bool:
@@ -187,6 +197,10 @@ def _depth(frame: Any, unacked: int | None) -> Depth:
         return Depth(ready=0, consumers=0)
     method = frame.method
     return Depth(ready=method.message_count, consumers=method.consumer_count, unacked=unacked)
+
+
+def _uncounted(error: TransportUnavailable) -> str:
+    return f"{error}; see QUEUE_MANAGEMENT_URL; how many events are in workers' hands only it tells"
 
 
 def _count(frame: Any) -> int:

@@ -17,7 +17,7 @@ from zerver.lib import signals
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
-from zerver.lib.transport.rabbitmq.failures import describe, is_refusal
+from zerver.lib.transport.rabbitmq.failures import as_error, describe
 from zerver.lib.transport.rabbitmq.greeting import Greeting
 from zerver.lib.transport.rabbitmq.loop import Loop
 from zerver.lib.transport.rabbitmq.wire import WireConnection
@@ -224,10 +224,8 @@ class BrokerConnection(Loop):
         return connection is self._connection
 
     def _go_away(self, error: BaseException) -> None:
-        refused = is_refusal(error)
-        what = f"RabbitMQ at {self.address}"
-        kind = AuthenticationRefused if refused else TransportUnavailable
-        problem = self.problem = kind(what, describe(error))
+        problem = self.problem = as_error(f"RabbitMQ at {self.address}", error)
+        refused = isinstance(problem, AuthenticationRefused)
         self.state = State.AWAY
         pause_seconds = REFUSED_RETRY_SECONDS if refused else self._backoff_seconds()
         self._due_at = monotonic() + pause_seconds

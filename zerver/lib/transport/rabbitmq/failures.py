@@ -1,13 +1,20 @@
 """What pika raises, as sentences and kinds. Not all of it descends from ``AMQPError``, and much is nested."""
 
 import re
+import socket
+import ssl
 from collections.abc import Iterator
 
 import pika
 import pika.exceptions
 
+from zerver.lib.errors import AuthenticationRefused, BrokerMisnamed, PasswordUnreadable, TransportUnavailable
+
 #: ``repr`` of a close reason inside another exception's text.
 _CLOSE_REASON = re.compile(r"""ConnectionClosedByBroker: \((\d{3})\) (['"])(.*?)\2""")
+
+#: What OpenSSL makes of a peer that answers in another protocol.
+_NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 
 _REFUSALS = (
     pika.exceptions.ProbableAuthenticationError,
@@ -21,6 +28,23 @@ def describe(error: BaseException) -> str:
     return "; ".join(dict.fromkeys(_sentence(leaf) for leaf in _leaves(error)))
 
 
+def as_error(what: str, error: BaseException) -> TransportUnavailable:
+    """Why there is no connection, as our own error. ``what``: which broker, for people."""
+    leaves, problem = list(_leaves(error)), describe(error)
+    if any(isinstance(leaf, PasswordUnreadable) for leaf in leaves):
+        return PasswordUnreadable(what, problem)
+    if is_refusal(error):
+        return AuthenticationRefused(what, problem)
+    if all(isinstance(leaf, socket.gaierror) for leaf in leaves):
+        return BrokerMisnamed(
+            what, problem, "see that QUEUE_URL names the right host, and that names can be looked up"
+        )
+    if any(isinstance(leaf, ssl.SSLError) and leaf.reason in _NO_TLS for leaf in leaves):
+        mend = "write amqp:// in QUEUE_URL, or the broker's port for TLS, 5671 as a rule"
+        return BrokerMisnamed(what, f"that port speaks no TLS ({problem})", mend)
+    return TransportUnavailable(what, problem)
+
+
 def is_refusal(error: BaseException) -> bool:
     """Whether the broker was there and did not let us in: a wrong password, user or vhost."""
     from_broker = pika.exceptions.ConnectionClosedByBroker
@@ -28,7 +52,7 @@ def is_refusal(error: BaseException) -> bool:
         isinstance(leaf, _REFUSALS)
         # 403: access refused; 530: this vhost does not exist or is not for this user.
         or (isinstance(leaf, from_broker) and leaf.reply_code in (403, 530))
-        or type(leaf).__name__ == "AuthenticationRefused"
+        or isinstance(leaf, AuthenticationRefused)
         for leaf in _leaves(error)
     )
 

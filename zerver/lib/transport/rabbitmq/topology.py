@@ -24,6 +24,12 @@ MEMORY_SECONDS = 30.0
 _INEQUIVALENT = re.compile(
     r"inequivalent arg '(?P<argument>[^']+)' for queue .*: received (?P<ours>.+?) but current is (?P<theirs>.+)"
 )
+#: The broker tells one difference at a time, by its own order of arguments, in which the type comes late; these follow
+#: from it alone. A quorum queue would be asked for its x-dead-letter-strategy before its x-overflow (3.10 to 4.x).
+_OF_ANOTHER_TYPE = {
+    ("x-dead-letter-strategy", "at-least-once", "none"): ("quorum", "classic"),
+    ("x-overflow", "none", "reject-publish"): ("classic", "quorum"),
+}
 _VALUE = re.compile(r"(?:the value )?'(?P<value>.*?)'(?: of type .*)?|(?P<none>none)")
 
 
@@ -46,8 +52,10 @@ def difference(reply_text: str) -> str:
     matched = _INEQUIVALENT.search(reply_text)
     if matched is None:
         return reply_text.removeprefix("PRECONDITION_FAILED - ")
-    ours, theirs = _bare(matched["ours"]), _bare(matched["theirs"])
-    return f"{matched['argument']}: broker has {theirs}, code declares {ours}"
+    argument, ours, theirs = matched["argument"], _bare(matched["ours"]), _bare(matched["theirs"])
+    told = f"{argument}: broker has {theirs}, code declares {ours}"
+    types = _OF_ANOTHER_TYPE.get((argument, theirs, ours))
+    return told if types is None else f"x-queue-type: broker has {types[0]}, code declares {types[1]}; {told}"
 
 
 def _bare(words: str) -> str:
