@@ -138,7 +138,7 @@ def test_the_timeout_of_the_whole_broker_is_found_out_though_nobody_consumes(
         fits = declaration("letters", timeout_seconds=4.0)
         transport.check_queue(fits)
         lane = transport.open_lane(fits, "test")
-        assert lane._consumer_timeout_seconds == TIMEOUT
+        assert lane._subscription.consumer_timeout_seconds == TIMEOUT
 
 
 def test_where_the_broker_does_not_tell_workers_start(impatient: str) -> None:

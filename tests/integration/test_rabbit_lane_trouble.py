@@ -24,7 +24,7 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport, lane
+from zerver.lib.transport.rabbitmq import RabbitTransport, subscription
 from zerver.lib.transport.rabbitmq.topology import arguments
 
 
@@ -105,7 +105,7 @@ def test_a_consumer_that_the_broker_has_forgotten_begins_anew(
     transport: RabbitTransport, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A quorum queue that is deleted and declared again at once (3.10) takes it up, and sends it nothing."""
-    monkeypatch.setattr(lane, "SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr(subscription, "SILENCE_SECONDS", 2.0)
     publish(transport, 20)
     consumer = Consumer(transport)
     assert len(consumer.bodies(20)) == 20
@@ -124,7 +124,7 @@ def test_a_lane_with_nothing_to_do_begins_anew_and_misses_nothing(
     rabbit_vhost: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lane, "SILENCE_SECONDS", 0.002)
+    monkeypatch.setattr(subscription, "SILENCE_SECONDS", 0.002)
     transport.check_queue(declaration())
     consumer = Consumer(transport)
     with told_changes() as told:
@@ -204,7 +204,7 @@ def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transp
 def test_a_queue_of_other_arguments_is_told_and_leaves_the_other_lanes_alone(
     rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("zerver.lib.transport.rabbitmq.lane.MEMORY_SECONDS", 0.3)
+    monkeypatch.setattr("zerver.lib.transport.rabbitmq.subscription.MEMORY_SECONDS", 0.3)
     monkeypatch.setattr("zerver.lib.transport.rabbitmq.topology.MEMORY_SECONDS", 0.1)
     with open_transport(rabbit_vhost) as transport:
         transport.check_queue(declaration(queue_type="classic"))

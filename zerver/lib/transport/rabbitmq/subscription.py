@@ -1,0 +1,280 @@
+"""How a worker is subscribed to its queue: the queue declared, a channel opened, a consumer on it; lost, begun anew."""
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import pika
+
+from zerver.lib import signals
+from zerver.lib.clock import monotonic
+from zerver.lib.errors import TransportError, TransportUnavailable
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.rabbitmq.connection import ConnectionListener
+from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.patience import advice, consumer_arguments, ran_out
+from zerver.lib.transport.rabbitmq.shared import WorkerConnection
+from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
+
+#: After the broker closed the channel or cancelled the consumer.
+RESUBSCRIBE_SECONDS = 0.5
+#: A consumer that has heard nothing for so long, with nothing in hand, begins anew. RabbitMQ (3.10.8) may forget one
+#: whose quorum queue is deleted and declared again at once: it still lists it, hands out events to it, and sends none.
+SILENCE_SECONDS = 60.0
+
+
+class Subscriber(ABC):
+    """Whoever takes what comes. All of it is called on the I/O thread."""
+
+    @abstractmethod
+    def on_channel(self) -> None:
+        """A fresh channel is open; nothing has come on it yet."""
+
+    @abstractmethod
+    def on_message(self, method: Any, properties: Any, body: bytes) -> None: ...
+
+    @abstractmethod
+    def on_leaving(self) -> None:
+        """The channel is about to be left by us: what is settled can be said on it for the last time."""
+
+    @abstractmethod
+    def on_void(self) -> None:
+        """All that came on the present channel is no longer ours; it comes again."""
+
+    @abstractmethod
+    def on_shorter_timeout(self) -> None:
+        """``consumer_timeout_seconds`` is less than was thought."""
+
+    @abstractmethod
+    def wanted_prefetch(self) -> int:
+        """For a consumer that begins now; 0: not yet."""
+
+    @abstractmethod
+    def holds_nothing(self) -> bool:
+        """All that came on this channel is settled."""
+
+
+class Subscription(ConnectionListener):
+    """Runs on the I/O thread; only ``problem`` and ``closed`` may be looked at from any."""
+
+    def __init__(
+        self, queue: QueueDeclaration, subscriber: Subscriber, consumer_timeout_seconds: float
+    ) -> None:
+        self._queue = queue
+        self._subscriber = subscriber
+        #: As far as it is known; a broker of a shorter one tells it when it has run out.
+        self.consumer_timeout_seconds = consumer_timeout_seconds
+        #: Why nothing comes just now, for people; "" when it should.
+        self.problem = ""
+        self._told = ""
+        self.closed = threading.Event()
+        self._worker: WorkerConnection | None = None
+        self._connection: pika.SelectConnection | None = None
+        self._channel: Any = None
+        self._consumer_tag: str | None = None
+        self._resubscribe_seconds = RESUBSCRIBE_SECONDS
+        #: When the present consumer began, or last got an event. Units: monotonic seconds.
+        self._heard_at = 0.0
+        self._is_paused = False
+        self._is_closing = False
+
+    def begin(self, worker: WorkerConnection) -> None:
+        self._worker = worker
+        worker.connection.add_listener(self)
+        self._watch_silence()
+
+    @property
+    def channel(self) -> Any:
+        """The one that everything comes on and is settled on; None while there is none."""
+        return self._channel if self._channel is not None and self._channel.is_open else None
+
+    # -- subscribing
+
+    def on_open(self, connection: pika.SelectConnection) -> None:
+        self._connection = connection
+        self._subscribe(connection)
+
+    def on_away(self, problem: TransportUnavailable) -> None:
+        self.problem = str(problem)
+        self._connection = None
+        self._void()
+        if self._is_closing:
+            self.closed.set()
+
+    def _subscribe(self, connection: pika.SelectConnection) -> None:
+        """Declare, open a channel, consume. Does nothing for a connection that is no longer ours."""
+        if connection is not self._connection or self._channel is not None or self._is_closing:
+            return
+        declarer = self._worker.declarer if self._worker is not None else None
+        if declarer is not None:
+            declarer.declare(self._queue, lambda error: self._declared(connection, error))
+
+    def _declared(self, connection: pika.SelectConnection, error: TransportError | None) -> None:
+        if connection is not self._connection or self._channel is not None or self._is_closing:
+            return
+        if error is not None:
+            self._tell(str(error))
+            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            return
+        try:
+            self._channel = connection.channel(on_open_callback=self._on_channel_open)
+        except pika.exceptions.AMQPError as failure:
+            self._tell(describe(failure))
+            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            return
+        self._channel.add_on_close_callback(self._on_channel_closed)
+
+    def _on_channel_open(self, channel: Any) -> None:
+        if channel is not self._channel:
+            return
+        self._subscriber.on_channel()
+        channel.add_on_cancel_callback(self._on_cancelled)
+        self.consume()
+
+    def consume(self) -> None:
+        """Fetch, unless it does already or should not now."""
+        channel, worker = self.channel, self._worker
+        if channel is None or worker is None or self._is_paused or self._is_closing:
+            return
+        prefetch = self._subscriber.wanted_prefetch()
+        if self._consumer_tag is not None or not prefetch:
+            return
+        self._heard_at = monotonic()
+        # Holds for consumers that begin after it.
+        channel.basic_qos(prefetch_count=prefetch)
+        # A tag of its own each time: pika refuses one that is still being cancelled.
+        self._consumer_tag = channel.basic_consume(
+            self._queue.name,
+            self._on_message,
+            arguments=consumer_arguments(
+                worker.connection.greeting, self._queue, self.consumer_timeout_seconds
+            ),
+            callback=self._on_consuming,
+        )
+
+    def _on_consuming(self, _: Any) -> None:
+        self._resubscribe_seconds = RESUBSCRIBE_SECONDS
+        self._tell("")
+
+    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        if channel is self._channel and not self._is_closing:
+            self._heard_at = monotonic()
+            self._subscriber.on_message(method, properties, body)
+
+    # -- losing it
+
+    def _on_channel_closed(self, channel: Any, reason: BaseException) -> None:
+        if channel is not self._channel:
+            return
+        self._void()
+        if self._is_closing:
+            self.closed.set()
+        elif isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            seconds = ran_out(reason)
+            if seconds is None:
+                self._tell(f"the broker closed the channel: {describe(reason)}")
+            else:
+                self._tell(advice(self._queue, seconds))
+                self.consumer_timeout_seconds = min(self.consumer_timeout_seconds, seconds)
+                self._subscriber.on_shorter_timeout()
+            self._subscribe_again()
+
+    def _on_cancelled(self, frame: Any) -> None:
+        """The queue was deleted, its leader is lost, or (4.3) an event was held over the consumer timeout.
+
+        What is in hand may have gone back to the queue, which cannot be told from here: a fresh channel settles it.
+        """
+        if frame.method.consumer_tag != self._consumer_tag or self._is_closing:
+            return
+        self._leave_channel()
+        self._tell(
+            "the broker cancelled the consumer: its queue is gone, or (4.3) an event was held for too long"
+        )
+        self._subscribe_again()
+
+    def _watch_silence(self) -> None:
+        """Whether there was nothing to do, or the broker has forgotten us, it cannot tell itself: so we ask anew.
+
+        On a fresh channel, in a few milliseconds: what the broker believes to have handed out on the old one comes
+        again, and counts as redelivered. So does, seldom, what was on its way in that moment.
+        """
+        connection = self._connection
+        is_silent = self._consumer_tag is not None and monotonic() - self._heard_at > SILENCE_SECONDS
+        if is_silent and connection is not None and connection.is_open and self._subscriber.holds_nothing():
+            self._leave_channel()
+            self._subscribe(connection)
+        self._later(SILENCE_SECONDS / 4, self._watch_silence)
+
+    def _leave_channel(self) -> None:
+        self._subscriber.on_leaving()
+        channel = self.channel
+        self._void()
+        if channel is not None:
+            channel.close()
+
+    def _subscribe_again(self) -> None:
+        """The queue is declared anew: it may be gone, which a lane that is paused is not told by a cancel."""
+        if self._worker is not None and self._worker.declarer is not None:
+            self._worker.declarer.forget(self._queue.name)
+        connection = self._connection
+        if connection is not None:
+            self._later(self._resubscribe_seconds, lambda: self._subscribe(connection))
+            # What goes wrong again and again is not asked for twice a second.
+            self._resubscribe_seconds = min(self._resubscribe_seconds * 2, MEMORY_SECONDS)
+
+    def _void(self) -> None:
+        self._channel = self._consumer_tag = None
+        self._subscriber.on_void()
+
+    # -- pausing and closing
+
+    def pause(self) -> None:
+        self._is_paused = True
+        self.cancel()
+
+    def resume(self) -> None:
+        self._is_paused = False
+        self.consume()
+
+    @property
+    def is_paused(self) -> bool:
+        return self._is_paused
+
+    def cancel(self) -> None:
+        """What is on its way arrives still (see ``WireChannel``).
+
+        But what is between a quorum queue and the broker's own channel goes back, as redelivered (3.10.8).
+        """
+        tag, self._consumer_tag = self._consumer_tag, None
+        if tag is not None and self.channel is not None:
+            self._channel.basic_cancel(tag, callback=lambda _: None)
+
+    def close(self) -> None:
+        """Acknowledgements first: once the broker has confirmed the closing (``closed`` is set), it has them all."""
+        self._is_closing = True
+        self._subscriber.on_leaving()
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.connection.remove_listener(self)
+        channel = self._channel
+        if channel is None or channel.is_closing or channel.is_closed:
+            self.closed.set()
+        else:
+            channel.close()
+
+    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
+        if self._worker is not None:
+            self._worker.connection.call_later(seconds, callback)
+
+    def _tell(self, problem: str) -> None:
+        self.problem = problem
+        if problem == self._told:
+            return
+        self._told = problem
+        signals.connection_changed.send_robust(
+            sender=Subscription,
+            role=f"worker for queue {self._queue.name!r}",
+            state="away" if problem else "open",
+            problem=problem,
+        )
