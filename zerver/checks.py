@@ -184,7 +184,7 @@ def _overrides() -> Iterator[CheckMessage]:
                 id="zerver.W002",
             )
         except ConfigurationError as error:
-            yield Error(f"QUEUE_OVERRIDES: {error}", hint=f"mend QUEUE_OVERRIDES[{name!r}]", id="zerver.E007")
+            yield Error(str(error), hint=f"mend QUEUE_OVERRIDES[{name!r}]", id="zerver.E007")
 
 
 def _timeouts() -> Iterator[CheckMessage]:

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pty
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +29,20 @@ class Ran:
         """The cells of the table's row that begins with ``first``; single spaces do not part cells."""
         [line] = [line for line in self.out.splitlines() if line.split(maxsplit=1)[:1] == [first]]
         return [cell for cell in (part.strip() for part in line.split("  ")) if cell]
+
+
+@contextmanager
+def at_terminal(typed: str = "") -> Iterator[None]:
+    """Standard input is a terminal, where somebody has typed this."""
+    master, slave = pty.openpty()
+    before = sys.stdin
+    try:
+        os.write(master, typed.encode())
+        with open(slave, encoding="utf-8") as sys.stdin:
+            yield
+    finally:
+        sys.stdin = before
+        os.close(master)
 
 
 def run(*arguments: str) -> Ran:

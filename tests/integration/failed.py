@@ -19,12 +19,17 @@ DAY_MS = 86_400_000
 
 
 def fail(
-    queue: str = "noop", body: bytes = b'{"n":1}', *, error: str = "ValueError: no", days_ago: float = 0
+    queue: str = "noop",
+    body: bytes = b'{"n":1}',
+    *,
+    error: str = "ValueError: no",
+    days_ago: float = 0,
+    message_id: str = "",
 ) -> str:
     """File a failed event; its message id."""
     event = Event(
         queue=queue,
-        message_id=clock.new_message_id(),
+        message_id=message_id or clock.new_message_id(),
         body=body,
         published_at_ms=clock.now_ms(),
         attempt=5,

@@ -204,6 +204,26 @@ def refused(*arguments: str) -> Ran:
     return run("queue_failed", *arguments)
 
 
+def test_the_beginning_of_one_message_id_is_enough(queue_database: TestDatabase) -> None:
+    one, other = (
+        fail(message_id=f"0190c1de-8f2b-7{'c' * 22}1"),
+        fail(message_id=f"0190c1de-8f2b-7{'c' * 22}2"),
+    )
+    third = fail(message_id="0190c1df-0000-7ccc-98c4-dc0c0c07398f")
+    assert third in run("queue_failed", "show", "0190C1DF").out
+    assert refused("show", "0190c1de").err == f"several message ids begin with 0190c1de: {one}, {other}\n"
+    assert refused("show", "0190c1d").err == "there is no failed event 0190c1d\n"
+    assert run("queue_failed", "discard", "0190c1df-00", one, "--yes").code == 0
+    assert states() == {one: "discarded", other: "failed", third: "discarded"}
+
+
+def test_the_record_never_names_nobody(queue_database: TestDatabase) -> None:
+    message_id = fail()
+    ran = run("queue_failed", "replay", message_id, "--by", " ")
+    assert "argument --by: the record would name nobody" in ran.err
+    assert states() == {message_id: "failed"}
+
+
 def test_what_is_meant_must_be_said(queue_database: TestDatabase) -> None:
     message_id = fail()
     assert refused("replay").code == 2
@@ -218,16 +238,16 @@ def test_what_is_meant_must_be_said(queue_database: TestDatabase) -> None:
 
 
 @pytest.mark.parametrize("verb", [("list",), ("replay",), ("discard", "--yes"), ("prune", "--yes")])
-def test_a_queue_of_which_there_is_nothing_is_a_typing_error(
+def test_a_queue_of_which_there_is_nothing_is_refused(
     queue_database: TestDatabase, verb: tuple[str, ...]
 ) -> None:
     fail("bygone")
     ran = run("queue_failed", *verb, "--queue", "nop")
-    assert (ran.code, ran.out) == (2, "")
+    assert (ran.code, ran.out) == (1, "")
     assert ran.err == (
         "--queue: no worker declares 'nop', and there are no failed events of it; did you mean 'noop'?\n"
     )
-    assert "choose from bygone, " in run("queue_failed", *verb, "--queue", "zzz").err
+    assert "declared: bygone, " in run("queue_failed", *verb, "--queue", "zzz").err
 
 
 def test_a_queue_that_was_removed_since_is_known_by_its_rows(queue_database: TestDatabase) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import Ran, run
+from tests.integration.commands import Ran, at_terminal, run
 from tests.integration.failed import database_that_fails_at_row, fail, states
 from tests.servers.databases import TestDatabase
 from zerver.models import FailedEvent, WaitingEvent
@@ -30,6 +33,13 @@ def editor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], P
         return seen
 
     return make
+
+
+@pytest.fixture(autouse=True)
+def operator() -> Iterator[None]:
+    """Sits at a terminal, and wants no second try."""
+    with at_terminal("n\n"):
+        yield
 
 
 def test_edit_changes_the_body_before_it_is_replayed(
@@ -102,8 +112,8 @@ def test_a_body_that_was_no_json_can_be_made_an_event(
 
 def kept_draft(ran: Ran) -> Path:
     """The file that the command says it has kept."""
-    [line] = [line for line in ran.err.splitlines() if line.startswith("what you wrote is kept in ")]
-    return Path(line.removeprefix("what you wrote is kept in "))
+    [path] = re.findall("what you wrote is kept in (.+)", ran.err)
+    return Path(path)
 
 
 @pytest.mark.parametrize(
@@ -160,3 +170,28 @@ def test_an_edit_is_checked_against_the_queues_type(
     assert ran.code == 1
     assert "is not a UserActivityEvent" in ran.err
     assert states() == {message_id: "failed"}
+
+
+def test_nobody_can_edit_without_a_terminal(
+    queue_database: TestDatabase, editor: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message_id = fail(body=b'{"n":1}')
+    seen = editor("sed -i s/1/22/")
+    with open(os.devnull) as not_a_terminal:
+        for stdin in (not_a_terminal, None):
+            monkeypatch.setattr(sys, "stdin", stdin)
+            ran = run("queue_failed", "replay", message_id, "--edit")
+            assert (ran.code, ran.err) == (2, "--edit: this is no terminal to edit at\n")
+    assert not seen.exists()
+    assert states() == {message_id: "failed"}
+
+
+def test_what_was_wrong_may_be_edited_again(
+    queue_database: TestDatabase, editor: Callable[[str], Path]
+) -> None:
+    message_id = fail(body=b'{"n":1}')
+    editor("sed -i 's/x1/22/; s/: 1$/: x1/'")
+    with at_terminal("y\n"):
+        ran = run("queue_failed", "replay", message_id, "--edit")
+    assert ran.code == 0, ran.err
+    assert "Edit again? [y/N]" in ran.err

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import run
+from tests.integration.commands import at_terminal, run
 from tests.integration.failed import fail
 from zerver.lib.redaction import MARK
 from zerver.lib.registry import queues
@@ -91,7 +91,8 @@ def test_an_editor_shows_everything_so_it_is_asked_for(
     assert refused.code == 2
     assert "queue 'noop' redacts card, user.email, and an editor shows all of it: add --reveal" in refused.err
     assert not seen.exists()
-    assert run("queue_failed", "replay", message_id, "--edit", "--reveal").code == 0
+    with at_terminal():
+        assert run("queue_failed", "replay", message_id, "--edit", "--reveal").code == 0
     assert SECRET in seen.read_text()
     assert bytes(WaitingEvent.objects.get().body) == BODY.replace(b"1.10", b"2.20")
 

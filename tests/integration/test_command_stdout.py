@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,7 +84,66 @@ def test_a_table_that_cannot_be_written_is_a_failure_in_one_line(run_into: Run) 
 
 @pytest.mark.parametrize("arguments", [("queue_list", "--json"), ("queue_failed", "list")])
 def test_a_reader_that_has_had_enough_is_left_in_silence(run_into: Run, arguments: tuple[str, ...]) -> None:
-    assert run_into("unread", *arguments) == (1, "")
+    assert run_into("unread", *arguments) == (0, "")
+
+
+def test_a_doctor_whom_nobody_hears_out_has_his_exit_code_all_the_same(run_into: Run) -> None:
+    assert run_into("unread", "queue_check", "--only", "workers") == (1, "")
+
+
+@pytest.fixture
+def said_in(sqlite_database: str) -> Callable[..., bytes]:
+    """``said_in(encoding, command…)``: what a command that ends well says where standard output has this encoding."""
+
+    def run(encoding: str, *arguments: str) -> bytes:
+        return subprocess.run(
+            [sys.executable, "manage.py", *arguments],
+            stdout=subprocess.PIPE,
+            env={"PATH": "/usr/bin:/bin", "DATABASE_URL": sqlite_database, "PYTHONIOENCODING": encoding},
+            cwd=REPOSITORY,
+            timeout=60,
+            check=True,
+        ).stdout
+
+    return run
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "iso8859-1"])
+def test_what_an_encoding_does_not_have_is_written_with_what_it_has(
+    said_in: Callable[..., bytes], encoding: str
+) -> None:
+    assert "      -  " in said_in(encoding, "queue_status", "noop").decode(encoding)
+    assert "- stands where nothing can know" in " ".join(
+        said_in(encoding, "queue_status", "--help").decode(encoding).split()
+    )
+
+
+def test_a_program_gets_the_same_document_in_any_encoding(
+    said_in: Callable[..., bytes], sqlite_database: str, django_db_blocker: DjangoDbBlocker
+) -> None:
+    error = "Zoë – 😀"
+    with django_db_blocker.unblock(), use_database(sqlite_database):
+        message_id = fail(error=error)
+    for command in (("list",), ("show", message_id)):
+        said = said_in("ascii", "queue_failed", *command, "--json").decode("ascii")
+        assert json.loads(said)["failed"][0]["error"] == error
+
+
+def test_standard_input_that_is_closed_is_told(sqlite_database: str) -> None:
+    for command, code, problem in (
+        ("queue_publish noop -", 1, "standard input is closed: give lines to it, or --file F"),
+        ("purge_queue --all", 2, "this is no terminal to ask at: give --noinput to go ahead"),
+    ):
+        done = subprocess.run(
+            ["sh", "-c", f"exec {sys.executable} manage.py {command} <&-"],
+            capture_output=True,
+            env={"PATH": "/usr/bin:/bin", "DATABASE_URL": sqlite_database},
+            cwd=REPOSITORY,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (code, "", f"CommandError: {problem}\n")
 
 
 def test_help_that_nobody_reads_is_no_trouble(run_into: Run) -> None:

@@ -135,22 +135,42 @@ def test_a_module_that_is_read_again_declares_anew() -> None:
     assert registry.lookup("letters").workers == 3
 
 
-def test_an_unknown_queue_is_named_with_what_is_declared() -> None:
+def test_an_unknown_queue_is_named_with_the_closest_one_or_with_what_is_declared() -> None:
     registry = registry_of(QueueDeclaration(name="parcels"), QueueDeclaration(name="letters"))
-    with pytest.raises(
-        UnknownQueue, match="'leters'; declared: letters, parcels; declare it with @assign_queue"
-    ):
+    with pytest.raises(UnknownQueue, match=r"^no worker declares queue 'leters'; did you mean 'letters'\?$"):
         registry.lookup("leters")
+    with pytest.raises(UnknownQueue, match="; declared: letters, parcels; declare it with @assign_queue"):
+        registry.lookup("cards")
     for ask in (registry.declared, registry.worker_class):
         with pytest.raises(UnknownQueue):
             ask("leters")
+
+
+def test_of_many_declared_queues_a_few_are_named() -> None:
+    registry = registry_of(*(QueueDeclaration(name=f"queue{number:03}") for number in range(200)))
+    with pytest.raises(
+        UnknownQueue, match="queue003, queue004 and 195 more, which queue_list --all tells; "
+    ) as told:
+        registry.lookup("cards")
+    assert "queue005" not in str(told.value)
+
+
+def test_an_override_that_is_nonsense_is_told_as_one_whoever_meets_it() -> None:
+    registry = registry_of(QueueDeclaration(name="letters"))
+    with pytest.raises(InvalidDeclaration):
+        registry.apply_overrides({"letters": {"workers": "2"}})
+    with pytest.raises(
+        InvalidDeclaration, match="'letters': QUEUE_OVERRIDES makes it nonsense: workers='2'; give a "
+    ):
+        registry.lookup("letters")
 
 
 def test_an_unknown_queue_is_told_with_the_modules_that_failed_to_import() -> None:
     registry = QueueRegistry()
     registry.module_failed("shop.queue_processors", "SyntaxError: line 3")
     with pytest.raises(
-        UnknownQueue, match=r"declared: none; shop\.queue_processors failed to import \(SyntaxError"
+        UnknownQueue,
+        match=r"shop\.queue_processors failed to import \(SyntaxError: line 3\).*; declared: none",
     ):
         registry.lookup("letters")
     assert registry.broken_modules == {"shop.queue_processors": "SyntaxError: line 3"}

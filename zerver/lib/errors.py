@@ -3,7 +3,14 @@
 Fields carry the facts and ``__str__`` makes the sentence: which thing, what is wrong with it, and the mend.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from difflib import get_close_matches
+
+from zerver.lib.counted import counted
+
+#: Names told to somebody who has mistyped one; of more, only how many they are.
+_NAMES_TOLD = 5
 
 
 class ZerverError(Exception):
@@ -61,16 +68,38 @@ class UnknownQueue(ZerverError):
     broken_modules: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        text = f"no worker declares queue {self.queue!r}; declared: {', '.join(self.known) or 'none'}"
+        text = f"no worker declares queue {self.queue!r}"
         for module, why in self.broken_modules:
             text += f"; {module} failed to import ({why}), so its queues are not known"
-        if not self.broken_modules:
-            text += "; declare it with @assign_queue in an installed app's queue_processors.py"
-        return text
+        return f"{text}; {meant(self.queue, self.known)}"
+
+
+def meant(name: str, known: Collection[str]) -> str:
+    """What somebody who has mistyped a queue's name may have meant: the closest one, or else what there is."""
+    if close := get_close_matches(name, known, n=1):
+        return f"did you mean {close[0]!r}?"
+    told = ", ".join(sorted(known)[:_NAMES_TOLD]) or "none"
+    more = len(known) - _NAMES_TOLD
+    rest = f" and {more} more, which queue_list --all tells" if more > 0 else ""
+    return f"declared: {told}{rest}; declare it with @assign_queue in an installed app's queue_processors.py"
 
 
 class HandlerError(ZerverError):
     """A handler did what undoes its own work, without an error of its own."""
+
+
+@dataclass(eq=False)
+class WorkerFailed(ZerverError):
+    """A queue's worker cannot be made or set up, or its worker process cannot go on after an error."""
+
+    queue: str
+    #: As a sentence goes on: ``cannot start``.
+    what: str
+    #: The exception, in a line, and where it was raised.
+    problem: str
+
+    def __str__(self) -> str:
+        return f"queue {self.queue!r} {self.what}: {self.problem}"
 
 
 @dataclass(eq=False)
@@ -102,20 +131,6 @@ class NotJson(EventError):
 @dataclass(eq=False)
 class WrongEventType(EventError):
     """The event is JSON, but not of the type that the queue's worker declares."""
-
-
-@dataclass(eq=False)
-class WorkerFailed(ZerverError):
-    """A queue's worker cannot be made or set up, or its worker process cannot go on after an error."""
-
-    queue: str
-    #: As a sentence goes on: ``cannot start``.
-    what: str
-    #: The exception, in a line, and where it was raised.
-    problem: str
-
-    def __str__(self) -> str:
-        return f"queue {self.queue!r} {self.what}: {self.problem}"
 
     queue: str
     type_name: str
@@ -255,7 +270,8 @@ class QueueNotEmpty(TransportError):
 
     def __str__(self) -> str:
         return (
-            f"queue {self.queue!r} holds {self.count} events; purge it, move them, or wait until it is empty"
+            f"queue {self.queue!r} holds {counted(self.count, 'event')}; "
+            "purge it, move what it holds, or wait until it is empty"
         )
 
 

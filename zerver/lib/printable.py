@@ -18,6 +18,11 @@ def printable(text: str) -> str:
     return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
 
 
+def one_line(error: BaseException) -> str:
+    """An error as it may stand in one line: its text, or its class where it has none."""
+    return printable(" ".join(str(error).split())) or type(error).__name__
+
+
 def printable_json(text: str) -> str:
     r"""The same for a JSON document, which stays the same document: always ``\u001b``."""
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)

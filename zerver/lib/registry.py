@@ -186,7 +186,13 @@ class QueueRegistry:
             return resolved
         if name not in self._queues:
             raise UnknownQueue(name, tuple(sorted(self._queues)), tuple(sorted(self._broken.items())))
-        resolved = with_options(self._queues[name], self._overrides.get(name, {}))
+        try:
+            resolved = with_options(self._queues[name], self._overrides.get(name, {}))
+        except InvalidDeclaration as error:
+            # The declaration alone was looked at when it was made.
+            raise InvalidDeclaration(
+                name, f"QUEUE_OVERRIDES makes it nonsense: {error.problem}", error.mend
+            ) from error
         self._resolved[name] = resolved
         return resolved
 

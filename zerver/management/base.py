@@ -6,8 +6,7 @@ Django gives every command, shows where a failure came from.
 
 import sys
 from argparse import ArgumentParser
-from difflib import get_close_matches
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 from django.db import Error
@@ -15,12 +14,12 @@ from django.db.models import QuerySet
 
 from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
-from zerver.lib.errors import ZerverError
-from zerver.lib.printable import printable
+from zerver.lib.errors import ZerverError, meant
+from zerver.lib.printable import one_line, printable
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management import output
-from zerver.management.stdout import OutputLost, Stdout, drop_unwritable
+from zerver.management.stdout import OutputLost, Stdout, drop_unwritable, write_plainly
 
 #: As a shell says that SIGINT ended a program.
 EXIT_STOPPED = 130
@@ -37,6 +36,7 @@ class QueueCommand(BaseCommand):
 
     def run_from_argv(self, argv: list[str]) -> None:
         """As from a shell: what this process opened is given back, whatever happened."""
+        write_plainly(sys.stdout, sys.stderr)
         self.stdout: OutputWrapper = Stdout(sys.stdout)
         try:
             super().run_from_argv(argv)
@@ -61,7 +61,8 @@ class QueueCommand(BaseCommand):
             raise CommandError(one_line(unavailable(get_settings().database, error))) from error
         except OutputLost as error:
             if error.is_reader_gone and not self.done:
-                sys.exit(1)  # in silence, as programs end that SIGPIPE ends
+                # In silence: it has what it wanted, and `| grep -q` under pipefail must not fail for it.
+                sys.exit(0)
             raise CommandError(self._with_done(str(error))) from error
         except KeyboardInterrupt as error:
             raise CommandError(self._with_done("stopped"), returncode=EXIT_STOPPED) from error
@@ -77,6 +78,7 @@ class QueueCommand(BaseCommand):
         """Refuse a ``--queue`` that no worker declares and none of the ``rows`` is of: somebody has mistyped it.
 
         A queue that was removed since is known by its rows. ``what``: what rows are, in the plural.
+        Raises: CommandError. It is a failure and not wrong usage: the next version of the project may declare it.
         """
         declared = {queue.name for queue in queues.all(test_queues=True)}
         if name is None or name in declared or rows.filter(queue=name).exists():
@@ -84,16 +86,25 @@ class QueueCommand(BaseCommand):
         if queues.broken_modules:
             self.warn_of_broken_modules()  # one of them may declare it
             return
-        known = sorted(declared.union(rows.order_by().values_list("queue", flat=True).distinct()))
-        close = get_close_matches(name, known, n=1)
-        mend = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(known)}"
-        self.usage(f"--queue: no worker declares {name!r}, and there are no {what} of it; {mend}")
+        known = declared.union(rows.order_by().values_list("queue", flat=True).distinct())
+        raise CommandError(
+            f"--queue: no worker declares {name!r}, and there are no {what} of it; {meant(name, known)}"
+        )
 
     def add_json(self, parser: ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="for programs: one JSON document on stdout")
 
     def write_json(self, value: Any) -> None:
-        self.stdout.write(output.json_text(value))
+        self.write_document(output.json_text(value))
+
+    def write_document(self, text: str) -> None:
+        """JSON that is text already: what standard output's encoding does not have, in JSON's own way."""
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        try:
+            text.encode(encoding)
+        except UnicodeEncodeError:
+            text = output.json_in_ascii(text)
+        self.stdout.write(text)
 
     def write_table(self, columns: list[output.Column], rows: list[list[str]], *, empty: str) -> None:
         """A table at a terminal, aligned plain text elsewhere; ``empty`` is said when there are no rows."""
@@ -107,7 +118,7 @@ class QueueCommand(BaseCommand):
 
         Raises: CommandError when the answer is anything but yes.
         """
-        if not sys.stdin.isatty():
+        if not is_terminal(sys.stdin):
             self.usage(f"this is no terminal to ask at: give {flag} to go ahead")
         self.stderr.write(f"{printable(question)} [y/N] ", self.style.WARNING, ending="")
         self.stderr.flush()
@@ -123,6 +134,6 @@ class QueueCommand(BaseCommand):
             self.warn(f"{module} failed to import ({why}): its queues are not known")
 
 
-def one_line(error: BaseException) -> str:
-    """An error as it may stand in one line: its text, or its class where it has none."""
-    return printable(" ".join(str(error).split())) or type(error).__name__
+def is_terminal(stream: TextIO | None) -> bool:
+    """None, as Python has it for a standard stream that is closed, is none."""
+    return stream is not None and stream.isatty()

@@ -4,6 +4,7 @@ import os
 import shlex
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,15 @@ class Draft:
 
     def edit(self) -> bytes | None:
         """What the operator made of it, in $VISUAL, else $EDITOR, else vi; None when it is as it was, or empty.
+        Standard input is a terminal.
 
         Raises: CommandError when the editor cannot be run, or ends with an error.
         """
         command = _editor()
         try:
-            code = subprocess.run([*command, str(self.path)], check=False).returncode
+            # Where standard output goes elsewhere (--json > file), it draws on the terminal that it reads from.
+            screen = None if sys.stdout is not None and sys.stdout.isatty() else sys.stdin
+            code = subprocess.run([*command, str(self.path)], stdout=screen, check=False).returncode
         except OSError as error:
             raise CommandError(
                 f"the editor {command[0]!r} cannot be run ({error.strerror}); set EDITOR"

@@ -20,6 +20,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.management.json_layout import compact, indented
 from zerver.management.output import Column, moment
 from zerver.models import FailedEvent
+from zerver.monitoring.explain.ids import PREFIX_LENGTH, canonical
 
 COLUMNS = [
     Column("id", is_number=True),
@@ -30,6 +31,9 @@ COLUMNS = [
     Column("message id", is_long=True),
     Column("error"),
 ]
+
+#: Message ids named when a beginning has several.
+_MOST_CANDIDATES = 5
 
 _AGO = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
@@ -179,18 +183,37 @@ def _state(failed: FailedEvent) -> str:
 
 
 def by_ids(found: QuerySet[FailedEvent], ids: Sequence[str]) -> QuerySet[FailedEvent]:
-    """Those with these message ids or row ids, in whatever state.
+    """Those with these row ids, or message ids, or beginnings of one message id each; in whatever state.
 
-    Raises: CommandError naming what there is not.
+    Raises: CommandError naming what there is not, or what may be several.
     """
-    wanted = Q(message_id__in=ids) | Q(pk__in=[int(text) for text in ids if _is_row_id(text)])
-    there = found.filter(wanted)
+    there = _named(found, ids)
     present = {
         name for pk, message_id in there.values_list("pk", "message_id") for name in (str(pk), message_id)
     }
-    if missing := [text for text in ids if text not in present]:
+    short = [text for text in ids if text not in present]
+    if not short:
+        return there
+    begun = {text: _message_ids(found, text) for text in short}
+    if missing := [text for text in short if not begun[text]]:
         raise CommandError(f"there is no failed event {', '.join(missing)}")
-    return there
+    for text, message_ids in begun.items():
+        if len(message_ids) > 1:
+            raise CommandError(f"several message ids begin with {text}: {', '.join(message_ids)}")
+    return _named(found, [*present.intersection(ids), *(message_ids[0] for message_ids in begun.values())])
+
+
+def _named(found: QuerySet[FailedEvent], ids: Sequence[str]) -> QuerySet[FailedEvent]:
+    return found.filter(Q(message_id__in=ids) | Q(pk__in=[int(text) for text in ids if _is_row_id(text)]))
+
+
+def _message_ids(found: QuerySet[FailedEvent], beginning: str) -> list[str]:
+    """Shape: at most ``_MOST_CANDIDATES``; [] for what is too short to be more than a slip."""
+    beginning = canonical(beginning)
+    if len(beginning) < PREFIX_LENGTH:
+        return []
+    begun = found.filter(message_id__startswith=beginning).order_by("message_id")
+    return list(begun.values_list("message_id", flat=True).distinct()[:_MOST_CANDIDATES])
 
 
 def _is_row_id(text: str) -> bool:

@@ -25,6 +25,7 @@ __all__ = [
     "Column",
     "duration",
     "figure",
+    "json_in_ascii",
     "json_line",
     "json_text",
     "moment",
@@ -43,6 +44,11 @@ def json_text(value: Any) -> str:
 def json_line(value: Any) -> str:
     """One document in one line, for streams of them."""
     return printable_json(json.dumps(value, ensure_ascii=False))
+
+
+def json_in_ascii(text: str) -> str:
+    """The same document. Outside its strings JSON is ASCII anyway."""
+    return "".join(char if char.isascii() else json.dumps(char)[1:-1] for char in text)
 
 
 def figure(value: float | None) -> str:

@@ -1,12 +1,18 @@
 """Standard output as a command writes it: what it cannot take is told apart from everything else that may fail."""
 
+import codecs
+import io
 import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import TextIO
 
 from django.core.management.base import OutputWrapper
+
+#: What tables and sentences are written with, for encodings that do not have it.
+_PLAIN = {"–": "-", "—": "-", "≥": ">=", "…": "..."}
 
 
 @dataclass(eq=False)
@@ -39,6 +45,24 @@ class Stdout(OutputWrapper):
             raise OutputLost("nobody reads it any more", is_reader_gone=True) from error
         except OSError as error:
             raise OutputLost(error.strerror or str(error)) from error
+
+
+def write_plainly(*streams: TextIO | None) -> None:
+    r"""Where a stream's encoding does not have a character (a cron job's, LC_ALL=POSIX), write one that looks like it,
+    or ``\u263a``, rather than nothing.
+    """
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors=_plainly.__name__)
+
+
+def _plainly(error: UnicodeError) -> tuple[str | bytes, int]:
+    if isinstance(error, UnicodeEncodeError) and (plain := _PLAIN.get(error.object[error.start])):
+        return plain, error.start + 1
+    return codecs.backslashreplace_errors(error)
+
+
+codecs.register_error(_plainly.__name__, _plainly)
 
 
 def drop_unwritable() -> None:

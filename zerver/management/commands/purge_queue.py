@@ -8,10 +8,11 @@ from typing import Any
 from django.core.management.base import CommandError
 
 from zerver.lib.errors import TransportError, TransportUnavailable
+from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
-from zerver.management.base import QueueCommand, one_line
+from zerver.management.base import QueueCommand
 from zerver.management.output import Column, figure
 from zerver.worker.dead_letters import DeadLetterWorker
 

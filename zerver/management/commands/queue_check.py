@@ -9,6 +9,7 @@ from zerver.lib.printable import printable
 from zerver.management.base import QueueCommand
 from zerver.management.options import seconds
 from zerver.management.output import Column
+from zerver.management.stdout import OutputLost
 from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS, examine
 from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Severity
 
@@ -58,12 +59,17 @@ class Command(QueueCommand):
             supervisor_paths=options["supervisor_config"] or (),
             timeout_seconds=options["timeout"],
         ).checkup
-        if options["json"]:
-            self.write_json(checkup.as_json())
-        else:
-            self._show(checkup)
-        if checkup.exit_code:
+        try:
+            if options["json"]:
+                self.write_json(checkup.as_json())
+            else:
+                self._show(checkup)
             self.stdout.flush()
+        except OutputLost as error:
+            # The exit code is the answer, whether anybody wants to read more of it or not.
+            if not error.is_reader_gone:
+                raise
+        if checkup.exit_code:
             sys.exit(checkup.exit_code)
 
     def _show(self, checkup: Checkup) -> None:

@@ -86,7 +86,7 @@ class Command(QueueCommand):
             self._tell_queue(options)
         except UnknownQueue as error:
             raise CommandError(
-                f"{error}; and nothing that is kept knows a message id that begins with {what!r}"
+                f"nothing that is kept knows a message id that begins with {what!r}, and {error}"
             ) from error
 
     def _tell_event(self, message_id: str, options: dict[str, Any]) -> None:

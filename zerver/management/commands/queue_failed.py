@@ -16,19 +16,23 @@ from django.db.models import QuerySet
 
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
+from zerver.lib.counted import counted
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import BodyUnreadable, EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, prune, replay, select
+from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
-from zerver.management.base import QueueCommand, one_line
+from zerver.management.base import QueueCommand, is_terminal
 from zerver.management.editor import Draft, drafting
 from zerver.management.output import progress
 from zerver.models import FailedEvent
+from zerver.monitoring.explain.ids import PREFIX_LENGTH
 
 #: Rows held in memory at once: bodies may be large.
 _CHUNK = 50
+_ID_HELP = f"message id, or its first {PREFIX_LENGTH} characters or more, or id in the list"
 _EVERY_STATE = tuple(FailedEvent.State.values)
 
 
@@ -66,7 +70,7 @@ class Command(QueueCommand):
         listing.add_argument("--all", action="store_true", help="replayed and discarded ones too")
 
         showing = verbs.add_parser("show", help="everything about some: body, headers, traceback")
-        showing.add_argument("ids", metavar="ID", nargs="+", help="message id, or id in the list")
+        showing.add_argument("ids", metavar="ID", nargs="+", help=_ID_HELP)
         showing.add_argument("--reveal", action="store_true", help="fields that the queue redacts too")
 
         replaying = verbs.add_parser("replay", help="publishes each anew, with the same body, oldest first")
@@ -124,7 +128,7 @@ class Command(QueueCommand):
         found = failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
         reveal = options["reveal"]
         if options["json"]:
-            self.stdout.write(failed_listing.document(found, reveal=reveal))
+            self.write_document(failed_listing.document(found, reveal=reveal))
         else:
             self.stdout.write("\n\n".join(failed_listing.text(failed, reveal=reveal) for failed in found))
 
@@ -145,7 +149,7 @@ class Command(QueueCommand):
         chosen = self._chosen(options)
         count = chosen.count()
         if count > 1 and not options["yes"]:
-            self.confirm(f"Discard {count} failed events?", flag="--yes")
+            self.confirm(f"Discard {counted(count, 'failed event')}?", flag="--yes")
         by, alias = options["by"], _alias()
         self._act(
             chosen,
@@ -164,7 +168,9 @@ class Command(QueueCommand):
                 .filter(failed_at_ms__lt=before_ms)
                 .count()
             )
-            self.confirm(f"Delete {count} events that failed over {days:g} days ago?", flag="--yes")
+            self.confirm(
+                f"Delete {counted(count, 'event')} that failed over {days:g} days ago?", flag="--yes"
+            )
         self.done = "what was deleted until then stays deleted"
         pruned = prune(older_than_ms=before_ms, alias=alias, queue=queue)
         self.done = f"pruned {pruned}"
@@ -249,7 +255,10 @@ class Command(QueueCommand):
             self.usage(
                 f"queue {queue.name!r} redacts {', '.join(fields)}, and an editor shows all of it: add --reveal"
             )
-        with drafting(failed_listing.editable_body(failed), suffix=".json", say=self.warn) as draft:
+        body = failed_listing.editable_body(failed)
+        if not is_terminal(sys.stdin):
+            self.usage("--edit: this is no terminal to edit at")
+        with drafting(body, suffix=".json", say=self.warn) as draft:
             yield self._edit(failed, queue, draft)
 
     def _edit(self, failed: FailedEvent, queue: QueueDeclaration, draft: Draft) -> bytes:
@@ -261,8 +270,6 @@ class Command(QueueCommand):
             try:
                 return failed_listing.edited_body(failed, written, queue, get_settings().max_event_bytes)
             except EventError as error:
-                if not sys.stdin.isatty():
-                    raise
                 self.confirm(f"{one_line(error)}. Edit again?", flag="a terminal")
 
 
@@ -311,10 +318,12 @@ def _add_filters(parser: ArgumentParser) -> None:
 
 
 def _add_choice(parser: ArgumentParser) -> None:
-    parser.add_argument("ids", metavar="ID", nargs="*", help="message id, or id in the list")
+    parser.add_argument("ids", metavar="ID", nargs="*", help=_ID_HELP)
     _add_filters(parser)
     parser.add_argument("--all", action="store_true", help="every one in the list")
-    parser.add_argument("--by", metavar="NAME", default=_os_user(), help="who does it; default: %(default)s")
+    parser.add_argument(
+        "--by", metavar="NAME", type=_name, default=_os_user(), help="who does it; default: %(default)s"
+    )
 
 
 def _alias() -> str:
@@ -326,6 +335,12 @@ def _os_user() -> str:
         return getpass.getuser()
     except (OSError, KeyError):  # KeyError before Python 3.13: a user id without a name, as containers have
         return f"uid {os.getuid()}"
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ArgumentTypeError("the record would name nobody; leave it out, or say who")
+    return text
 
 
 def _rate(text: str) -> float:

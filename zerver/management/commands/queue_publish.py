@@ -12,9 +12,10 @@ from typing import Any, BinaryIO
 from django.core.management.base import CommandError
 
 from zerver.lib.event import decode_json
+from zerver.lib.printable import one_line
 from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues
-from zerver.management.base import QueueCommand, one_line
+from zerver.management.base import QueueCommand
 from zerver.management.event_lines import BadLine, LineEvent, read_events
 from zerver.management.output import Bar, progress
 
@@ -125,6 +126,8 @@ class Command(QueueCommand):
 def _source(path: Path | None) -> Iterator[tuple[BinaryIO, str, int | None]]:
     """Yields (lines, their name, size in bytes where known)."""
     if path is None:
+        if sys.stdin is None:
+            raise CommandError("standard input is closed: give lines to it, or --file F")
         yield sys.stdin.buffer, "<stdin>", None
         return
     try:

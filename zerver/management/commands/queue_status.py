@@ -98,7 +98,7 @@ class Command(QueueCommand):
                 if isinstance(live, Live):
                     live.update(_display(snapshot, live.console.width), refresh=True)
                 elif options["json"]:
-                    self.stdout.write(json_line(snapshot.as_json()))
+                    self.write_document(json_line(snapshot.as_json()))
                 else:
                     self._show(snapshot, as_json=False)
                 self.stdout.flush()
