@@ -110,7 +110,10 @@ def test_a_suspect_is_told_of_before_it_is_given_up(queue_database: TestDatabase
 def test_tables_that_lack_migrations_are_a_problem_and_nothing_else_is_said_of_them(
     queue_database: TestDatabase,
 ) -> None:
-    MigrationRecorder(connection).record_unapplied("zerver", "0001_initial")
+    recorder = MigrationRecorder(connection)
+    for app, name in recorder.applied_migrations():
+        if app == "zerver":
+            recorder.record_unapplied(app, name)
     ran = check(*TABLE, *WORKERS)
     found = only(ran, "table.migrations")
     assert "zerver.0001_initial" in found["what"]
