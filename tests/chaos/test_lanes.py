@@ -8,6 +8,7 @@ import json
 import signal
 import sqlite3
 import time
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def test_a_publisher_killed_between_the_confirm_and_deleting_its_row(rabbit_stag
     stage.work()
     behind: set[int] = set()
     for _ in range(kills):
-        left = kill_before_it_deletes(stage, stage.produce(stage.scale.of(200, 400), per_second=50))
+        left = kill_before_it_deletes(stage, lambda: stage.produce(200, per_second=50))
         # Only what was left behind is in the table, so that the clock can bring nothing else a second time.
         stage.until(lambda: is_all_done(stage), "all that was accepted to be done")
         assert all(len(stage.ledger.effects[n]) == 1 for n in left), "it was nobody else's"
@@ -59,12 +60,13 @@ def comes_twice(stage: Stage, numbers: set[int]) -> bool:
     return all(len(stage.ledger.effects[n]) == 2 for n in numbers)
 
 
-def kill_before_it_deletes(stage: Stage, producer: ProjectProcess) -> set[int]:
-    """Take SQLite's write lock just when the producer has committed, and look what that has stopped it at.
+def kill_before_it_deletes(stage: Stage, produce: Callable[[], ProjectProcess]) -> set[int]:
+    """Take SQLite's write lock just when a producer has committed, and look what that has stopped it at.
 
     When the ledger has the effect of a row that is still there, the broker has had the event, and the row cannot be
     deleted before we give the lock back: then the producer is killed. Returns the numbers of such rows.
     """
+    producer = produce()
     path = Path(stage.env["DATABASE_URL"].removeprefix("sqlite:///"))
     with closing(sqlite3.connect(path, timeout=0, isolation_level=None)) as database:
 
@@ -82,11 +84,14 @@ def kill_before_it_deletes(stage: Stage, producer: ProjectProcess) -> set[int]:
                 database.execute("ROLLBACK")
 
         def is_killed_if_free() -> set[int]:
+            nonlocal producer
+            if not producer.is_running():
+                producer = produce()  # it got through with all of it, and was never caught
             with suppress(sqlite3.OperationalError):  # somebody else has the lock
                 return is_killed()
             return set()
 
-        return stage.until(is_killed_if_free, f"{producer} between confirm and deleting its row")
+        return stage.until(is_killed_if_free, lambda: f"{producer} between confirm and deleting its row")
 
 
 def committed(database: sqlite3.Connection, patience_seconds: float = 0.1) -> bool:
