@@ -14,7 +14,6 @@ from pytest_django import Settings
 from tests.integration.checkup import at_work, settle
 from tests.integration.commands import Ran, run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
-from tests.integration.rabbit import declaration
 from tests.servers.databases import TestDatabase
 from tests.servers.ports import HOST
 from tests.servers.rabbitmq import RabbitServer
