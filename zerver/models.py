@@ -195,7 +195,7 @@ class WorkerProcess(models.Model):
     #: JSON object, bucket to count: see ``lib.latency``.
     latencies = models.TextField(default="{}")
     rss_bytes = models.BigIntegerField(null=True, blank=True)
-    #: Why nothing of the queue runs here: its breaker is open, it cannot start, or it ended badly; empty when it is well.
+    #: Why nothing of the queue runs here: its breaker is open, it cannot start, or it ended badly; empty otherwise.
     breaker = models.TextField(default="", blank=True)
 
     class Meta:
