@@ -93,7 +93,9 @@ def test_one_message_that_fails_on_two_queues_is_two_failed_events() -> None:
 def test_events_that_have_no_id_of_their_own_fail_apart() -> None:
     """Two webhooks that say the same, from a client that numbers nothing."""
     for _ in range(2):
-        tick = event(QUEUE, message_id=clock.foreign_message_id(QUEUE.name, b"{}"), kept_as=clock.new_message_id())
+        tick = event(
+            QUEUE, message_id=clock.foreign_message_id(QUEUE.name, b"{}"), kept_as=clock.new_message_id()
+        )
         file_failed(tick, error="no", traceback="", worker="", alias="default")
     first, second = FailedEvent.objects.all()
     assert first.message_id != second.message_id

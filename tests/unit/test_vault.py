@@ -90,7 +90,9 @@ def test_a_keys_name_gives_nothing_of_it_away() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", ["secret", "", "c2VjcmV0", "é" * 44, key()[:-1], key() + key(), PLAIN], ids=repr
+    "bad",
+    ["secret", "", "c2VjcmV0", "é" * 44, key()[:-1], key() + key(), PLAIN],
+    ids=["a word", "nothing", "too short", "not ASCII", "a character too few", "two at once", "plain"],
 )
 def test_what_is_no_key_is_told_by_its_place_and_not_shown(bad: str) -> None:
     with pytest.raises(
