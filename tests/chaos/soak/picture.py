@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from tests.chaos.soak.report import Report
 from tests.chaos.soak.slope import thin
@@ -24,7 +24,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKS = {"SIGTERM": ("v", QUIET), "SIGKILL": ("X", "#D55E00")}
 MOST_POINTS = 300
 #: Of the height of a panel: labels closer than this would cover each other.
-LABEL_HEIGHT = 0.085
+LABEL_HEIGHT = 0.06
 
 
 def draw(report: Report, path: Path) -> None:
@@ -37,7 +37,9 @@ def draw(report: Report, path: Path) -> None:
     for axes in (latency, memory, throughput):
         _tidy(axes, report)
     throughput.set_xlabel("minutes", size=9.5, color=INK)
-    figure.savefig(path)
+    title = f"{report.offered:,} events in {report.minutes:.1f} minutes over ten queues"
+    figure.suptitle(title, x=0.005, ha="left", size=13, weight="bold", color=INK)
+    figure.savefig(path, pil_kwargs={"optimize": True})
 
 
 def _latency(axes: Axes, report: Report) -> None:
@@ -51,8 +53,9 @@ def _latency(axes: Axes, report: Report) -> None:
         axes.plot(x, y, color=colour, linewidth=1.4, solid_joinstyle="round")
         ends[name] = (y[-1], colour)
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _duration(value)))
-    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_locator(NullLocator())
     _marks(axes, report)
     _labels(axes, ends)
     axes.text(
@@ -128,7 +131,8 @@ def _throughput(axes: Axes, report: Report) -> None:
 
 
 def _tidy(axes: Axes, report: Report) -> None:
-    axes.set_xlim(0, report.minutes)
+    # The last tick is wanted too, though a producer is done a little before it.
+    axes.set_xlim(0, max(report.minutes, round(report.minutes)))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(QUIET)
     axes.tick_params(colors=INK, labelsize=9.5, length=0)
