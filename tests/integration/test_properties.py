@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from zerver.lib.event import EventType, encode_event
+from zerver.lib.redaction import MARK, shown_json
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
 from zerver.management.json_layout import compact, indented
 
@@ -92,3 +93,14 @@ def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
             outstanding -= set(range(1, tag + 1)) if multiple else {tag}
         assert outstanding == expected
         assert len(ledger) == len(expected)
+
+
+@given(st.dictionaries(st.text(), _values, max_size=3), _values)
+@thorough
+def test_whatever_stands_around_a_hidden_value_it_alone_is_changed(
+    event: dict[str, Any], secret: Any
+) -> None:
+    body = json.dumps({**event, "secret": secret}, ensure_ascii=False).encode(errors="replace")
+    shown = shown_json(body, ["secret"])
+    assert shown is not None
+    assert json.loads(shown) == {**json.loads(body), "secret": MARK}
