@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django import DjangoDbBlocker, Settings
 
 from tests.integration.commands import run
-from tests.servers.databases import TestDatabase
+from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import REPOSITORY, ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.transport.rabbitmq.address import parse_address
@@ -165,3 +167,40 @@ def test_usage_exits_with_2(sqlite_database: str, project_process: Callable[...,
     processes = [project_process(*arguments, env={"DATABASE_URL": sqlite_database}) for arguments in wrong]
     assert [process.wait(60) for process in processes] == [2] * len(wrong)
     assert not any("Traceback" in process.output for process in processes)
+
+
+@pytest.fixture
+def slow_pipe(sqlite_database: str) -> Iterator[subprocess.Popen[bytes]]:
+    """``queue_publish noop -`` with a pipe that stays open."""
+    with subprocess.Popen(
+        [sys.executable, "manage.py", "queue_publish", "noop", "-"],
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={"PATH": "/usr/bin:/bin", "DATABASE_URL": sqlite_database},
+        cwd=REPOSITORY,
+    ) as process:
+        yield process
+        process.kill()
+
+
+def test_lines_of_a_slow_pipe_are_not_held_until_it_ends(
+    slow_pipe: subprocess.Popen[bytes], sqlite_database: str, django_db_blocker: DjangoDbBlocker
+) -> None:
+    assert slow_pipe.stdin is not None
+    assert slow_pipe.stderr is not None
+    slow_pipe.stdin.write(b'{"n": 1}\n{"n": 2}\n{"n": 3}\n{"n":')
+    slow_pipe.stdin.flush()
+    with django_db_blocker.unblock(), use_database(sqlite_database):
+        wait_for(lambda: len(bodies()) == 3, 60, lambda: f"three events, not {bodies()}")
+    slow_pipe.send_signal(signal.SIGINT)
+    assert slow_pipe.wait(60) == 130
+    said = slow_pipe.stderr.read().decode()
+    assert said == "CommandError: stopped; published 3; 1 line read and not sent\n"
+
+
+def test_in_immediate_mode_nothing_can_be_due_later(settings: Settings) -> None:
+    settings.QUEUE_URL = "immediate://"
+    ran = run("queue_publish", "noop", "{}", "--delay", "5")
+    assert ran.code == 1
+    assert "keeps what is due later in this process, which ends now; nothing was published" in ran.err

@@ -106,6 +106,18 @@ def test_the_demo_brings_every_real_webhook_through_every_queue_and_tells_it_as_
     assert result["seconds"] > 0
 
 
+def test_a_demo_claims_no_broker_that_was_away(sqlite_database: str, tmp_path: Path) -> None:
+    path = few_webhooks(tmp_path / "few.jsonl", 3)
+    url = f"amqp://guest:guest@127.0.0.1:{free_port()}/"
+    done = run_demo(sqlite_database, str(path), "--json", QUEUE_URL=url)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["ok"], result["carried_by"]) == (True, "database")
+    assert "cannot be reached" in result["away"]["rabbitmq"]
+    assert "rabbitmq is away, so the other lane carries everything" in done.stderr
+    assert all(len(str(queue["p50_ms"])) <= 7 for queue in result["queues"])
+
+
 def test_a_second_demo_counts_its_own_events_alone(
     sqlite_database: str, tmp_path: Path, django_db_blocker: DjangoDbBlocker
 ) -> None:
@@ -142,7 +154,7 @@ def test_webhooks_that_the_view_refuses_fail_the_demo_in_one_line(
     assert done.returncode == 1
     assert json.loads(done.stdout)["ok"] is False
     assert done.stderr.splitlines()[-1] == (
-        "CommandError: 1 of 1 webhooks were not accepted, the first: "
+        "CommandError: 1 of 1 webhook not accepted, the first: "
         '400 {"error": "the body must be a JSON object", "path": "$"}'
     )
 

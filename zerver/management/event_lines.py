@@ -29,9 +29,9 @@ class BadLine:
     problem: str
 
 
-def read_events(lines: Iterable[bytes], name: str) -> Iterator[LineEvent | BadLine]:
-    """In the order of the lines; empty ones are passed over."""
-    for number, line in enumerate(lines, start=1):
+def read_events(lines: Iterable[bytes], name: str, *, first: int = 1) -> Iterator[LineEvent | BadLine]:
+    """In the order of the lines, ``first`` being the number of the first; empty ones are passed over."""
+    for number, line in enumerate(lines, start=first):
         if line.strip():
             yield from _of_line(line, f"{name}:{number}")
 

@@ -90,7 +90,9 @@ class Bar:
 
 
 @contextmanager
-def progress(what: str, total: int | None, say: Callable[[str], None]) -> Iterator[Bar]:
+def progress(
+    what: str, total: int | None, say: Callable[[str], None], *, is_shown: bool = True
+) -> Iterator[Bar]:
     """A bar on stderr at a terminal, none elsewhere; ``say`` is how the command tells people something."""
     shown = Progress(
         TextColumn("{task.description}"),
@@ -98,7 +100,7 @@ def progress(what: str, total: int | None, say: Callable[[str], None]) -> Iterat
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
+        disable=not (is_shown and sys.stderr is not None and sys.stderr.isatty()),
     )
     with shown:
         yield Bar(shown, shown.add_task(escape(what), total=total), say)

@@ -17,13 +17,15 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
 from zerver.lib.conf import get_settings
+from zerver.lib.counted import counted
 from zerver.lib.transport import current
 from zerver.management.base import QueueCommand
 from zerver.management.dev import report, services
 from zerver.management.dev.address import Address, free_local_address, require_free
 from zerver.management.dev.console import Console
-from zerver.management.dev.demo import Demo, DemoResult
+from zerver.management.dev.demo import WEBHOOK_QUEUE, Demo, DemoResult
 from zerver.management.dev.errors import DevError
+from zerver.management.dev.lanes import Lanes, look_at_lanes
 from zerver.management.dev.supervisor import Changed, Stop, Supervisor
 from zerver.management.dev.tally import Ledger, database_name
 from zerver.management.dev.watcher import Watcher, project_directories
@@ -112,7 +114,10 @@ class Command(QueueCommand):
         thread = threading.Thread(
             target=demo.run, args=(address, supervisor.stopping, lambda: supervisor.post(Stop())), name="demo"
         )
-        console.note(f"posting {sender.count} webhooks to {address}, over {_carried_by()}")
+        lanes = look_at_lanes(WEBHOOK_QUEUE)
+        console.note(f"posting {counted(sender.count, 'webhook')} to {address}, over {lanes.carried_by}")
+        for name, why in lanes.away.items():
+            console.note(f"{name} is away, so the other lane carries everything: {why}")
         with _stopping_on_signals(supervisor):
             thread.start()
             supervisor.run()
@@ -122,16 +127,17 @@ class Command(QueueCommand):
         result = replace(result, problem=supervisor.failure or result.problem)
         if result.problem:
             console.show_tail()
-        self._show(result, database_name(alias), as_json=options["json"])
+        lanes = lanes.and_then(look_at_lanes(WEBHOOK_QUEUE))
+        self._show(result, lanes, database_name(alias), as_json=options["json"])
         if result.problem:
             raise CommandError(result.problem)
 
-    def _show(self, result: DemoResult, database: str, *, as_json: bool) -> None:
+    def _show(self, result: DemoResult, lanes: Lanes, database: str, *, as_json: bool) -> None:
         if as_json:
-            self.write_json(report.as_json(result, _carried_by(), database))
+            self.write_json(report.as_json(result, lanes, database))
             return
         self.write_table(report.COLUMNS, report.table_rows(result), empty="nothing happened")
-        for line in report.summary_lines(result, _carried_by(), database):
+        for line in report.summary_lines(result, lanes, database):
             self.stdout.write(line)
 
 
@@ -157,7 +163,7 @@ def _check_project() -> None:
     executor = MigrationExecutor(connections[chosen.database])
     missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if missing:
-        raise DevError(f"{len(missing)} migrations have not been applied; run ./manage.py migrate")
+        raise DevError(f"not applied: {counted(len(missing), 'migration')}; run ./manage.py migrate")
 
 
 def _carried_by() -> str:

@@ -2,7 +2,7 @@
 
 import sys
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -11,12 +11,15 @@ from typing import Any, BinaryIO
 
 from django.core.management.base import CommandError
 
+from zerver.lib.counted import counted
 from zerver.lib.event import decode_json
 from zerver.lib.printable import one_line
 from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues
-from zerver.management.base import QueueCommand
+from zerver.lib.transport import current
+from zerver.management.base import QueueCommand, is_terminal
 from zerver.management.event_lines import BadLine, LineEvent, read_events
+from zerver.management.line_source import LineSource
 from zerver.management.output import Bar, progress
 
 #: Published with one wait for the broker; so many may come twice if this process dies before it has said what it did.
@@ -46,7 +49,7 @@ class Command(QueueCommand):
     help = (
         "Publishes one event, or one a line. A line is a JSON object, or a stamp, a tab and a JSON object, or as in "
         "Zulip's .errors files an array of them. A line that is refused is named, and the others are published, "
-        f"{CHUNK} at a time."
+        f"{CHUNK} at a time, or as many as have come when no more come for a moment."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -62,13 +65,17 @@ class Command(QueueCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         queues.lookup(options["queue"])
+        if options["delay"] and current.immediate() is not None:
+            raise CommandError(
+                "QUEUE_URL=immediate:// keeps what is due later in this process, which ends now; nothing was published"
+            )
         if (options["event"] is None) == (options["file"] is None):
             self.usage("give one event as JSON, or - for standard input, or --file F")
         if options["event"] not in (None, "-"):
             self._publish_one(options)
             return
-        with _source(options["file"]) as (lines, name, total_bytes):
-            self._publish_lines(lines, name, total_bytes, options)
+        with _source(options["file"]) as (file, name, total_bytes):
+            self._publish_lines(LineSource(file), name, total_bytes, options)
 
     def _publish_one(self, options: dict[str, Any]) -> None:
         event = decode_json(options["event"].encode(errors="surrogateescape"))
@@ -81,18 +88,26 @@ class Command(QueueCommand):
             self.stdout.write(message_id)
 
     def _publish_lines(
-        self, lines: Iterable[bytes], name: str, total_bytes: int | None, options: dict[str, Any]
+        self, lines: LineSource, name: str, total_bytes: int | None, options: dict[str, Any]
     ) -> None:
         tally = Tally()
-        with progress(f"publishing to {options['queue']}", total_bytes, self.warn) as bar:
-            found = read_events(_counted(lines, bar), name)
-            while chunk := list(islice(found, CHUNK)):
-                self.done = f"{tally}; some of the next {len(chunk)} may have been published too"
-                told = len(tally.refused)
-                self._publish_chunk(chunk, tally, options)
-                for bad in tally.refused[told:TOLD]:
-                    bar.say(f"{bad.place}: {bad.problem}")
-                self.done = str(tally)
+        # A bar would be drawn over what somebody types.
+        is_typed = options["file"] is None and is_terminal(sys.stdin)
+        what = f"publishing to {options['queue']}"
+        try:
+            with progress(what, total_bytes, self.warn, is_shown=not is_typed) as bar:
+                number = 1
+                for batch in lines.batches(CHUNK):
+                    found = read_events(batch, name, first=number)
+                    number += len(batch)
+                    while chunk := list(islice(found, CHUNK)):
+                        self._publish_chunk(chunk, tally, bar, options)
+                    bar.advance(sum(map(len, batch)))
+        except KeyboardInterrupt:
+            if lines.in_hand:
+                read = f"{counted(lines.in_hand, 'line')} read and not sent"
+                self.done = f"{self.done or tally}; {read}"
+            raise
         if len(tally.refused) > TOLD:
             self.warn(f"… and {len(tally.refused) - TOLD} more")
         if options["json"]:
@@ -104,9 +119,10 @@ class Command(QueueCommand):
             self.stdout.write(str(tally))
 
     def _publish_chunk(
-        self, chunk: Sequence[LineEvent | BadLine], tally: Tally, options: dict[str, Any]
+        self, chunk: Sequence[LineEvent | BadLine], tally: Tally, bar: Bar, options: dict[str, Any]
     ) -> None:
-        """What is refused is put down in the order of the lines."""
+        """What is refused is put down and told in the order of the lines."""
+        self.done = f"{tally}; some of the next {len(chunk)} may have been published too"
         good = [item for item in chunk if isinstance(item, LineEvent)]
         reports = queue_json_publish_many(
             options["queue"], [item.event for item in good], delay_seconds=options["delay"]
@@ -118,13 +134,16 @@ class Command(QueueCommand):
                 refused.append(item)
             elif (error := next(answers).error) is not None:
                 refused.append(BadLine(place=item.place, problem=one_line(error)))
+        for bad in refused[: max(TOLD - len(tally.refused), 0)]:
+            bar.say(f"{bad.place}: {bad.problem}")
         tally.refused += refused
         tally.published += len(chunk) - len(refused)
+        self.done = str(tally)
 
 
 @contextmanager
 def _source(path: Path | None) -> Iterator[tuple[BinaryIO, str, int | None]]:
-    """Yields (lines, their name, size in bytes where known)."""
+    """Yields (file, its name, size in bytes where known)."""
     if path is None:
         if sys.stdin is None:
             raise CommandError("standard input is closed: give lines to it, or --file F")
@@ -136,12 +155,6 @@ def _source(path: Path | None) -> Iterator[tuple[BinaryIO, str, int | None]]:
         raise CommandError(f"{path} cannot be read: {error.strerror or error}") from error
     with file:
         yield file, str(path), path.stat().st_size
-
-
-def _counted(lines: Iterable[bytes], bar: Bar) -> Iterator[bytes]:
-    for line in lines:
-        yield line
-        bar.advance(len(line))
 
 
 def _delay(text: str) -> float:

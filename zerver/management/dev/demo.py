@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from django.db import connections
 
+from zerver.lib.counted import counted
 from zerver.management.dev.address import Address
 from zerver.management.dev.console import Console
 from zerver.management.dev.tally import Ledger, QueueTally, Rows
@@ -108,10 +109,11 @@ class Demo:
         with progress("posting", self._sender.count, self._console.note) as bar:
             self._answers = self._sender.post_all(address, bar.advance, stopping)
         seconds = time.monotonic() - self._started_at
-        self._console.note(f"{self._accepted} of {self._sender.count} webhooks accepted in {seconds:.1f} s")
+        webhooks = counted(self._sender.count, "webhook")
+        self._console.note(f"{self._accepted} of {webhooks} accepted in {seconds:.1f} s")
         refused = [answer for answer in self._answers if not answer.is_accepted]
         if refused:
-            return f"{len(refused)} of {self._sender.count} webhooks were not accepted, the first: {refused[0].problem}"
+            return f"{len(refused)} of {webhooks} not accepted, the first: {refused[0].problem}"
         return ""
 
     def _wait_for_queues(self, stopping: threading.Event) -> str:
@@ -173,11 +175,11 @@ def _shortfall(published: Mapping[str, int], tallies: Mapping[str, QueueTally]) 
     """What keeps a run from being a success, in one line; empty when nothing does."""
     for name, tally in sorted(tallies.items()):
         if tally.failed:
-            return f"{tally.failed} events of {name} failed: ./manage.py queue_failed list --queue {name}"
+            return f"{counted(tally.failed, 'event')} of {name} failed: ./manage.py queue_failed list --queue {name}"
     for name, count in published.items():
         consumed = tallies.get(name, QueueTally()).consumed
         if consumed < count:
-            return f"{consumed} of {count} events of {name} were consumed"
+            return f"{consumed} of {counted(count, 'event')} of {name} consumed"
     return ""
 
 

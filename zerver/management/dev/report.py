@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from zerver.lib.counted import counted
 from zerver.management.dev.demo import DemoResult
+from zerver.management.dev.lanes import Lanes
 from zerver.management.output import Column, duration, figure
 
 COLUMNS = [
@@ -30,22 +32,25 @@ def table_rows(result: DemoResult) -> list[list[str]]:
     ]
 
 
-def summary_lines(result: DemoResult, carried_by: str, database: str) -> list[str]:
-    """What the table cannot say. ``carried_by`` names the lanes."""
+def summary_lines(result: DemoResult, lanes: Lanes, database: str) -> list[str]:
+    """What the table cannot say."""
     pace = result.events / result.seconds if result.seconds else 0.0
-    stored = f"stored: {result.rows.webhooks} rows in zerver_incoming_webhook"
+    stored = f"stored: {counted(result.rows.webhooks, 'row')} in zerver_incoming_webhook"
     if result.rows.activities is not None:
-        stored += f", {result.rows.activities} activities counted in zerver_user_activity"
+        activities = counted(result.rows.activities, "activity", "activities")
+        stored += f", {activities} counted in zerver_user_activity"
+    events = counted(result.events, "event")
     return [
-        f"{result.events} events in {result.seconds:.1f} s, {pace:.0f} events/s, over {carried_by}",
+        f"{events} in {result.seconds:.1f} s, {pace:.0f} events/s, over {lanes.carried_by}",
+        *(f"{name} was away: {why}" for name, why in lanes.away.items()),
         f"{stored} ({database})",
     ]
 
 
-def as_json(result: DemoResult, carried_by: str, database: str) -> dict[str, Any]:
+def as_json(result: DemoResult, lanes: Lanes, database: str) -> dict[str, Any]:
     """Shape: ``{"ok", "problem", "queues": [{"queue", "published", "consumed", "failed", "p50_ms", "p99_ms"}],
-    "events", "seconds", "events_per_second", "carried_by", "stored": {"database", "webhooks", "activities"}}``; null
-    where nothing can know.
+    "events", "seconds", "events_per_second", "carried_by", "away": {lane: why}, "stored": {"database", "webhooks",
+    "activities"}}``; null where nothing can know.
     """
     return {
         "ok": not result.problem,
@@ -56,18 +61,23 @@ def as_json(result: DemoResult, carried_by: str, database: str) -> dict[str, Any
                 "published": result.published.get(name),
                 "consumed": tally.consumed,
                 "failed": tally.failed,
-                "p50_ms": tally.latencies.quantile(0.5),
-                "p99_ms": tally.latencies.quantile(0.99),
+                "p50_ms": _tenths(tally.latencies.quantile(0.5)),
+                "p99_ms": _tenths(tally.latencies.quantile(0.99)),
             }
             for name, tally in result.queues.items()
         ],
         "events": result.events,
         "seconds": round(result.seconds, 3),
         "events_per_second": round(result.events / result.seconds, 1) if result.seconds else None,
-        "carried_by": carried_by,
+        "carried_by": lanes.carried_by,
+        "away": lanes.away,
         "stored": {
             "database": database,
             "webhooks": result.rows.webhooks,
             "activities": result.rows.activities,
         },
     }
+
+
+def _tenths(milliseconds: float | None) -> float | None:
+    return None if milliseconds is None else round(milliseconds, 1)
