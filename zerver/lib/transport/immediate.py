@@ -220,7 +220,9 @@ class ImmediateTransport(Transport):
                 ready=len(ready),
                 unacked=len(rows) - len(free),
                 later=len(free) - len(ready),
-                oldest_ms=max((now_ms - row.due_at_ms for row in ready), default=None),
+                oldest_ms=max(
+                    (now_ms - max(row.due_at_ms, row.event.published_at_ms) for row in ready), default=None
+                ),
             )
 
     def close(self) -> None:
