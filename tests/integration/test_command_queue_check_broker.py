@@ -192,7 +192,7 @@ def test_workers_that_do_not_consume_and_consumers_that_are_no_workers_are_told(
         for _ in range(2):
             foreign.basic_consume(QUEUE, lambda *_: None)
         crowd = only(check(*BROKER), "broker.foreign-consumers", QUEUE)
-        assert "2 consumers on the broker, and 1 worker processes" in crowd["what"]
+        assert "2 consumers on the broker, and 1 worker process" in crowd["what"]
 
 
 def _is_ready(foreign: BlockingChannel) -> bool:

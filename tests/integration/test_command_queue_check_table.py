@@ -84,7 +84,7 @@ def test_rows_of_a_queue_that_nobody_declares_are_a_problem(
     queue_json_publish(QUEUE, {"n": 1}, delay_seconds=3600)
     WaitingEvent.objects.update(queue="bygone")
     found = only(check(*TABLE), "table.undeclared", "bygone")
-    assert "1 events wait" in found["what"]
+    assert "1 event waits" in found["what"]
     assert found["mend"].endswith("./manage.py queue_admin delete bygone")
     assert broken_module in found["mend"]
 

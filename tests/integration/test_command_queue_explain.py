@@ -126,7 +126,7 @@ def test_a_redelivered_event_is_told_as_a_suspect(queue_database: TestDatabase) 
     count_start(QUEUE, message_id, "here:4711", "default")
     places = {sighting["place"]: sighting["what"] for sighting in event(message_id)["sightings"]}
     assert set(places) == {"event-table", "suspect"}
-    assert "1 worker processes may have died of it; begun last by here:4711" in places["suspect"]
+    assert "1 worker process may have died of it; begun last by here:4711" in places["suspect"]
 
 
 # -- what became of events
@@ -230,7 +230,7 @@ def test_a_queue_where_nothing_is_due_says_when_the_next_one_is(queue_database: 
     queue_json_publish(QUEUE, {"n": 1}, delay_seconds=3600)
     story = queue()
     assert story["moves"] is None
-    assert story["verdict"].startswith("nothing is due; 1 are due later, the next at ")
+    assert story["verdict"].startswith("nothing is due; 1 is due later, the next at ")
     assert story["next_due_at_ms"] > clock.now_ms()
     assert "queue.later" in reasons(story)
 
@@ -241,7 +241,7 @@ def test_a_queue_without_workers_says_so_first(queue_database: TestDatabase) -> 
     story = queue()
     assert story["moves"] is False
     assert reasons(story) == ["workers.none", "queue.later"]
-    assert story["verdict"].startswith("it does not move, 1 are due: no worker process is there")
+    assert story["verdict"].startswith("it does not move, 1 is due: no worker process is there")
 
 
 def test_a_disabled_queue_and_a_test_queue_say_why_nobody_is_there(queue_database: TestDatabase) -> None:
@@ -302,7 +302,7 @@ def test_what_was_fetched_ahead_and_waits_behind_a_slow_event_is_due_and_told_ev
     story = wait_for(lambda: _if(queue(QUEUE, "--look=6"), "queue.busy"), 40, lambda: str(queue()))
     assert (story["ready"], story["moves"]) == (20, False)
     assert story["verdict"].startswith(
-        "it does not move, 20 are due: its worker processes (1) are busy with 1 events"
+        "it does not move, 20 are due: its worker processes (1) are busy with 1 event"
     )
     [told] = [reason for reason in story["reasons"] if reason["code"] == "queue.unbegun"]
     assert told["what"].startswith(
@@ -344,7 +344,7 @@ def test_the_brokers_part_in_it_is_told(spine: Spine, settings: Settings) -> Non
     at_work(QUEUE)
     story = wait_for(lambda: _if(queue(QUEUE, "--look=0.5"), "broker.no-consumers"), 20, lambda: str(queue()))
     assert (story["ready"], story["moves"]) == (1, None)
-    assert story["verdict"].startswith("1 are due; its workers were not looked at for long enough")
+    assert story["verdict"].startswith("1 is due; its workers were not looked at for long enough")
     story = queue()
     assert (reasons(story), story["moves"]) == (["broker.no-consumers", "queue.idle"], False)
     assert "nobody consumes it on the broker" in story["verdict"]
@@ -378,7 +378,7 @@ def test_an_undeclared_queue_is_counted_on_the_broker_too(spine: Spine) -> None:
         channel.basic_publish("", "bygone", b"{}")
     story = wait_for(lambda: found if (found := queue("bygone"))["ready"] else None, 20)
     assert (story["ready"], story["moves"]) == (1, False)
-    assert story["verdict"].startswith("it does not move, 1 are due: ")
+    assert story["verdict"].startswith("it does not move, 1 is due: ")
 
 
 @on_rabbitmq
@@ -394,7 +394,7 @@ def test_other_arguments_come_before_workers_that_would_not_start(spine: Spine) 
         queues.apply_overrides({})
     assert reasons(story)[:2] == ["broker.queue-arguments", "workers.none"]
     assert story["verdict"].startswith(
-        "it does not move, 1 are due: it differs from its declaration: x-queue-type: broker has quorum, code declares "
+        "it does not move, 1 is due: it differs from its declaration: x-queue-type: broker has quorum, code declares "
         "classic; x-dead-letter-strategy: broker has at-least-once"
     )
     [nobody] = [reason["what"] for reason in story["reasons"] if reason["code"] == "workers.none"]
@@ -420,6 +420,6 @@ def test_people_see_sentences_and_tables(queue_database: TestDatabase) -> None:
     assert shown.out.splitlines()[1].startswith(f"queue {QUEUE}: in the event table, attempt 1: due since")
     assert shown.row("event-table")[:3] == ["event-table", QUEUE, "1"]
     shown = run("queue_explain", QUEUE)
-    assert shown.out.startswith(f"{QUEUE}: it does not move, 1 are due: no worker process is there")
+    assert shown.out.startswith(f"{QUEUE}: it does not move, 1 is due: no worker process is there")
     assert "not looked at: broker" in shown.out
     assert run("queue_explain", QUEUE, "--look=0.1").code == 0

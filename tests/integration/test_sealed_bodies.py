@@ -289,7 +289,7 @@ def test_rows_that_nobody_can_open_are_left_and_told(
     before = kept()
     ran = run("queue_admin", "reseal")
     assert ran.code == 1
-    assert ran.err.endswith("1 rows could not be opened, and stay as they are\n")
+    assert ran.err.endswith("not opened, and left as it is: 1 row\n")
     assert ran.row(str(Vault([LOST]).newest))[1] == "not in QUEUE_BODY_KEYS"
     assert kept() == before
 

@@ -51,4 +51,5 @@ def test_what_is_in_memory_is_read_alike() -> None:
 
 def test_one_is_no_plural() -> None:
     assert [counted(number, "event") for number in (0, 1, 2)] == ["0 events", "1 event", "2 events"]
+    assert counted(None, "event") == "an unknown number of events"
     assert counted(2, "activity", "activities") == "2 activities"

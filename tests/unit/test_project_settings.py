@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 from django.core.checks.security.base import check_secret_key
+from django.test import RequestFactory
+from django.urls import URLPattern
 from pytest_django import Settings
 
 import zerver.settings
+import zerver.urls
 
 
 def settings_with(monkeypatch: pytest.MonkeyPatch, **environment: str) -> dict[str, Any]:
@@ -49,3 +52,13 @@ def test_a_key_that_nobody_gave_is_new_each_time_and_told_by_the_deployment_chec
         "SECRET_KEY"
     ]
     assert check_secret_key(None) == []
+
+
+def test_who_develops_is_told_what_is_there(settings: Settings, rf: RequestFactory) -> None:
+    def pages() -> dict[str, Any]:
+        found = runpy.run_path(zerver.urls.__file__)["urlpatterns"]
+        return {str(page.pattern): page.callback for page in found if isinstance(page, URLPattern)}
+
+    assert pages() == {}
+    settings.DEBUG = True
+    assert b"/webhooks/SOURCE" in pages()[""](rf.get("/")).content

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from zerver.lib.counted import counted
 from zerver.lib.errors import QueueMismatch, QueueNotEmpty, TransportError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
@@ -41,8 +42,8 @@ class EventsDeleted(TransportError):
 
     def __str__(self) -> str:
         return (
-            f"{self.count} events that were published to queue {self.queue!r} in the moment of its deletion were "
-            "deleted with it; publish them again, stop who publishes with the old declaration, and go on"
+            f"{counted(self.count, 'event')} published to queue {self.queue!r} in the moment of its deletion went "
+            "with it; publish again what was lost, stop who publishes with the old declaration, and go on"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
+from zerver.lib.counted import counted
 from zerver.lib.errors import TransportError, TransportUnavailable
 from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
@@ -101,7 +102,9 @@ class Command(QueueCommand):
     def _ask_about(self, wanted: Sequence[QueueDeclaration], *, is_all: bool) -> None:
         """One queue is purged without asking, unless it holds what somebody should see first."""
         if is_all:
-            self.confirm(f"Delete everything that waits in {len(wanted)} queues?", flag="--noinput")
+            self.confirm(
+                f"Delete everything that waits in {counted(len(wanted), 'queue')}?", flag="--noinput"
+            )
         elif wanted[0].name == UNFILED:
             self.confirm(
                 f"{UNFILED} holds dead events that are not filed as failed events yet. Delete them for good?",

@@ -9,6 +9,7 @@ from django.core.management.base import CommandError
 
 from zerver.lib import vault
 from zerver.lib.conf import get_settings
+from zerver.lib.counted import counted
 from zerver.lib.errors import UnknownQueue
 from zerver.lib.registry import queues
 from zerver.lib.resealing import Resealed, count_stale, reseal, sealed_rows
@@ -101,14 +102,13 @@ class Command(QueueCommand):
                 + ("and no broker to look on" if admin is None else "and none of that name on the broker")
             )
         deleted = 0 if admin is None else admin.delete_queue(name, if_empty=not force)
-        self.done = (
-            f"deleted {name} with {deleted} events on the broker; some rows of the event table may be left"
-        )
+        told_of_broker = f"{counted(deleted, 'event')} on the broker"
+        self.done = f"deleted {name} with {told_of_broker}; some rows of the event table may be left"
         purged = current.table().purge(name) if rows else 0
-        self.done = f"deleted {name}, with {deleted} events on the broker and {purged} in the event table"
+        self.done = f"deleted {name}, with {told_of_broker} and {purged} in the event table"
         self.stdout.write(self.done)
         if purged < rows:
-            self.warn(f"{rows - purged} rows of the event table are in somebody's hand and stay")
+            self.warn(f"left in the event table, in somebody's hand: {counted(rows - purged, 'row')}")
 
     def _migrate(self, options: dict[str, Any]) -> None:
         queue = queues.lookup(options["queue"])
@@ -134,7 +134,7 @@ class Command(QueueCommand):
         self.done = "run it again: it goes on where it was broken off, and nothing is lost"
         with ExitStack() as bars:
             count = queue_migration.migrate(admin, queue, self._teller(bars), force=options["force"])
-        self.done = f"{queue.name} is as declared and holds {count} events"
+        self.done = f"{queue.name} is as declared and holds {counted(count, 'event')}"
         self.stdout.write(self.done)
 
     def _reseal(self, options: dict[str, Any]) -> None:
@@ -156,14 +156,17 @@ class Command(QueueCommand):
             resealing_report.COLUMNS, rows, empty="nothing is sealed, and QUEUE_BODY_KEYS is empty"
         )
         if report.unreadable:
-            raise CommandError(f"{report.unreadable} rows could not be opened, and stay as they are")
+            raise CommandError(f"not opened, and left as it is: {counted(report.unreadable, 'row')}")
 
     def _say_findings(self, name: str, difference: str, ready: int, consumers: int, left_over: int) -> None:
         if difference:
-            self.stdout.write(f"{name}: {difference}; {ready} events wait in it, {consumers} consumers")
+            self.stdout.write(
+                f"{name}: {difference}; {counted(ready, 'event waits', 'events wait')} in it, "
+                f"{counted(consumers, 'consumer')}"
+            )
         if left_over:
             self.stdout.write(
-                f"{name}: {left_over} events of a migration that was broken off wait to be brought back"
+                f"{name}: to be brought back, of a migration that was broken off: {counted(left_over, 'event')}"
             )
 
     def _teller(self, bars: ExitStack) -> Callable[[str, int], Callable[[int], object]]:
@@ -174,7 +177,7 @@ class Command(QueueCommand):
             if not total:
                 self.stdout.write(step)
                 return _ignore
-            self.stdout.write(f"{step}: {total} events")
+            self.stdout.write(f"{step}: {counted(total, 'event')}")
             bar = bars.enter_context(progress(step, total, self.warn))
             return bar.reach
 

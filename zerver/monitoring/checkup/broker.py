@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from zerver.lib.counted import counted, worker_processes
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.survey import (
     MIGRATION_PREFIX,
@@ -210,7 +211,7 @@ def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
             found,
             "broker.no-consumers",
             Severity.PROBLEM if found.ready else Severity.WARNING,
-            what=f"nobody consumes it on the broker, where {found.ready} events are ready",
+            what=f"nobody consumes it on the broker, where {counted(found.ready, 'event is', 'events are')} ready",
             why="they wait until somebody does",
             mend=(
                 f"its workers run and do not consume: read their logs; ./manage.py queue_explain {found.name}"
@@ -223,7 +224,8 @@ def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
             found,
             "broker.foreign-consumers",
             Severity.WARNING,
-            what=f"it has {found.consumers} consumers on the broker, and {workers} worker processes in this database",
+            what=f"it has {counted(found.consumers, 'consumer')} on the broker, "
+            f"and {worker_processes(workers)} in this database",
             why="somebody else may be taking its events: a deployment with another database, a forgotten script",
             mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute",
         )
@@ -259,11 +261,10 @@ def _left_over(listed: ListedQueue, declared: set[str]) -> Finding:
 
 
 def _of_listed(listed: ListedQueue, code: str, *, queue: str, what: str, mend: str) -> Finding:
-    count = "an unknown number of" if listed.events is None else f"{listed.events}"
     return Finding(
         code=code,
         severity=Severity.PROBLEM if listed.events else Severity.WARNING,
-        what=f"it is on the broker with {count} events, and {what}",
+        what=f"it is on the broker with {counted(listed.events, 'event')}, and {what}",
         where=f"queue {listed.name}",
         why="nobody takes them" if listed.events else "it is of no use to anybody",
         mend=mend,

@@ -8,6 +8,7 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count, Max
 
+from zerver.lib.counted import counted, worker_processes
 from zerver.lib.database_trouble import is_locked
 from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
@@ -181,7 +182,7 @@ def _undeclared(found: QueueSnapshot, broken_modules: Mapping[str, str]) -> Iter
     yield Finding(
         code="table.undeclared",
         severity=Severity.PROBLEM,
-        what=f"{rows} events wait in the event table, and no worker declares the queue",
+        what=f"{counted(rows, 'event waits', 'events wait')} in the event table, and no worker declares the queue",
         where=f"queue {found.name}",
         why="nobody will ever take them",
         mend=mend,
@@ -195,7 +196,7 @@ def _failed(found: QueueSnapshot) -> Iterator[Finding]:
     yield Finding(
         code="table.failed-events",
         severity=Severity.WARNING,
-        what=f"{found.failed} failed events are open",
+        what=f"{counted(found.failed, 'failed event is', 'failed events are')} open",
         where=f"queue {found.name}",
         why="each is an event that was not dealt with; so many have one cause",
         mend=f"./manage.py queue_failed list --queue {found.name}",
@@ -212,7 +213,8 @@ def _dead_leases(leases: Sequence[Leases], snapshot: Snapshot) -> Iterator[Findi
         yield Finding(
             code="table.dead-leases",
             severity=Severity.WARNING,
-            what=f"{held.count} events are held by {process_name(processes.get(held.owner))}, which is there no more",
+            what=f"{counted(held.count, 'event is', 'events are')} held by "
+            f"{process_name(processes.get(held.owner))}, which is there no more",
             where=f"queue {held.queue}",
             why=f"nobody else gets them before {moment(held.until_ms)}",
             mend=f"wait, or start any worker, which frees them: ./manage.py process_queue --queue={held.queue}",
@@ -234,7 +236,7 @@ def _near_their_limit(
             yield Finding(
                 code="table.suspects",
                 severity=Severity.WARNING,
-                what=f"{suspect.crashes} worker processes may have died of event {suspect.message_id}{others}",
+                what=f"{worker_processes(suspect.crashes)} may have died of event {suspect.message_id}{others}",
                 where=f"queue {queue.name}",
                 why=f"at {queue.max_crashes} it is a failed event",
                 mend=f"./manage.py queue_explain {suspect.message_id}; the last lines of its workers' logs",

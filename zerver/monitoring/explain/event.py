@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from zerver.lib import clock, vault
 from zerver.lib.conf import QueueSettings
+from zerver.lib.counted import worker_processes
 from zerver.lib.event import decode_headers
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER, error_of
@@ -183,7 +184,7 @@ def _suspect(row: Suspect) -> Sighting:
         queue=row.queue,
         attempt=None,
         at_ms=row.last_started_at_ms,
-        what=f"a suspect: {row.crashes} worker processes may have died of it; begun last by "
+        what=f"a suspect: {worker_processes(row.crashes)} may have died of it; begun last by "
         f"{row.last_worker or 'one unknown'} at {moment(row.last_started_at_ms)}, and not settled since",
     )
 

@@ -9,6 +9,7 @@ from django.db.models import Min
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
+from zerver.lib.counted import counted
 from zerver.lib.errors import TransportError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
@@ -197,17 +198,22 @@ def _verdict(
     next_due_at_ms: int | None,
     reasons: Sequence[Finding],
 ) -> str:
+    due = "an unknown number is due" if ready is None else f"{counted(ready, 'is', 'are')} due"
     if moves:
-        return f"it moves: {rate:.0f} a minute, {ready} are due" if rate and rate >= 1 else "it moves, slowly"
+        return f"it moves: {rate:.0f} a minute, {due}" if rate and rate >= 1 else "it moves, slowly"
     if not ready:
         later = found.known("later")
-        until = f"; {later} are due later, the next at {moment(next_due_at_ms)}" if later else ""
+        until = (
+            f"; {counted(later, 'is', 'are')} due later, the next at {moment(next_due_at_ms)}"
+            if later
+            else ""
+        )
         in_hand = f"; {held} are in workers' hands" if held else ""
         return f"{_nothing(ready, reasons)}{in_hand}{until}"
     if moves is None:
-        return f"{ready} are due; its workers were not looked at for long enough to see whether it moves"
+        return f"{due}; its workers were not looked at for long enough to see whether it moves"
     why = reasons[0].what if reasons else "nothing that can be asked says why; read its workers' logs"
-    return f"it does not move, {ready} are due: {why}"
+    return f"it does not move, {due}: {why}"
 
 
 def _nothing(ready: int | None, reasons: Sequence[Finding]) -> str:
@@ -306,8 +312,8 @@ def _at_work(
         yield _reason(
             "queue.busy",
             name,
-            what=f"its worker processes ({len(live)}) are busy with {in_flight} events, and have finished none in "
-            f"{look_seconds:g} s",
+            what=f"its worker processes ({len(live)}) are busy with {counted(in_flight, 'event')}, "
+            f"and have finished none in {look_seconds:g} s",
             why=f"the others wait; {may_take}",
             mend="the stacks of a worker: py-spy dump --pid PID; more processes help where handlers only wait",
         )
