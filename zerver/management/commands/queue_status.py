@@ -44,14 +44,15 @@ class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
     "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
     "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "lanes": {lane: {"ready", "unacked", "later",
-    "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is ``ok``, ``warning``, ``critical`` or
-    ``unknown``; reason is why, in words, where it is not the length of the backlog.
+    "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is ``ok``, ``warning``,
+    ``critical`` or ``unknown``; reason is why, in words, where it is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
 
     help = (
         "Shows per queue what waits, what failed and who works. – stands where nothing can know; ≥ before what one "
-        "lane, or the workers, tell while something else cannot be asked. lag, p50 and p99 are times from publish to done."
+        "lane, or the workers, tell while something else cannot be asked. lag, p50 and p99 are times from publish to "
+        "done."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
