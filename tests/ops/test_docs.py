@@ -206,7 +206,9 @@ def test_every_test_that_shows_a_promise_exists() -> None:
 
 def test_every_promise_names_a_test() -> None:
     headers = ("what happens", "what was broken")
-    promises = [row for row in rows((DOCS / "promises.md").read_text()) if row[0] not in headers]
+    before, _, rest = (DOCS / "promises.md").read_text().partition("<!-- soak: begin -->")
+    text = before + rest.partition("<!-- soak: end -->")[2]  # that table is of processes
+    promises = [row for row in rows(text) if row[0] not in headers]
 
     assert len(promises) > 10
     assert [row[0] for row in promises if not _TEST.search(row[-1])] == []
