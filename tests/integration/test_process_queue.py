@@ -21,10 +21,10 @@ def _fails(spine: Spine, *arguments: str, code: int = 1, **env: str) -> str:
 
 
 @on_sqlite
-def test_an_unknown_queue_is_named_with_those_that_are_known(spine: Spine) -> None:
+def test_an_unknown_queue_is_named_with_the_one_that_may_be_meant(spine: Spine) -> None:
     output = _fails(spine, "--queue=ledgr")
     assert "no worker declares queue 'ledgr'" in output
-    assert "ledger, " in output
+    assert "did you mean 'ledger'?" in output
 
 
 @on_sqlite

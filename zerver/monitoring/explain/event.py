@@ -93,10 +93,9 @@ def tell(message_id: str, settings: QueueSettings, *, timeout_seconds: float) ->
     )
     rows = WaitingEvent.objects.using(settings.database).filter(message_id=message_id)
     row = rows.values_list("published_at_ms", flat=True).first()
-    told_at_ms = published_at_ms(message_id)
     story = EventStory(
         message_id=message_id,
-        published_at_ms=told_at_ms if told_at_ms is not None else row,
+        published_at_ms=published_at_ms(message_id) if row is None else row,
         sightings=sightings,
         replays=replays,
         verdict=_verdict(sightings),
