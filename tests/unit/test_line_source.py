@@ -10,6 +10,7 @@ from contextlib import ExitStack
 import pytest
 
 from zerver.lib.counted import counted
+from zerver.management import line_source
 from zerver.management.line_source import LineSource
 
 
@@ -21,7 +22,10 @@ def pipe() -> Iterator[tuple[LineSource, io.FileIO]]:
         yield LineSource(source), stack.enter_context(open(write, "wb", buffering=0))
 
 
-def test_a_batch_is_what_has_come_when_nothing_more_does(pipe: tuple[LineSource, io.FileIO]) -> None:
+def test_a_batch_is_what_has_come_when_nothing_more_does(
+    pipe: tuple[LineSource, io.FileIO], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(line_source, "PAUSE_SECONDS", 0.02)
     source, writer = pipe
     batches = source.batches(2)
     writer.write(b"a\nb\nc\nd")

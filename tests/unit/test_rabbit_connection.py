@@ -22,8 +22,8 @@ from zerver.lib.transport.rabbitmq.connection import BrokerConnection, Connectio
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.02)
-    monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.05)
-    monkeypatch.setattr(loop, "TICK_SECONDS", 0.02)
+    monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.02)
+    monkeypatch.setattr(loop, "TICK_SECONDS", 0.005)
 
 
 @pytest.fixture

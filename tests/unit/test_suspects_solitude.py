@@ -7,7 +7,13 @@ from contextlib import AbstractContextManager
 import pytest
 
 from tests.wait import wait_for
+from zerver.worker import suspects
 from zerver.worker.suspects import Solitude
+
+
+@pytest.fixture(autouse=True)
+def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suspects, "_LOOK_UP_SECONDS", 0.02)
 
 
 class Guests:
