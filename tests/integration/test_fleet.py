@@ -99,6 +99,14 @@ def test_a_worker_num_beside_several_workers_is_a_usage_error(spine: Spine, whic
 
 
 @on_sqlite
+def test_a_worker_that_is_to_be_started_anew_before_it_began_takes_its_process_along(spine: Spine) -> None:
+    """Else the others would go on for ever, and nobody work at its queue."""
+    process = spine.work("--all", ledger={"max_rss_mb": 1})
+    assert process.wait() == 0
+    assert "queue ledger: worker recycling" in process.output
+
+
+@on_sqlite
 def test_a_stuck_handler_that_holds_the_databases_lock_ends_its_process_in_good_order(spine: Spine) -> None:
     spine.publish("ledger_transactional", ["hang_deaf", 120], n=1)
     process = spine.work("--queue=ledger_transactional", ledger_transactional={"timeout_seconds": 0.2})

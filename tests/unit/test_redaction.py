@@ -77,6 +77,12 @@ def test_what_is_too_short_to_be_told_from_any_text_is_not_masked() -> None:
     assert Mask([b'{"a":"e","b":12,"c":true}'], ["a", "b", "c"])("e 12 True") == "e 12 True"
 
 
+def test_no_value_is_looked_for_in_the_marks_of_others() -> None:
+    pieces = [MARK[start:end] for start in range(len(MARK)) for end in range(start + 3, len(MARK) + 1)]
+    body = json.dumps({"a": [*pieces, "secret"]}).encode()
+    assert Mask([body], ["a"])("a secret and a secret") == f"a {MARK} and a {MARK}"
+
+
 def test_names_inside_a_hidden_value_are_not_masked() -> None:
     assert Mask([b'{"a":{"number":"4111"}}'], ["a"])("no number 4111") == f"no number {MARK}"
 

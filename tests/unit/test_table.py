@@ -101,6 +101,12 @@ def test_then_the_least_important_columns_are_left_out_and_named() -> None:
     ]
 
 
+def test_a_table_without_rows_is_its_head_at_any_width() -> None:
+    columns = [Column("queue"), Column("ready", is_number=True), Column("note")]
+    for width in (200, 20, 8):
+        assert "queue" in str(table_display(columns, [], width))
+
+
 def test_a_terminal_says_how_wide_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     assert "no room for: " in table_text(queue_status._COLUMNS, [STATUS], is_terminal=True)

@@ -20,7 +20,7 @@ from django.db import (
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 
-from zerver.lib.database_trouble import is_missing_table, is_read_only, one_line, unavailable
+from zerver.lib.database_trouble import is_read_only, is_unmigrated, one_line, unavailable
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
 
 T = TypeVar("T")
@@ -78,6 +78,6 @@ def _attempt(connection: BaseDatabaseWrapper, operation: Callable[[BaseDatabaseW
     except _AWAY as error:
         raise unavailable(connection.alias, error) from error
     except (ProgrammingError, InternalError) as error:
-        if not is_missing_table(error) and not is_read_only(error):
+        if not is_unmigrated(error) and not is_read_only(error):
             raise
         raise unavailable(connection.alias, error) from error

@@ -40,12 +40,11 @@ _OF_SQLITE: Final = {
     "SQLITE_NOTADB": _Trouble("is no SQLite file", "see what DATABASES names"),
 }
 
-#: PostgreSQL's ``sqlstate``: "undefined table", "read only sql transaction".
-_NO_TABLE: Final = "42P01"
+#: PostgreSQL's ``sqlstate``: "read only sql transaction".
 _READ_ONLY: Final = "25006"
 #: Source: PostgreSQL's documentation, appendix A.
 _OF_POSTGRESQL: Final = {
-    _NO_TABLE: _UNMIGRATED,
+    "42P01": _UNMIGRATED,  # undefined table
     "42703": _UNMIGRATED,  # undefined column
     _READ_ONLY: _Trouble("takes no writes", "it is a standby, or was demoted: name the primary in DATABASES"),
     "55P03": _LOCKED,  # lock not available
@@ -72,9 +71,9 @@ def is_locked(problem: TransportUnavailable) -> bool:
     return isinstance(problem, DatabaseUnfit) and problem.state == _LOCKED.state
 
 
-def is_missing_table(error: Exception) -> bool:
-    """SQLite calls it an operational error, PostgreSQL a programming error (42P01)."""
-    return str(error).startswith("no such table") or _sqlstate(error) == _NO_TABLE
+def is_unmigrated(error: Exception) -> bool:
+    """A table or a column is missing: an operational error of SQLite's, a programming error of PostgreSQL's."""
+    return isinstance(error, Error) and _trouble_of(error) is _UNMIGRATED
 
 
 def is_read_only(error: BaseException | None) -> bool:

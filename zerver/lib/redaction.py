@@ -5,6 +5,7 @@ on the way are passed through, and ``*`` stands for any name. Hidden is the valu
 """
 
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby, pairwise
 from operator import itemgetter
@@ -64,15 +65,16 @@ class Mask:
         for body in bodies:
             for value in _hidden_values(body, fields):
                 found.update(_spellings(value))
-        #: Longest first: one may be a part of another.
-        self._values = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
+        # Longest first: one may be a part of another.
+        values = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
+        self._has_too_many = len(values) > _MOST_VALUES
+        #: All at once, so that no value is found in the mark that stands for another.
+        self._values = re.compile("|".join(map(re.escape, values))) if values else None
 
     def __call__(self, text: str) -> str:
-        if len(self._values) > _MOST_VALUES:
+        if self._has_too_many:
             return MARK
-        for value in self._values:
-            text = text.replace(value, MARK)
-        return text
+        return text if self._values is None else self._values.sub(lambda _: MARK, text)
 
 
 def _paths_into(body: bytes, fields: Collection[str]) -> _Paths | None:

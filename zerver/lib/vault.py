@@ -32,13 +32,14 @@ _NAME_LENGTH: Final = 12
 class Vault:
     """The keys of this process. Without any it seals nothing, and everything costs one look at an empty list."""
 
-    __slots__ = ("_fernets", "newest")
+    __slots__ = ("_fernets", "newest", "setting")
 
     def __init__(self, keys: Sequence[str], setting: str = _KEYS) -> None:
         """``keys``: Fernet keys, newest first; ``PLAIN`` may stand first. ``setting``: where they come from.
 
         Raises: InvalidSetting, which tells a key by its place.
         """
+        self.setting = setting
         is_plain = list(keys[:1]) == [PLAIN]
         raw = {
             number: _raw_key(key, number, setting)
@@ -66,8 +67,8 @@ class Vault:
             fernet = self._fernets[sealed_with]
         except KeyError:
             raise BodyUnreadable(
-                f"sealed with key {sealed_with}, which {_KEYS} does not hold",
-                f"put that key back into {_KEYS}, at its end, and restart",
+                f"sealed with key {sealed_with}, which {self.setting} does not hold",
+                f"put that key back into {self.setting}, at its end, and restart",
             ) from None
         # An optional driver, which whoever has a key has.
         from cryptography.fernet import InvalidToken

@@ -56,9 +56,10 @@ class QueueCommand(BaseCommand):
             error.args = (printable(str(error)),)
             raise
         except ZerverError as error:
-            raise CommandError(one_line(error)) from error
+            raise CommandError(self._with_done(one_line(error))) from error
         except Error as error:
-            raise CommandError(one_line(unavailable(get_settings().database, error))) from error
+            problem = one_line(unavailable(get_settings().database, error))
+            raise CommandError(self._with_done(problem)) from error
         except OutputLost as error:
             if error.is_reader_gone and not self.done:
                 # In silence: it has what it wanted, and `| grep -q` under pipefail must not fail for it.

@@ -29,12 +29,12 @@ def rows(sealed: Sequence[Sealed], bodies: Vault) -> Iterator[list[str]]:
 def _place(name: str, bodies: Vault) -> str:
     if name == bodies.newest:
         return "newest"
-    return "older" if name in bodies.names else "not in QUEUE_BODY_KEYS"
+    return "older" if name in bodies.names else f"not in {bodies.setting}"
 
 
 def _meaning(name: str, count: int, bodies: Vault) -> str:
     if name not in bodies.names:
-        return "put it back at the end of QUEUE_BODY_KEYS: nobody else can read these"
+        return f"put it back at the end of {bodies.setting}: nobody else can read these"
     if name == bodies.newest:
         return "seals what is written"
     if count:

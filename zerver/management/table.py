@@ -87,7 +87,7 @@ def _layout(columns: Sequence[Column], cells: Sequence[Sequence[str]], width: in
     if room is None or room >= 0:
         return _Layout(in_row=everything, widths=widths)
     text = everything[-1:] if not columns[-1].is_number else everything[:0]
-    if text and widths[-1] + room >= max(_TEXT_WIDTH, *(_longest_word(row[-1]) for row in cells)):
+    if text and widths[-1] + room >= max([_TEXT_WIDTH, *(_longest_word(row[-1]) for row in cells)]):
         return _Layout(in_row=everything, widths=[*widths[:-1], widths[-1] + room])
     beneath = [index for index in everything if columns[index].is_long or index in text]
     in_row = [index for index in everything if index not in beneath]

@@ -186,7 +186,7 @@ class WorkerFleet:
         finally:
             # This thread's own; nobody else would close them before the process ends.
             connections.close_all()
-        if runner.has_started:
+            # It has ended for good, or to be started anew: nobody would work at its queue if the others went on.
             self.stop()
 
     # told to stop

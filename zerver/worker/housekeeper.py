@@ -11,7 +11,7 @@ from typing import Any
 
 from django.db import DatabaseError, Error, connections
 
-from zerver.lib import clock, signals
+from zerver.lib import clock, signals, vault
 from zerver.lib.conf import QueueSettings
 from zerver.lib.database import delete_by_chunks
 from zerver.lib.database_trouble import is_locked, unavailable
@@ -169,7 +169,7 @@ class Housekeeper:
                     sender=None,
                     queue=each.queue,
                     state="leaves events that it cannot read",
-                    problem=f"{each}, which QUEUE_BODY_KEYS does not hold; they wait for who has it",
+                    problem=f"{each}, which {vault.current().setting} does not hold; they wait for who has it",
                 )
         self._unreadable = {(each.queue, each.key) for each in found}
 

@@ -63,8 +63,6 @@ class QueueRunner:
         self.breaker = Breaker()
         #: Set to drain: what runs finishes, what has not begun goes back.
         self.stopping = threading.Event()
-        #: The worker's own ``setup`` went well.
-        self.has_started = False
         self._host = host
         self._starter = Starter(queue, host.alias, self.stopping)
         self._intake = Intake(lanes, queue.threads, queue.name)
@@ -95,9 +93,9 @@ class QueueRunner:
             self._bad_end = f"{failed.what}: {failed.problem}"
             raise
         self._journey = self._journey_of(worker)
-        self.has_started = True
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
-        self._intake.start()
+        if not self.stopping.is_set():  # else what comes would only go back, as if it had been tried
+            self._intake.start()
         others = [
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
             for number in range(2, self.queue.threads + 1)
@@ -251,7 +249,9 @@ class QueueRunner:
             self.counters.started(len(deliveries))
             started_at = clock.monotonic()
             travelled = self._journey.travel(deliveries, deadline)
-            self._note_pace((clock.monotonic() - started_at) / len(deliveries))
+            handled = len(travelled.settled) + sum(map(len, travelled.again))
+            if handled:  # what others have by now took no time, and says nothing of the handler
+                self._note_pace((clock.monotonic() - started_at) / handled)
         now_ms = clock.now_ms()
         for delivery, outcome in travelled.settled:
             if id(delivery) not in self._given_up:

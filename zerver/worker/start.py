@@ -3,6 +3,7 @@
 import sys
 import threading
 import traceback as tracebacks
+from contextlib import suppress
 from pathlib import Path
 
 from django.db import Error, connections
@@ -19,8 +20,6 @@ from zerver.worker.queue_processors import get_worker
 #: What a worker needs may be away for a moment, or for a night.
 _PAUSES = RetryPolicy(base_seconds=1.0, factor=2.0, cap_seconds=60.0, jitter=0.5)
 _MAX_PROBLEM_LENGTH = 500
-#: It is the author's code that is called. SystemExit in a thread would end it unseen.
-_RAISED = (Exception, SystemExit)
 
 
 class Starter:
@@ -46,7 +45,9 @@ class Starter:
             try:
                 worker = get_worker(self._queue)
                 worker.setup()
-            except _RAISED as error:
+            except (
+                BaseException
+            ) as error:  # the author's code; what nobody catches in a thread ends it unseen
                 self.is_at_it = False
                 tries += 1
                 failed = failure(self._queue, "cannot start", error, self._alias)
@@ -100,5 +101,7 @@ def _place(error: BaseException, module: str) -> str:
     if not last:
         return ""
     path, line = Path(last[0].filename), last[0].lineno
-    here = Path.cwd()
-    return f" ({path.relative_to(here) if path.is_relative_to(here) else path}:{line})"
+    with suppress(OSError):  # a deploy may have removed the directory
+        here = Path.cwd()
+        path = path.relative_to(here) if path.is_relative_to(here) else path
+    return f" ({path}:{line})"

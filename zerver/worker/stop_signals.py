@@ -21,7 +21,8 @@ class StopSignals:
     """
 
     def __init__(self) -> None:
-        self._received: SimpleQueue[int] = SimpleQueue()
+        #: Which, and when it came (monotonic seconds): on a busy machine it is looked at much later.
+        self._received: SimpleQueue[tuple[int, float]] = SimpleQueue()
         self._is_starting = True
 
     def install(self) -> None:
@@ -38,17 +39,22 @@ class StopSignals:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Runs between any two bytecodes of the main thread, which may hold any lock just then: hence only this."""
         # Kept even while it starts: code in which an exception of a signal's is lost cannot lose this.
-        self._received.put(number)
+        self._received.put((number, clock.monotonic()))
         if self._is_starting:
             raise SystemExit(0)
 
     def _await(self, on_stop: Callable[[int], None], on_insistence: Callable[[], None]) -> None:
-        number = self._received.get()
-        told_at = clock.monotonic()
+        number, at = self._received.get()
+        pressed_at = at if number == signal.SIGINT else None
         on_stop(number)
         while True:
-            number = self._received.get()
-            if number == signal.SIGINT and clock.monotonic() - told_at >= _SAME_PRESS_SECONDS:
+            number, at = self._received.get()
+            if number != signal.SIGINT:
+                continue
+            if pressed_at is None:
+                pressed_at = at
+                on_stop(number)  # which says what another one would do
+            elif at - pressed_at >= _SAME_PRESS_SECONDS:
                 on_insistence()
 
 

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from django.db import DatabaseError
 
 from zerver.lib.conf import get_settings
-from zerver.lib.database_trouble import is_missing_table
+from zerver.lib.database_trouble import is_unmigrated
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management.base import QueueCommand
 from zerver.models import WorkerProcess
@@ -118,7 +118,7 @@ def _refuse_no_database() -> None:
     except STORE_ERRORS:
         return
     except DatabaseError as error:
-        if not is_missing_table(error):
+        if not is_unmigrated(error):
             raise
 
 

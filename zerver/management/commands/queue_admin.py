@@ -131,7 +131,7 @@ class Command(QueueCommand):
         self._say_findings(queue.name, found.difference, found.ready, found.consumers, found.left_over)
         if options["dry_run"]:
             return
-        self.done = "run it again: it goes on where it was broken off, and nothing is lost"
+        self.done = "run it again: it goes on where it was broken off"
         with ExitStack() as bars:
             count = queue_migration.migrate(admin, queue, self._teller(bars), force=options["force"])
         self.done = f"{queue.name} is as declared and holds {counted(count, 'event')}"
@@ -153,7 +153,7 @@ class Command(QueueCommand):
             self.stdout.write(self.done)
         rows = list(resealing_report.rows(sealed_rows(alias), bodies))
         self.write_table(
-            resealing_report.COLUMNS, rows, empty="nothing is sealed, and QUEUE_BODY_KEYS is empty"
+            resealing_report.COLUMNS, rows, empty=f"nothing is sealed, and {bodies.setting} holds no key"
         )
         if report.unreadable:
             raise CommandError(f"not opened, and left as it is: {counted(report.unreadable, 'row')}")

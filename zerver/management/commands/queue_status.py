@@ -24,6 +24,7 @@ from zerver.management.output import (
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level
 
+_NO_QUEUE = "no queue is declared"
 _COLUMNS = [
     Column("queue"),
     Column("ready", is_number=True),
@@ -86,7 +87,7 @@ class Command(QueueCommand):
         if as_json:
             self.write_json(snapshot.as_json())
             return
-        self.write_table(_COLUMNS, _rows(snapshot), empty="no queue is declared")
+        self.write_table(_COLUMNS, _rows(snapshot), empty=_NO_QUEUE)
         for problem in snapshot.problems:
             self.warn(problem)
         self.warn_of_broken_modules()
@@ -124,9 +125,10 @@ def _look(options: dict[str, Any], previous: Snapshot | None) -> Snapshot:
 
 
 def _display(snapshot: Snapshot, width: int) -> Group:
+    rows = _rows(snapshot)
     return Group(
         Text(moment(snapshot.taken_at_ms), style="dim"),
-        table_display(_COLUMNS, _rows(snapshot), width),
+        table_display(_COLUMNS, rows, width) if rows else Text(_NO_QUEUE),
         *(Text(printable(problem), style="yellow") for problem in snapshot.problems),
     )
 

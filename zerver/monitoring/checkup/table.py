@@ -8,6 +8,7 @@ from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 from django.db.models import Count, Max
 
+from zerver.lib import vault
 from zerver.lib.counted import counted, worker_processes
 from zerver.lib.database_trouble import is_locked
 from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
@@ -245,15 +246,16 @@ def _near_their_limit(
 
 
 def _unreadable(sealed: Sealed) -> Finding:
+    setting = vault.current().setting
     return Finding(
         code="table.sealed",
         severity=Severity.WARNING if sealed.is_failed else Severity.PROBLEM,
-        what=f"{sealed}, which QUEUE_BODY_KEYS does not hold",
+        what=f"{sealed}, which {setting} does not hold",
         where=f"queue {sealed.queue}",
         why="they can be neither shown nor replayed"
         if sealed.is_failed
         else "no worker with these settings can read them, so none takes them",
-        mend="put that key back into QUEUE_BODY_KEYS, at its end, and restart every process",
+        mend=f"put that key back into {setting}, at its end, and restart every process",
         queue=sealed.queue,
     )
 

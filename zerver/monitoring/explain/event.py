@@ -145,9 +145,10 @@ def _waiting(row: WaitingEvent, now_ms: int, alias: str) -> Sighting:
 
 def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
     until = moment(row.available_at_ms)
-    if row.sealed_with is not None and row.sealed_with not in vault.current().names:
+    bodies = vault.current()
+    if row.sealed_with is not None and row.sealed_with not in bodies.names:
         return (
-            f"sealed with key {row.sealed_with}, which QUEUE_BODY_KEYS does not hold here, and left to workers that "
+            f"sealed with key {row.sealed_with}, which {bodies.setting} does not hold here, and left to workers that "
             "have it"
         )
     if row.available_at_ms <= now_ms:

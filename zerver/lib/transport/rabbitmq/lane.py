@@ -145,6 +145,7 @@ class RabbitLane(Lane, Subscriber):
         self._ledger = TagLedger()
         self._generation += 1
         self._live = self._generation
+        self._watch_unbegun()
 
     def on_message(self, method: Any, properties: Any, body: bytes) -> None:
         event = to_event(self._queue.name, properties, body)
@@ -233,12 +234,12 @@ class RabbitLane(Lane, Subscriber):
     def _hand_back_unbegun(self, seconds: float) -> None:
         """Events that nobody began go to somebody who has time, before the broker's patience ends."""
         self._unbegun_timer = None
+        self._watch_unbegun()  # first: whatever goes wrong below, it is looked again
         stale = self._in_hand.take_back(monotonic() - seconds)
         if not self._subscription.is_paused:
             self._adapt_prefetch(is_too_large=bool(stale), is_too_small=not stale and not self._in_hand)
         if stale:
             self._give_back(stale)
-        self._watch_unbegun()
 
     def _adapt_prefetch(self, *, is_too_large: bool, is_too_small: bool) -> None:
         """No more than can be begun in time, or it would go round and round; not less than what is asked for else.

@@ -76,13 +76,13 @@ class Subscription(ConnectionListener):
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         #: When the present consumer began, or last got an event. Units: monotonic seconds.
         self._heard_at = 0.0
+        self._silence_timer: Any = None
         self._is_paused = False
         self._is_closing = False
 
     def begin(self, worker: WorkerConnection) -> None:
         self._worker = worker
         worker.connection.add_listener(self)
-        self._watch_silence()
 
     @property
     def channel(self) -> Any:
@@ -93,6 +93,7 @@ class Subscription(ConnectionListener):
 
     def on_open(self, connection: pika.SelectConnection) -> None:
         self._connection = connection
+        self._watch_silence_soon()
         self._subscribe(connection)
 
     def on_away(self, problem: TransportUnavailable) -> None:
@@ -199,12 +200,19 @@ class Subscription(ConnectionListener):
         On a fresh channel, in a few milliseconds: what the broker believes to have handed out on the old one comes
         again, and counts as redelivered. So does, seldom, what was on its way in that moment.
         """
+        self._silence_timer = None
+        self._watch_silence_soon()  # first: whatever goes wrong below, it is looked again
         connection = self._connection
         is_silent = self._consumer_tag is not None and monotonic() - self._heard_at > SILENCE_SECONDS
         if is_silent and connection is not None and connection.is_open and self._subscriber.holds_nothing():
             self._leave_channel()
             self._subscribe(connection)
-        self._later(SILENCE_SECONDS / 4, self._watch_silence)
+
+    def _watch_silence_soon(self) -> None:
+        """At each connection anew: an error in the loop may have cost it its timers."""
+        if self._silence_timer is not None and self._worker is not None:
+            self._worker.connection.cancel(self._silence_timer)
+        self._silence_timer = self._later(SILENCE_SECONDS / 4, self._watch_silence)
 
     def _leave_channel(self) -> None:
         self._subscriber.on_leaving()
@@ -263,9 +271,10 @@ class Subscription(ConnectionListener):
         else:
             channel.close()
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> None:
-        if self._worker is not None:
-            self._worker.connection.call_later(seconds, callback)
+    def _later(self, seconds: float, callback: Callable[[], None]) -> Any:
+        """Shape: a handle for ``BrokerConnection.cancel``; None when nothing will come of it."""
+        worker = self._worker
+        return None if worker is None else worker.connection.call_later(seconds, callback)
 
     def _tell(self, problem: str) -> None:
         self.problem = problem
