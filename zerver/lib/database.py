@@ -20,7 +20,7 @@ from django.db import (
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import QuerySet
 
-from zerver.lib.database_trouble import is_read_only, is_unmigrated, one_line, unavailable
+from zerver.lib.database_trouble import first_line, is_read_only, is_unmigrated, unavailable
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
 
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def _attempt(connection: BaseDatabaseWrapper, operation: Callable[[BaseDatabaseW
         with transaction.mark_for_rollback_on_error(using=connection.alias):
             return operation(connection)
     except DataError as error:
-        raise EventNotStorable(f"database {connection.alias!r}", one_line(error)) from error
+        raise EventNotStorable(f"database {connection.alias!r}", first_line(error)) from error
     except _AWAY as error:
         raise unavailable(connection.alias, error) from error
     except (ProgrammingError, InternalError) as error:

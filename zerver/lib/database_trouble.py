@@ -57,7 +57,7 @@ _OF_POSTGRESQL: Final = {
 
 def unavailable(alias: str, error: Error) -> TransportUnavailable:
     """An error of Django's as ours: which database, how it stands, what it said, and the mend."""
-    what, said = f"database {alias!r}", one_line(error)
+    what, said = f"database {alias!r}", first_line(error)
     trouble = _trouble_of(error)
     if trouble is not None:
         return DatabaseUnfit(what, said, *trouble)
@@ -81,7 +81,7 @@ def is_read_only(error: BaseException | None) -> bool:
     return isinstance(error, DatabaseError) and _sqlstate(error) == _READ_ONLY
 
 
-def one_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """PostgreSQL's messages go over several lines: the statement and where in it."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 

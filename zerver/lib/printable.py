@@ -11,11 +11,18 @@ import re
 _UNPRINTABLE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+#: Of what is told in a line. Units: characters.
+MAX_LENGTH = 500
 
 
 def printable(text: str) -> str:
     r"""Each character that does something, rather than shows something, as ``\x1b`` or ``\u202e``."""
     return text if text.isascii() and text.isprintable() else _UNPRINTABLE.sub(_escaped, text)
+
+
+def shortened(line: str) -> str:
+    """What somebody else's exception says may be as long as it likes."""
+    return line if len(line) <= MAX_LENGTH else f"{line[:MAX_LENGTH]}…"
 
 
 def one_line(error: BaseException) -> str:

@@ -55,6 +55,11 @@ class Vault:
         """Of the keys that can open something, newest first."""
         return tuple(self._fernets)
 
+    @property
+    def lack(self) -> str:
+        """As a sentence goes on of a key that is not among them."""
+        return f"which {self.setting} does not hold"
+
     def seal(self, body: bytes) -> bytes:
         """As a row keeps it that names ``newest``: a Fernet token, a third larger; or the body itself."""
         return body if self.newest is None else self._fernets[self.newest].encrypt(body)
@@ -67,7 +72,7 @@ class Vault:
             fernet = self._fernets[sealed_with]
         except KeyError:
             raise BodyUnreadable(
-                f"sealed with key {sealed_with}, which {self.setting} does not hold",
+                f"sealed with key {sealed_with}, {self.lack}",
                 f"put that key back into {self.setting}, at its end, and restart",
             ) from None
         # An optional driver, which whoever has a key has.

@@ -11,7 +11,7 @@ from typing import Any
 
 from zerver.lib import signals
 from zerver.lib.clock import monotonic
-from zerver.lib.printable import printable
+from zerver.lib.printable import printable, shortened
 
 _publish = logging.getLogger("zerver.publish")
 _connection = logging.getLogger("zerver.connection")
@@ -23,7 +23,6 @@ _database = logging.getLogger("zerver.database")
 MISSED_EVERY_SECONDS = 30.0
 #: Different sentences on one outage.
 MAX_PROBLEMS = 10
-MAX_PROBLEM_LENGTH = 500
 
 
 def connect() -> None:
@@ -174,8 +173,7 @@ _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": lo
 
 def _short(problem: str) -> str:
     """One line of a bounded length, without what a terminal obeys: an exception's message may be anything."""
-    line = printable(" ".join(problem.split()))
-    return line if len(line) <= MAX_PROBLEM_LENGTH else f"{line[:MAX_PROBLEM_LENGTH]}…"
+    return shortened(printable(" ".join(problem.split())))
 
 
 def _listed(message_ids: Sequence[str]) -> str:

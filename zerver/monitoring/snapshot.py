@@ -250,7 +250,7 @@ def live_workers(workers: Sequence[WorkerProcess], now_ms: int) -> list[WorkerPr
 
 def workers_at_work(live: Sequence[WorkerProcess]) -> list[WorkerProcess]:
     """Of the living, those that take events."""
-    return [worker for worker in live if worker.state != WorkerProcess.State.FAILING]
+    return [worker for worker in live if not _is_failing(worker)]
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
@@ -363,8 +363,12 @@ def _queue_snapshot(
         p50_ms=latencies.quantile(0.5),
         p99_ms=latencies.quantile(0.99),
         breaker=_reasons(live) if live else None,
-        failing=_reasons([worker for worker in there if worker not in (live or ())]) if there else None,
+        failing=_reasons([worker for worker in there if _is_failing(worker)]) if there else None,
     )
+
+
+def _is_failing(worker: WorkerProcess) -> bool:
+    return worker.state == WorkerProcess.State.FAILING
 
 
 def _reasons(workers: Sequence[WorkerProcess]) -> str:

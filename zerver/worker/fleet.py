@@ -14,6 +14,7 @@ from django.db import connections
 
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
+from zerver.lib.counted import counted
 from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
@@ -205,8 +206,8 @@ class WorkerFleet:
         waits = []
         if running:
             longest = max(HARD_GRACE_SECONDS - entry.seconds_over for entry in running)
-            verb = "handler runs" if len(running) == 1 else "handlers run"
-            waits.append(f"{len(running)} {verb}, up to {max(0, math.ceil(longest))} s")
+            handlers = counted(len(running), "handler runs", "handlers run")
+            waits.append(f"{handlers}, up to {max(0, math.ceil(longest))} s")
         starting = sorted({runner.queue.name for runner in self._runners if runner.is_starting})
         if starting:
             waits.append(f"setup of {', '.join(starting)} runs")
@@ -216,9 +217,7 @@ class WorkerFleet:
         """On the signals' thread. As after a crash, what runs comes again; only sooner, and with a word."""
         try:
             count = sum(len(entry.deliveries) for entry in list(self._watchdog.running.values()))
-            say(
-                f"ending at once: {count} {'event in hand comes' if count == 1 else 'events in hand come'} again"
-            )
+            say(f"ending at once: {counted(count, 'event in hand comes', 'events in hand come')} again")
             self._close_lanes()
             if self._housekeeper is not None:
                 self._housekeeper.stop(_CLOSE_SECONDS)

@@ -169,7 +169,7 @@ class Housekeeper:
                     sender=None,
                     queue=each.queue,
                     state="leaves events that it cannot read",
-                    problem=f"{each}, which {vault.current().setting} does not hold; they wait for who has it",
+                    problem=f"{each}, {vault.current().lack}; they wait for who has it",
                 )
         self._unreadable = {(each.queue, each.key) for each in found}
 

@@ -12,6 +12,7 @@ from zerver.lib import signals
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import WorkerFailed, ZerverError
+from zerver.lib.printable import shortened
 from zerver.lib.registry import QueueDeclaration
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.handler import exception_line
@@ -19,7 +20,6 @@ from zerver.worker.queue_processors import get_worker
 
 #: What a worker needs may be away for a moment, or for a night.
 _PAUSES = RetryPolicy(base_seconds=1.0, factor=2.0, cap_seconds=60.0, jitter=0.5)
-_MAX_PROBLEM_LENGTH = 500
 
 
 class Starter:
@@ -84,10 +84,7 @@ def failure(queue: QueueDeclaration, what: str, error: BaseException, alias: str
         said = str(error)
     else:
         said = str(unavailable(alias, error)) if isinstance(error, Error) else exception_line(error)
-    said = " ".join(said.split())
-    if len(said) > _MAX_PROBLEM_LENGTH:
-        said = f"{said[:_MAX_PROBLEM_LENGTH]}…"
-    return WorkerFailed(queue.name, what, said + _place(error, queue.module))
+    return WorkerFailed(queue.name, what, shortened(" ".join(said.split())) + _place(error, queue.module))
 
 
 def _place(error: BaseException, module: str) -> str:

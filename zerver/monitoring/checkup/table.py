@@ -246,16 +246,16 @@ def _near_their_limit(
 
 
 def _unreadable(sealed: Sealed) -> Finding:
-    setting = vault.current().setting
+    bodies = vault.current()
     return Finding(
         code="table.sealed",
         severity=Severity.WARNING if sealed.is_failed else Severity.PROBLEM,
-        what=f"{sealed}, which {setting} does not hold",
+        what=f"{sealed}, {bodies.lack}",
         where=f"queue {sealed.queue}",
         why="they can be neither shown nor replayed"
         if sealed.is_failed
         else "no worker with these settings can read them, so none takes them",
-        mend=f"put that key back into {setting}, at its end, and restart every process",
+        mend=f"put that key back into {bodies.setting}, at its end, and restart every process",
         queue=sealed.queue,
     )
 

@@ -147,10 +147,7 @@ def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
     until = moment(row.available_at_ms)
     bodies = vault.current()
     if row.sealed_with is not None and row.sealed_with not in bodies.names:
-        return (
-            f"sealed with key {row.sealed_with}, which {bodies.setting} does not hold here, and left to workers that "
-            "have it"
-        )
+        return f"sealed with key {row.sealed_with}, {bodies.lack} here, and left to workers that have it"
     if row.available_at_ms <= now_ms:
         since = f"due since {moment(row.due_at_ms)} ({duration(now_ms - row.due_at_ms)}) and free"
         return f"{since}; why nobody takes it: ./manage.py queue_explain {row.queue}"
