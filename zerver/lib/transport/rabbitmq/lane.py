@@ -68,7 +68,6 @@ class RabbitLane(Lane, Subscriber):
         self._wake = wake
         worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")
         self._post(lambda: self._subscription.begin(worker))
-        self._post(self._watch_unbegun)
 
     def take(self, limit: int) -> list[Delivery]:
         taken = self._in_hand.take(limit)
@@ -134,11 +133,6 @@ class RabbitLane(Lane, Subscriber):
         if worker is not None:
             worker.connection.call_soon(callback)
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> Any:
-        """Shape: a handle for ``BrokerConnection.cancel``; None when nothing will come of it."""
-        worker = self._worker
-        return None if worker is None else worker.connection.call_later(seconds, callback)
-
     # -- what comes
 
     def on_channel(self) -> None:
@@ -181,7 +175,7 @@ class RabbitLane(Lane, Subscriber):
     # -- settling
 
     def _send_acks_soon(self) -> None:
-        self._later(ACK_HOLD_SECONDS, self._send_acks)
+        self._subscription.later(ACK_HOLD_SECONDS, self._send_acks)
 
     def _send_acks(self) -> None:
         with self._lock:
@@ -224,12 +218,10 @@ class RabbitLane(Lane, Subscriber):
         self._watch_unbegun()
 
     def _watch_unbegun(self) -> None:
-        if self._worker is None:
-            return
-        if self._unbegun_timer is not None:
-            self._worker.connection.cancel(self._unbegun_timer)
         seconds = self._subscription.consumer_timeout_seconds * UNBEGUN_PART
-        self._unbegun_timer = self._later(seconds / 8, lambda: self._hand_back_unbegun(seconds))
+        self._unbegun_timer = self._subscription.later(
+            seconds / 8, lambda: self._hand_back_unbegun(seconds), instead_of=self._unbegun_timer
+        )
 
     def _hand_back_unbegun(self, seconds: float) -> None:
         """Events that nobody began go to somebody who has time, before the broker's patience ends."""

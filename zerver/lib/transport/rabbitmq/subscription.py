@@ -116,13 +116,13 @@ class Subscription(ConnectionListener):
             return
         if error is not None:
             self._tell(str(error))
-            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            self.later(MEMORY_SECONDS, lambda: self._subscribe(connection))
             return
         try:
             self._channel = connection.channel(on_open_callback=self._on_channel_open)
         except pika.exceptions.AMQPError as failure:
             self._tell(describe(failure))
-            self._later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            self.later(MEMORY_SECONDS, lambda: self._subscribe(connection))
             return
         self._channel.add_on_close_callback(self._on_channel_closed)
 
@@ -210,9 +210,9 @@ class Subscription(ConnectionListener):
 
     def _watch_silence_soon(self) -> None:
         """At each connection anew: an error in the loop may have cost it its timers."""
-        if self._silence_timer is not None and self._worker is not None:
-            self._worker.connection.cancel(self._silence_timer)
-        self._silence_timer = self._later(SILENCE_SECONDS / 4, self._watch_silence)
+        self._silence_timer = self.later(
+            SILENCE_SECONDS / 4, self._watch_silence, instead_of=self._silence_timer
+        )
 
     def _leave_channel(self) -> None:
         self._subscriber.on_leaving()
@@ -227,7 +227,7 @@ class Subscription(ConnectionListener):
             self._worker.declarer.forget(self._queue.name)
         connection = self._connection
         if connection is not None:
-            self._later(self._resubscribe_seconds, lambda: self._subscribe(connection))
+            self.later(self._resubscribe_seconds, lambda: self._subscribe(connection))
             # What goes wrong again and again is not asked for twice a second.
             self._resubscribe_seconds = min(self._resubscribe_seconds * 2, MEMORY_SECONDS)
 
@@ -271,10 +271,14 @@ class Subscription(ConnectionListener):
         else:
             channel.close()
 
-    def _later(self, seconds: float, callback: Callable[[], None]) -> Any:
-        """Shape: a handle for ``BrokerConnection.cancel``; None when nothing will come of it."""
+    def later(self, seconds: float, callback: Callable[[], None], *, instead_of: Any = None) -> Any:
+        """Shape: a handle to be ``instead_of`` the next time; None when nothing will come of it."""
         worker = self._worker
-        return None if worker is None else worker.connection.call_later(seconds, callback)
+        if worker is None:
+            return None
+        if instead_of is not None:
+            worker.connection.cancel(instead_of)
+        return worker.connection.call_later(seconds, callback)
 
     def _tell(self, problem: str) -> None:
         self.problem = problem
