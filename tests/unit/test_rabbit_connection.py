@@ -21,7 +21,7 @@ from zerver.lib.transport.rabbitmq.connection import BrokerConnection, Connectio
 
 @pytest.fixture(autouse=True)
 def impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.02)
+    monkeypatch.setattr(module, "LONGEST_RETRY_SECONDS", 0.002)
     monkeypatch.setattr(module, "OVERDUE_SECONDS", 0.02)
     monkeypatch.setattr(loop, "TICK_SECONDS", 0.005)
 
