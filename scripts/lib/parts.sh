@@ -3,16 +3,21 @@
 parts=()
 failed_parts=0
 
+# Since 1970. In some languages the fraction begins with a comma.
+microseconds() { printf '%s' "${EPOCHREALTIME/[.,]/}"; }
+
 # part NAME COMMAND...: runs it and remembers how it went.
 part() {
-  local name=$1 start=$SECONDS status=0
+  local name=$1 start=$(microseconds) status=0 took
   shift
   printf '\n── %s\n' "$name"
   "$@" || status=$?
+  took=$((($(microseconds) - start) / 100000))
+  took="$((took / 10)).$((took % 10)) s"
   if [[ $status -eq 0 ]]; then
-    parts+=("ok    $name, $((SECONDS - start)) s")
+    parts+=("ok    $name, $took")
   else
-    parts+=("FAIL  $name, $((SECONDS - start)) s (exit $status)")
+    parts+=("FAIL  $name, $took (exit $status)")
     failed_parts=$((failed_parts + 1))
   fi
 }
