@@ -6,10 +6,38 @@ import json
 import re
 import signal
 import time
+from pathlib import Path
 
 from tests.integration.conftest import Spine, on_sqlite
+from tests.integration.user_project import add_app
 from tests.wait import wait_for
 from zerver.worker.fleet import EXIT_INSISTED, EXIT_STUCK
+
+#: Whose lanes cannot be closed in good order either.
+_GRUDGING_WORKER = """
+from tests.ledger.notes import note_event
+from zerver.worker.base import QueueProcessingWorker, assign_queue
+from zerver.worker.intake import Intake
+
+close = Intake.close
+
+
+def close_and_complain(intake, timeout_seconds):
+    close(intake, timeout_seconds)
+    raise OSError("a lane")
+
+
+Intake.close = close_and_complain
+
+
+@assign_queue("grudging")
+class Grudging(QueueProcessingWorker):
+    def consume(self, event):
+        note_event("effect", event)
+
+    def stop(self):
+        raise SystemExit("not yet")
+"""
 
 
 @on_sqlite
@@ -88,3 +116,20 @@ def test_processes_that_ended_well_are_listed_only_when_asked_for(spine: Spine) 
 
     assert listed() == ["dead", "running"]
     assert listed("--all") == ["dead", "running", "stopped"]
+
+
+@on_sqlite
+def test_of_several_errors_at_the_end_the_first_is_told_and_the_lanes_are_closed(
+    spine: Spine, tmp_path: Path
+) -> None:
+    env = {**spine.env, **add_app(tmp_path, "grudging", _GRUDGING_WORKER)}
+    assert spine.start("queue_publish", "grudging", '{"n": 1}', env=env).wait() == 0
+    process = spine.start("process_queue", "--queue=grudging", env=env)
+    spine.wait_for_numbers([1])
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 1
+    assert "queue 'grudging' has failed: SystemExit: not yet (" in process.output
+    assert "Traceback" not in process.output
+    [row] = spine.process_rows()
+    assert row.state == "stopped"
+    assert row.breaker == "has failed: SystemExit: not yet"

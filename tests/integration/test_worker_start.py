@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Spine, on_postgres, on_sqlite
+from tests.integration.user_project import add_app
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.queue_stats import read_stats, stats_path
@@ -58,6 +59,30 @@ class ShakyExit(Shaky):
     def setup(self):
         raise SystemExit("no licence")
 """
+_CROWDED_WORKERS = """
+import threading
+
+from tests.ledger.notes import note_event
+from zerver.worker.base import QueueProcessingWorker, assign_queue
+
+start = threading.Thread.start
+
+
+def start_while_there_are_threads(thread):
+    if thread.name in ("crowded-3", "crowded_too"):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+
+threading.Thread.start = start_while_there_are_threads
+
+
+@assign_queue("crowded", threads=4)
+@assign_queue("crowded_too")
+class Crowded(QueueProcessingWorker):
+    def consume(self, event):
+        note_event("effect", event)
+"""
 _LINE = _SHAKY_WORKERS.splitlines().index('        raise OSError("no licence")') + 1
 
 Work = Callable[..., ProjectProcess]
@@ -66,19 +91,7 @@ Work = Callable[..., ProjectProcess]
 @pytest.fixture
 def work(spine: Spine, tmp_path: Path) -> Work:
     """A worker process, or another command, of a project that has the shaky workers too."""
-    app = tmp_path / "shaky"
-    app.mkdir()
-    (app / "__init__.py").touch()
-    (app / "queue_processors.py").write_text(_SHAKY_WORKERS)
-    (tmp_path / "shaky_settings.py").write_text(
-        "from tests.settings import *\nINSTALLED_APPS = [*INSTALLED_APPS, 'shaky']\n"
-    )
-    env = {
-        **spine.env,
-        "PYTHONPATH": str(tmp_path),
-        "DJANGO_SETTINGS_MODULE": "shaky_settings",
-        "LICENCE": str(tmp_path / "licence"),
-    }
+    env = {**spine.env, **add_app(tmp_path, "shaky", _SHAKY_WORKERS), "LICENCE": str(tmp_path / "licence")}
 
     def start(*arguments: str) -> ProjectProcess:
         spine.processes.append(spine.start(*arguments, env=env))
@@ -187,6 +200,20 @@ def test_a_file_that_is_no_database_is_told_in_one_line(spine: Spine, tmp_path: 
     assert process.wait() == 1
     [said] = process.output.splitlines()
     assert "is no SQLite file" in said
+
+
+@on_sqlite
+@pytest.mark.parametrize("queues", [["crowded"], ["ledger", "crowded_too"]])
+def test_a_process_that_gets_no_more_threads_ends_and_loses_nothing(
+    spine: Spine, tmp_path: Path, queues: list[str]
+) -> None:
+    env = {**spine.env, **add_app(tmp_path, "crowded", _CROWDED_WORKERS)}
+    assert spine.start("queue_publish", queues[-1], '{"n": 1}', env=env).wait() == 0
+    process = spine.start("process_queue", "--multi_threaded", *queues, env=env)
+    assert process.wait() == 1
+    assert "RuntimeError: can't start new thread" in process.output
+    assert spine.waiting() == 1
+    assert {row.state for row in spine.process_rows()} == {"stopped"}
 
 
 @pytest.fixture

@@ -103,6 +103,20 @@ def make_project(path: Path) -> None:
     install_entry_points(path / "site")
 
 
+def add_app(path: Path, name: str, workers: str) -> dict[str, str]:
+    """An app of these workers beside this repository's own; the environment of commands that have it."""
+    write(path / name / "__init__.py", "")
+    write(path / name / "queue_processors.py", workers)
+    write(
+        path / f"{name}_settings.py",
+        f"""
+        from tests.settings import *
+        INSTALLED_APPS = [*INSTALLED_APPS, {name!r}]
+        """,
+    )
+    return {"PYTHONPATH": str(path), "DJANGO_SETTINGS_MODULE": f"{name}_settings"}
+
+
 def write_tests(path: Path, source: str) -> None:
     """The project's test module, with what all of them import."""
     write(path / "test_shop.py", dedent(_HEADER) + dedent(source))

@@ -49,7 +49,11 @@ class QueueProcessingWorker:
     queue_name: ClassVar[str] = ""
 
     def setup(self) -> None:
-        """Runs once in the worker process, before its first event."""
+        """Runs once in the worker process, before its first event.
+
+        Raises: whatever stands in the way. The object is dropped then, its ``stop`` not called, and another one is
+        set up if the process has other queues; so what it has opened by then, it closes itself.
+        """
 
     def consume(self, event: Any) -> None:
         """Deal with one event; returning means done.

@@ -25,6 +25,7 @@ from zerver.worker.runner import Host, QueueRunner
 from zerver.worker.start import failure
 from zerver.worker.stop_signals import StopSignals, say
 from zerver.worker.suspects import Solitude
+from zerver.worker.threads import running
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, Running, Watchdog, tell_timeout
 
 #: Exit code after a handler that nothing could stop (EX_SOFTWARE of sysexits.h); supervisors start the process anew.
@@ -170,12 +171,8 @@ class WorkerFleet:
             threading.Thread(target=self._run_in_thread, args=[runner], name=runner.queue.name)
             for runner in self._runners
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            # Joined in slices: signal handlers run between them in every version of Python.
-            while thread.is_alive():
-                thread.join(1.0)
+        with running(threads, self.stop):
+            pass  # signals come to the main thread
 
     def _run_in_thread(self, runner: QueueRunner) -> None:
         try:

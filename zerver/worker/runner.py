@@ -2,8 +2,8 @@
 
 import threading
 from collections import deque
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 from django.db import connections
@@ -23,6 +23,7 @@ from zerver.worker.outcomes import Outcome
 from zerver.worker.settle import Settler, tell
 from zerver.worker.start import Starter, failure
 from zerver.worker.suspects import Solitude
+from zerver.worker.threads import running
 from zerver.worker.timeouts import (
     HARD_GRACE_SECONDS,
     MainThreadDeadline,
@@ -96,26 +97,24 @@ class QueueRunner:
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
         if not self.stopping.is_set():  # else what comes would only go back, as if it had been tried
             self._intake.start()
+        self._loop_in_threads()
+        # Both of them, whatever the other raises; the first error is the one that is told.
+        with self._failing():
+            worker.stop()
+        with self._failing():
+            self._intake.close(_CLOSE_SECONDS)
+        signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="stopped", problem="")
+        if self._error is not None:
+            raise failure(self.queue, "has failed", self._error, self._host.alias) from self._error
+
+    def _loop_in_threads(self) -> None:
+        """In this thread and as many others as the queue asks for; returns when all have looked up for the last time."""
         others = [
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
             for number in range(2, self.queue.threads + 1)
         ]
-        for thread in others:
-            thread.start()
-        self._loop()
-        for thread in others:
-            thread.join()
-        try:
-            worker.stop()
-        except Exception as error:  # the author's code
-            self._fail(error)
-        finally:
-            self._intake.close(_CLOSE_SECONDS)
-            signals.worker_changed.send_robust(
-                sender=None, queue=self.queue.name, state="stopped", problem=""
-            )
-        if self._error is not None:
-            raise failure(self.queue, "has failed", self._error, self._host.alias) from self._error
+        with self._failing(), running(others, self.stop):
+            self._loop()
 
     def _journey_of(self, worker: QueueProcessingWorker) -> Journey:
         return Journey(
@@ -278,6 +277,14 @@ class QueueRunner:
     def close_lanes(self, timeout_seconds: float) -> None:
         """On the watchdog's thread, before the process ends: what has been settled reaches the other side."""
         self._intake.close(timeout_seconds)
+
+    @contextmanager
+    def _failing(self) -> Iterator[None]:
+        """What is raised here ends the runner, once its other ends are met."""
+        try:
+            yield
+        except BaseException as error:  # the author's, a lane's, or the system's
+            self._fail(error)
 
     def _fail(self, error: BaseException) -> None:
         """The first error counts: what comes after it may be its consequence."""
