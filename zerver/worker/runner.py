@@ -108,7 +108,7 @@ class QueueRunner:
             raise failure(self.queue, "has failed", self._error, self._host.alias) from self._error
 
     def _loop_in_threads(self) -> None:
-        """In this thread and as many others as the queue asks for; returns when all have looked up for the last time."""
+        """In this thread and as many others as the queue asks for; returns when all have ended."""
         others = [
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
             for number in range(2, self.queue.threads + 1)
