@@ -21,7 +21,7 @@ PARCELS = QueueDeclaration(name="parcels", module="shop")
 
 
 def finding(severity: Severity = Severity.WARNING, **fields: Any) -> Finding:
-    told = {"code": "table.overdue", "what": "w", "where": "x", "why": "y", "mend": "z"}
+    told = {"code": "table.overdue", "what": "w", "why": "y", "mend": "z"}
     return Finding(severity=severity, **told | fields)
 
 
@@ -55,8 +55,14 @@ def test_the_worst_finding_is_the_exit_code(severities: list[Severity], exit_cod
 
 
 def test_a_finding_about_all_queues_names_none() -> None:
-    assert finding().as_json()["queue"] is None
+    assert finding(place="database default").as_json()["queue"] is None
     assert finding(queue="parcels").as_json()["queue"] == "parcels"
+
+
+def test_a_finding_is_about_its_queue_unless_it_says_where_else_to_look() -> None:
+    assert finding(queue="parcels").as_json()["where"] == "queue parcels"
+    there = finding(queue="parcels", place="worker process elsewhere:4711 of queue parcels").as_json()
+    assert (there["where"], there["queue"]) == ("worker process elsewhere:4711 of queue parcels", "parcels")
 
 
 def test_workers_are_expected_of_normal_queues_and_of_the_dead_ones_where_there_is_a_broker() -> None:

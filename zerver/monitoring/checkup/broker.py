@@ -85,7 +85,7 @@ def _of_all(survey: BrokerSurvey, where: str) -> Iterator[Finding]:
             code="broker.version",
             severity=Severity.PROBLEM if survey.version_numbers < lowest else Severity.WARNING,
             what=f"it is RabbitMQ {survey.version}",
-            where=where,
+            place=where,
             why="3.10 to 4.x are supported; what others do with events has not been tried",
             mend="run a version from 3.10 to 4.x",
         )
@@ -94,7 +94,7 @@ def _of_all(survey: BrokerSurvey, where: str) -> Iterator[Finding]:
             code="broker.alarm",
             severity=Severity.PROBLEM,
             what=f"it is in an alarm: {'; '.join(survey.alarms)}",
-            where=where,
+            place=where,
             why="it takes no events; they take the event table until it is over",
             mend="give it memory or disk; on its host: rabbitmq-diagnostics alarms",
         )
@@ -103,7 +103,7 @@ def _of_all(survey: BrokerSurvey, where: str) -> Iterator[Finding]:
             code="broker.may-not-publish",
             severity=Severity.PROBLEM,
             what="our user may not write to the default exchange",
-            where=where,
+            place=where,
             why="every event takes the event table, and is carried at its pace",
             mend="rabbitmqctl set_permissions: let the user of QUEUE_URL write to amq.default",
         )
@@ -112,7 +112,7 @@ def _of_all(survey: BrokerSurvey, where: str) -> Iterator[Finding]:
             code="broker.management-unreachable",
             severity=Severity.PROBLEM,
             what=survey.management_problem,
-            where="QUEUE_MANAGEMENT_URL",
+            place="QUEUE_MANAGEMENT_URL",
             why="what only it tells is unknown: events in workers' hands, policies, queues that nobody declares",
             mend="mend QUEUE_MANAGEMENT_URL, or take it out of the settings",
         )
@@ -265,7 +265,7 @@ def _of_listed(listed: ListedQueue, code: str, *, queue: str, what: str, mend: s
         code=code,
         severity=Severity.PROBLEM if listed.events else Severity.WARNING,
         what=f"it is on the broker with {counted(listed.events, 'event')}, and {what}",
-        where=f"queue {listed.name}",
+        place=f"queue {listed.name}",
         why="nobody takes them" if listed.events else "it is of no use to anybody",
         mend=mend,
         queue=queue,
@@ -279,7 +279,6 @@ def _of_queue(
         code=code,
         severity=severity,
         what=what,
-        where=f"queue {found.name}",
         why=why,
         mend=mend,
         queue=found.name,

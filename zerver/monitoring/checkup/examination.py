@@ -74,7 +74,7 @@ def _unreadable(error: ConfigurationError, only: Collection[Source], findings: l
                 code="settings.E001" if isinstance(error, InvalidSetting) else "settings.E007",
                 severity=Severity.PROBLEM,
                 what=str(error),
-                where="settings",
+                place="settings",
                 why="worker processes refuse to start",
                 mend="./manage.py queue_check --only settings",
             )
@@ -168,7 +168,7 @@ class _Examination:
             code="table.unreachable",
             severity=Severity.PROBLEM,
             what=problem,
-            where=f"database {alias}",
+            place=f"database {alias}",
             why="workers hold what they have and take nothing new; delayed events, and all without a broker, are "
             "refused",
             mend=f"./manage.py check --database {alias}; mend the database; workers go on by themselves",
@@ -235,7 +235,7 @@ def _unreachable_broker(where: str, problem: str, mend: str = "on its host: rabb
         code="broker.unreachable",
         severity=Severity.PROBLEM,
         what=problem,
-        where=where,
+        place=where,
         why="events take the event table, and what is on the broker waits; nothing is lost",
         mend=f"{mend}; workers and publishers come back by themselves",
     )
@@ -247,7 +247,7 @@ def _login_refused(error: AuthenticationRefused) -> Finding:
         code="broker.login-refused",
         severity=Severity.PROBLEM,
         what=f"it refuses the login: {error.problem}" if is_asked else f"nobody can log in: {error.problem}",
-        where=error.what,
+        place=error.what,
         why="events take the event table, and what is on the broker waits",
         mend="mend the user, password or vhost in QUEUE_URL or QUEUE_PASSWORD_FILE, or on the broker"
         if is_asked

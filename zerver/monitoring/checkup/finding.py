@@ -30,18 +30,34 @@ class Finding:
     code: str
     severity: Severity
     what: str
-    #: The thing it is about: ``queue greetings``, ``RabbitMQ at 10.0.0.5:5672``, ``/etc/…/shop.conf [program:x]``.
-    where: str
     #: Why it matters.
     why: str
     #: What mends it; a command line where one does.
     mend: str
     #: The queue it is about; empty where it is about all.
     queue: str = ""
+    #: The thing it is about, where that is not the queue itself: ``RabbitMQ at 10.0.0.5:5672``, ``/etc/…/shop.conf
+    #: [program:x]``. One of the two is there.
+    place: str = ""
+
+    @property
+    def where(self) -> str:
+        """What people are told to look at."""
+        return self.place or f"queue {self.queue}"
 
     def as_json(self) -> dict[str, Any]:
-        """Shape: the fields by name; severity is ``warning`` or ``problem``; queue is null where it is about all."""
-        return {**asdict(self), "severity": self.severity.value, "queue": self.queue or None}
+        """Shape: ``{"code", "severity", "what", "where", "why", "mend", "queue"}``, all text; severity is ``warning`` or
+        ``problem``; queue is null where it is about all.
+        """
+        return {
+            "code": self.code,
+            "severity": self.severity.value,
+            "what": self.what,
+            "where": self.where,
+            "why": self.why,
+            "mend": self.mend,
+            "queue": self.queue or None,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -37,7 +37,7 @@ def _finding(message: checks.CheckMessage) -> Finding:
         code=f"settings.{str(message.id).rpartition('.')[2]}",
         severity=Severity.PROBLEM if is_error else Severity.WARNING,
         what=message.msg,
-        where=f"settings ({message.id})",
+        place=f"settings ({message.id})",
         why=_why(message),
         mend=message.hint or "./manage.py check",
     )

@@ -23,7 +23,7 @@ def judge(
             code="supervisor.unreadable",
             severity=Severity.PROBLEM,
             what=f"it cannot be read: {why}",
-            where=str(path),
+            place=str(path),
             why="what it runs is unknown; supervisord may not be able to read it either",
             mend=f"ls -l {path}; give the path that supervisord reads with --supervisor-config",
         )
@@ -46,7 +46,7 @@ def _unknown(program: Program, name: str, broken_modules: Mapping[str, str]) -> 
         code="supervisor.unknown-queue",
         severity=Severity.PROBLEM,
         what=f"it runs queue {name}, and no worker declares it",
-        where=program.where,
+        place=program.where,
         why="its processes end at once, again and again",
         mend=(
             f"mend {broken}, which may declare it"
@@ -112,7 +112,7 @@ def _counts(normal: Sequence[QueueDeclaration], configuration: Configuration) ->
                 code="supervisor.no-program",
                 severity=Severity.WARNING,
                 what="no program runs it",
-                where=f"queue {queue.name}; {where}",
+                place=f"queue {queue.name}; {where}",
                 why="unless another host does, nobody takes its events",
                 mend=f"add a program: process_queue --queue={queue.name} --worker_num=%(process_num)d; "
                 "then: supervisorctl update",
@@ -123,7 +123,7 @@ def _counts(normal: Sequence[QueueDeclaration], configuration: Configuration) ->
                 code="supervisor.processes",
                 severity=Severity.WARNING,
                 what=f"workers by its programs: {count}; by its declaration: {queue.workers}",
-                where=f"queue {queue.name}; {where}",
+                place=f"queue {queue.name}; {where}",
                 why="fewer fall behind; more may be more than what they use can bear. Other hosts are not seen here",
                 mend=f"numprocs={queue.workers}, or workers={count} in the declaration or in QUEUE_OVERRIDES",
                 queue=queue.name,
@@ -142,7 +142,7 @@ def _same_number(programs: Sequence[Program]) -> Iterator[Finding]:
                 code="supervisor.same-number",
                 severity=Severity.WARNING,
                 what=f"{len(places)} worker processes of queue {queue} are number {number}",
-                where=", ".join(dict.fromkeys(places)),
+                place=", ".join(dict.fromkeys(places)),
                 why="they overwrite each other's .stats file",
                 mend="--worker_num=%(process_num)d, and a numprocs_start for each program of the queue",
                 queue=queue,
@@ -154,7 +154,7 @@ def _of(program: Program, code: str, *, what: str, why: str, mend: str) -> Findi
         code=code,
         severity=Severity.WARNING,
         what=what,
-        where=program.where,
+        place=program.where,
         why=why,
         mend=f"{mend}; then: supervisorctl update",
         queue=program.queues[0] if len(program.queues) == 1 else "",

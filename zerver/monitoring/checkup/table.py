@@ -122,7 +122,7 @@ def judge(
             code="table.migrations",
             severity=Severity.PROBLEM,
             what=f"migrations are not applied: {', '.join(facts.unapplied)}",
-            where=f"database {alias}",
+            place=f"database {alias}",
             why="workers and publishers of this code need what they make",
             mend=f"./manage.py migrate --database {alias}",
         )
@@ -151,7 +151,7 @@ def _unwritable(trouble: TransportUnavailable, alias: str) -> Finding:
         code="table.not-writable",
         severity=Severity.WARNING if is_locked(trouble) else Severity.PROBLEM,
         what=what,
-        where=f"database {alias}",
+        place=f"database {alias}",
         why="workers can neither take nor settle anything over it, nor say that they are there; delayed events, and "
         "all without a broker, are refused",
         mend=mend or f"./manage.py check --database {alias}",
@@ -166,7 +166,6 @@ def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]
         code="table.overdue",
         severity=Severity.PROBLEM if oldest_ms >= queue.crit_seconds * 1000 else Severity.WARNING,
         what=f"the oldest of {found.known('ready')} due events in the event table has waited {duration(oldest_ms)}",
-        where=f"queue {found.name}",
         why="nobody takes it, or too few do",
         mend=f"./manage.py queue_explain {found.name}",
         queue=found.name,
@@ -184,7 +183,6 @@ def _undeclared(found: QueueSnapshot, broken_modules: Mapping[str, str]) -> Iter
         code="table.undeclared",
         severity=Severity.PROBLEM,
         what=f"{counted(rows, 'event waits', 'events wait')} in the event table, and no worker declares the queue",
-        where=f"queue {found.name}",
         why="nobody will ever take them",
         mend=mend,
         queue=found.name,
@@ -198,7 +196,6 @@ def _failed(found: QueueSnapshot) -> Iterator[Finding]:
         code="table.failed-events",
         severity=Severity.WARNING,
         what=f"{counted(found.failed, 'failed event is', 'failed events are')} open",
-        where=f"queue {found.name}",
         why="each is an event that was not dealt with; so many have one cause",
         mend=f"./manage.py queue_failed list --queue {found.name}",
         queue=found.name,
@@ -216,7 +213,6 @@ def _dead_leases(leases: Sequence[Leases], snapshot: Snapshot) -> Iterator[Findi
             severity=Severity.WARNING,
             what=f"{counted(held.count, 'event is', 'events are')} held by "
             f"{process_name(processes.get(held.owner))}, which is there no more",
-            where=f"queue {held.queue}",
             why=f"nobody else gets them before {moment(held.until_ms)}",
             mend=f"wait, or start any worker, which frees them: ./manage.py process_queue --queue={held.queue}",
             queue=held.queue,
@@ -238,7 +234,6 @@ def _near_their_limit(
                 code="table.suspects",
                 severity=Severity.WARNING,
                 what=f"{worker_processes(suspect.crashes)} may have died of event {suspect.message_id}{others}",
-                where=f"queue {queue.name}",
                 why=f"at {queue.max_crashes} it is a failed event",
                 mend=f"./manage.py queue_explain {suspect.message_id}; the last lines of its workers' logs",
                 queue=queue.name,
@@ -251,7 +246,6 @@ def _unreadable(sealed: Sealed) -> Finding:
         code="table.sealed",
         severity=Severity.WARNING if sealed.is_failed else Severity.PROBLEM,
         what=f"{sealed}, {bodies.lack}",
-        where=f"queue {sealed.queue}",
         why="they can be neither shown nor replayed"
         if sealed.is_failed
         else "no worker with these settings can read them, so none takes them",

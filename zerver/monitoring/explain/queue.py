@@ -356,7 +356,6 @@ def _reason(code: str, queue: str, *, what: str, why: str, mend: str) -> Finding
         code=code,
         severity=Severity.WARNING,
         what=what,
-        where=f"queue {queue}",
         why=why,
         mend=mend,
         queue=queue,
