@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from pprint import pformat
+from traceback import walk_tb
+from types import FrameType
 
 import pytest
 from cryptography.fernet import Fernet
@@ -152,6 +157,42 @@ def test_keys_without_the_package_are_refused_with_what_to_install(
     [found] = check_settings()
     assert found.hint == "install zerver[encryption]"
     assert "QUEUE_BODY_KEYS" in found.msg
+
+
+@pytest.mark.parametrize("source", ["list", "text", "nonsense", "file", "bytes", "without the package"])
+def test_the_frames_of_what_refuses_keys_hold_none_of_them(
+    source: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Error pages and trackers show the local variables of each."""
+    secret, path = key(), tmp_path / "body-keys"
+    match source:
+        case "list":
+            settings.QUEUE_BODY_KEYS = [secret, secret[:-2]]
+        case "text":
+            settings.QUEUE_BODY_KEYS = f"{secret},{secret[:-2]}"
+        case "nonsense":
+            settings.QUEUE_BODY_KEYS = {secret: 1}
+        case "without the package":
+            monkeypatch.setitem(sys.modules, "cryptography.fernet", None)
+            settings.QUEUE_BODY_KEYS = [secret]
+        case _:
+            path.write_bytes(f"{secret} {secret[:-2]}".encode() + b"\xff" * (source == "bytes"))
+            settings.QUEUE_BODY_KEYS_FILE = path
+    with pytest.raises(InvalidSetting) as refused:
+        vault.current()
+    [_, *frames] = frames_of(refused.value)  # the first is this test's
+    shown = pformat([frame.f_locals for frame in frames], width=1000)
+    assert "InvalidSetting(" in shown
+    assert secret[:-2] not in shown
+    assert repr(base64.urlsafe_b64decode(secret))[2:-1] not in shown
+
+
+def frames_of(error: BaseException | None) -> Iterator[FrameType]:
+    """Of the error and of whatever was caught on its way."""
+    while error is not None:
+        for frame, _ in walk_tb(error.__traceback__):
+            yield frame
+        error = error.__cause__ or error.__context__
 
 
 def test_what_may_hold_a_secret_is_not_in_the_settings_repr(settings: Settings) -> None:

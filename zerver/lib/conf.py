@@ -77,17 +77,22 @@ def get_settings() -> QueueSettings:
 
 
 def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
+    try:
+        return convert(_value(name, default))
+    except (TypeError, ValueError) as error:
+        refused = InvalidSetting(name, f"{_shown(name, _value(name, default))} cannot be used", str(error))
+    # With neither the error nor the value at hand: error pages and trackers show what every frame holds, and the value
+    # may be a secret.
+    raise refused
+
+
+def _value(name: str, default: Any) -> Any:
     missing = object()
     value = getattr(settings, name, missing)
     if value is missing:
         # What deploys from a template leaves unset variables empty.
         value = os.environ.get(name) or missing
-    if value is missing:
-        value = default
-    try:
-        return convert(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidSetting(name, f"{_shown(name, value)} cannot be used", str(error)) from error
+    return default if value is missing else value
 
 
 def _shown(name: str, value: object) -> str:

@@ -9,6 +9,7 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -103,11 +104,14 @@ def current() -> Vault:
 
 def vault_of(settings: QueueSettings) -> Vault:
     """Raises: InvalidSetting, which tells a key by its place."""
-    if settings.body_keys_file is None:
-        return _vault(settings.body_keys, None)
-    if settings.body_keys:
+    if settings.body_keys_file is not None and settings.body_keys:
         raise InvalidSetting(_KEYS_FILE, f"is set, and so is {_KEYS}", "set one of the two")
-    return _vault((), settings.body_keys_file)
+    try:
+        return _vault(settings.body_keys, settings.body_keys_file)
+    except InvalidSetting as error:
+        # Raised anew: error pages and trackers show what every frame holds, and the frames down there hold keys.
+        told = replace(error)
+    raise told
 
 
 @lru_cache(maxsize=1)
