@@ -108,3 +108,5 @@ class Verdict:
     duplicated: int
     duplicates_bound: int
     longest_stall_seconds: float
+    #: The broker's version; "" where there was none, but the event table alone.
+    rabbitmq: str

@@ -20,6 +20,7 @@ from tests.chaos.stage import Scale, Stage, open_stage
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY, ProjectProcess
 from tests.servers.rabbitmq import RabbitServer
+from tests.servers.rabbitmq_programs import Programs
 
 #: In the environment, so that the processes of pytest-xdist share them.
 SEED = "CHAOS_SEED"
@@ -105,6 +106,7 @@ def make_stage(
                 directory=tmp_path,
                 start=project_process,
                 report_path=Path(os.environ.get(REPORT) or REPOSITORY / "var" / "chaos" / "report.jsonl"),
+                rabbitmq=Programs.find().version if queue_url else "",
             )
             return stack.enter_context(open_stage(stage))
 

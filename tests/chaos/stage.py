@@ -64,6 +64,8 @@ class Stage:
     directory: Path
     start: Callable[..., ProjectProcess]
     report_path: Path
+    #: As in ``Verdict``.
+    rabbitmq: str
     workers: list[Watched] = field(default_factory=list)
     producers: list[ProjectProcess] = field(default_factory=list)
     #: Everybody who ever played, the dead too: what they said is looked through at the end.
@@ -244,6 +246,7 @@ class Stage:
             duplicated=self.ledger.duplicates,
             duplicates_bound=bound,
             longest_stall_seconds=round(self.ledger.longest_stall_seconds, 1),
+            rabbitmq=self.rabbitmq,
         )
         print(f"chaos: {verdict}")
         assert not self.ledger.ghosts, "effects of what was rolled back"

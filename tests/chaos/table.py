@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,9 +36,12 @@ def to_table(verdicts: Iterable[Verdict]) -> str:
     offered, faults, twice = (
         sum(getattr(run, field) for run in runs) for field in ("offered", "faults", "duplicated")
     )
+    versions = Counter(run.rabbitmq for run in runs if run.rabbitmq)
+    brokers = " and ".join(f"{count} on RabbitMQ {version}" for version, count in sorted(versions.items()))
     totals = (
-        f"In {len(runs)} runs of {len(by_test)} tests (seeds {', '.join(sorted({run.seed for run in runs}))}),"
-        f" {offered:,} events were offered and {faults} faults injected; {twice} came twice."
+        f"In {len(runs)} runs of {len(by_test)} tests ({brokers}; the others on the event table alone; seeds"
+        f" {', '.join(sorted({run.seed for run in runs}))}), {offered:,} events were offered and {faults} faults"
+        f" injected; {twice} came twice."
     )
     return f"{totals}\n\n{HEADER}{rows}"
 
