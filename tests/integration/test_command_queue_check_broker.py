@@ -203,7 +203,7 @@ def test_a_queue_that_has_gone_under_its_workers_is_a_problem(spine: Spine) -> N
     at_work(QUEUE)
     found = only(check(*BROKER), "broker.queue-missing", QUEUE)
     assert found["severity"] == "problem"
-    assert "although worker processes are there (1)" in found["what"]
+    assert "although 1 worker process is there" in found["what"]
 
 
 def test_a_queue_that_somebody_holds_for_himself_does_not_tell(spine: Spine) -> None:

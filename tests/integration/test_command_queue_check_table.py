@@ -71,7 +71,9 @@ def test_a_row_that_nobody_takes_is_a_warning_and_then_a_problem(queue_database:
     queue_json_publish(QUEUE, {"n": 1})
     assert of(check(*TABLE), "table.overdue") == []
     clock.offset_ms += 31_000
-    assert only(check(*TABLE), "table.overdue", QUEUE)["severity"] == "warning"
+    late = only(check(*TABLE), "table.overdue", QUEUE)
+    assert late["severity"] == "warning"
+    assert late["what"].startswith("of 1 due event in the event table the oldest has waited ")
     clock.offset_ms += 30_000
     ran = check(*TABLE)
     assert only(ran, "table.overdue", QUEUE)["severity"] == "problem"
@@ -230,6 +232,8 @@ def test_what_waits_too_long_in_a_workers_hand_is_told(
     assert found["what"].startswith(
         "20 events are with its worker processes and not begun; the oldest has been due"
     )
+    WorkerProcess.objects.update(unbegun=1)
+    assert only(check("--only=workers"), "workers.overdue", QUEUE)["what"].startswith("1 event is with")
     status = run("queue_status", "--json", QUEUE).json["queues"][0]
     assert status["level"] == severity.replace("problem", "critical")
 

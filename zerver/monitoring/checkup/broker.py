@@ -155,7 +155,8 @@ def _missing(found: QueueSurvey, workers: int) -> Finding:
             found,
             "broker.queue-missing",
             Severity.PROBLEM,
-            what=f"it is not on the broker, although worker processes are there ({workers})",
+            what="it is not on the broker, although "
+            f"{counted(workers, 'worker process is', 'worker processes are')} there",
             why="somebody has deleted it, or they cannot reach the broker; what was in it is gone",
             mend=f"read their logs; a restart of its workers declares it: supervisorctl restart NAME-{found.name}:*",
         )

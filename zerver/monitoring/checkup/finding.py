@@ -46,8 +46,8 @@ class Finding:
         return self.place or f"queue {self.queue}"
 
     def as_json(self) -> dict[str, Any]:
-        """Shape: ``{"code", "severity", "what", "where", "why", "mend", "queue"}``, all text; severity is ``warning`` or
-        ``problem``; queue is null where it is about all.
+        """Shape: ``{"code", "severity", "what", "where", "why", "mend", "queue"}``, all text; severity is ``warning``
+        or ``problem``; queue is null where it is about all.
         """
         return {
             "code": self.code,

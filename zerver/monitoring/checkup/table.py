@@ -165,7 +165,8 @@ def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]
     yield Finding(
         code="table.overdue",
         severity=Severity.PROBLEM if oldest_ms >= queue.crit_seconds * 1000 else Severity.WARNING,
-        what=f"the oldest of {found.known('ready')} due events in the event table has waited {duration(oldest_ms)}",
+        what=f"of {counted(found.known('ready'), 'due event')} in the event table the oldest has waited "
+        f"{duration(oldest_ms)}",
         why="nobody takes it, or too few do",
         mend=f"./manage.py queue_explain {found.name}",
         queue=found.name,

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from zerver import __version__
+from zerver.lib.counted import counted
 from zerver.lib.registry import QueueDeclaration
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
@@ -64,8 +65,8 @@ def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]
     yield Finding(
         code="workers.overdue",
         severity=Severity.PROBLEM if unbegun.oldest_ms >= queue.crit_seconds * 1000 else Severity.WARNING,
-        what=f"{unbegun.count} events are with its worker processes and not begun; the oldest has been due for "
-        f"{duration(unbegun.oldest_ms)}",
+        what=f"{counted(unbegun.count, 'event is', 'events are')} with its worker processes and not begun; the oldest "
+        f"has been due for {duration(unbegun.oldest_ms)}",
         why="they wait behind a handler that takes long, or hangs, and nobody else gets them meanwhile",
         mend=f"./manage.py queue_explain {found.name}; a smaller prefetch for slow handlers, more workers or threads",
         queue=found.name,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
+from zerver.lib.counted import counted
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.monitoring.snapshot import Snapshot
 
@@ -41,11 +42,11 @@ def _on_fast_lane(snapshot: Snapshot) -> Iterator[str]:
     waiting, in_hand = sum(filter(None, ready)), sum(filter(None, unacked))
     if None in unacked:
         yield (
-            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, and an unknown number "
-            "is in workers' hands (QUEUE_MANAGEMENT_URL would tell)"
+            f"on the fast lane, which cannot be asked for one event: {counted(waiting, 'is', 'are')} ready there, and "
+            "an unknown number is in workers' hands (QUEUE_MANAGEMENT_URL would tell)"
         )
     elif waiting or in_hand:
         yield (
-            f"on the fast lane, which cannot be asked for one event: {waiting} are ready there, {in_hand} in "
-            "workers' hands"
+            f"on the fast lane, which cannot be asked for one event: {counted(waiting, 'is', 'are')} ready there, "
+            f"{in_hand} in workers' hands"
         )

@@ -27,6 +27,7 @@ from zerver.monitoring.words import duration, moment
 LOOK_SECONDS = 6.0
 _POLL_SECONDS = 0.2
 _OTHERS = 1000
+_OF_ITS_EVENTS = ("of its events is", "of its events are")
 
 #: What stops a queue, by how surely it does. What is not here slows it, or is only good to know.
 _RANKS = (
@@ -114,8 +115,8 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
         return _without_database(name, evidence, reasons)
     [found] = snapshot.queues
     on_broker = _on_broker(evidence, found, timeout_seconds)
-    counted = found.known("ready") + (on_broker.ready or 0) + found.unbegun.count
-    ready = None if not counted and on_broker.ready is None else counted
+    told = found.known("ready") + (on_broker.ready or 0) + found.unbegun.count
+    ready = None if not told and on_broker.ready is None else told
     live = [
         process for process in live_workers(snapshot.processes, snapshot.taken_at_ms) if process.queue == name
     ]
@@ -208,7 +209,7 @@ def _verdict(
             if later
             else ""
         )
-        in_hand = f"; {held} are in workers' hands" if held else ""
+        in_hand = f"; {counted(held, 'is', 'are')} in workers' hands" if held else ""
         return f"{_nothing(ready, reasons)}{in_hand}{until}"
     if moves is None:
         return f"{due}; its workers were not looked at for long enough to see whether it moves"
@@ -259,7 +260,7 @@ def _of_table(
         yield _reason(
             "queue.unbegun",
             name,
-            what=f"{unbegun.count} of its events are with its worker processes, and not begun{since}",
+            what=f"{counted(unbegun.count, *_OF_ITS_EVENTS)} with its worker processes, and not begun{since}",
             why="they were fetched ahead, wait behind what runs there, and nobody else gets them meanwhile",
             mend="where that is too long: a smaller prefetch (1 for slow handlers), and more workers or threads",
         )
@@ -267,7 +268,7 @@ def _of_table(
         yield _reason(
             "queue.held",
             name,
-            what=f"{held} of its events in the event table are in somebody's hand",
+            what=f"{counted(held, *_OF_ITS_EVENTS)} in somebody's hand, in the event table",
             why="nobody else gets them before they are settled or their lease ends",
             mend="./manage.py queue_workers list",
         )
@@ -276,7 +277,8 @@ def _of_table(
         yield _reason(
             "queue.suspects",
             name,
-            what=f"{suspects} of its events are suspects: processes may have died of them",
+            what=f"{counted(suspects, 'of its events is a suspect', 'of its events are suspects')}: processes may have "
+            "died of it",
             why="each runs alone in its process, and the others of that process wait",
             mend="the last lines of its workers' logs; after max_crashes they are failed events",
         )
@@ -284,7 +286,7 @@ def _of_table(
         yield _reason(
             "queue.later",
             name,
-            what=f"{found.known('later')} of its events are due later, the next at {moment(next_due_at_ms)} "
+            what=f"{counted(found.known('later'), *_OF_ITS_EVENTS)} due later, the next at {moment(next_due_at_ms)} "
             f"(in {duration(next_due_at_ms - now_ms)})",
             why="a delay, or a retry, waits for its time",
             mend="nothing: it is as it should be",
@@ -307,21 +309,21 @@ def _at_work(
     if rate or any(process.breaker for process in live):
         return
     in_flight = sum(process.in_flight for process in live)
-    may_take = f"a handler may take {found.declaration.timeout_seconds:g} s" if found.declaration else ""
+    they_are = f"its {counted(len(live), 'worker process is', 'worker processes are')}"
+    may_take = f"; a handler may take {found.declaration.timeout_seconds:g} s" if found.declaration else ""
     if in_flight:
         yield _reason(
             "queue.busy",
             name,
-            what=f"its worker processes ({len(live)}) are busy with {counted(in_flight, 'event')}, "
-            f"and have finished none in {look_seconds:g} s",
-            why=f"the others wait; {may_take}",
+            what=f"{they_are} busy with {counted(in_flight, 'event')}; none was finished in {look_seconds:g} s",
+            why=f"the others wait{may_take}",
             mend="the stacks of a worker: py-spy dump --pid PID; more processes help where handlers only wait",
         )
     else:
         yield _reason(
             "queue.idle",
             name,
-            what=f"its worker processes ({len(live)}) are there and have finished nothing in {look_seconds:g} s",
+            what=f"{they_are} there; nothing was finished in {look_seconds:g} s",
             why="they take nothing, or nothing has reached them yet",
             mend="read their logs; restart one: its supervisor starts another",
         )
