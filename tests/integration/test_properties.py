@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
+from decimal import Decimal
 from typing import Any
 
+import msgspec
 from django.utils.safestring import mark_safe
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from zerver.lib.event import EventType, encode_event
-from zerver.lib.redaction import MARK, shown_json
+from zerver.lib.redaction import MARK, Mask, shown_json
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
 from zerver.management.json_layout import compact, indented
 
@@ -104,3 +107,46 @@ def test_whatever_stands_around_a_hidden_value_it_alone_is_changed(
     shown = shown_json(body, ["secret"])
     assert shown is not None
     assert json.loads(shown) == {**json.loads(body), "secret": MARK}
+
+
+class Amount(msgspec.Struct):
+    """A type with no place for most of what comes."""
+
+    secret: float | str
+
+
+class Exact(msgspec.Struct):
+    secret: Decimal
+
+
+_numbers = st.from_regex(r"-?(0|[1-9][0-9]{0,20})(\.[0-9]{1,20})?([eE][-+]?[0-9]{1,2})?", fullmatch=True)
+
+
+@given(_numbers)
+@thorough
+def test_however_a_number_is_spelled_what_python_makes_of_it_is_masked(number: str) -> None:
+    body = f'{{"secret":{number}}}'.encode()
+    exact = EventType(Exact).decode("letters", body).secret
+    rounded = EventType(Amount).decode("letters", body).secret
+    raw = ANY.decode("letters", body)["secret"]
+    mask = Mask([body], ["secret"])
+    for text in (number, f"{raw!r}", f"{rounded}", f"{exact}", f"{exact:f}"):
+        assume(min(len(text), len(number)) >= 3)
+        assert mask(f"no {text} here") == f"no {MARK} here"
+
+
+#: Of JSON's form, and no more: text that is not UTF-8, and numbers beyond all bounds.
+_junk = st.recursive(
+    st.binary(max_size=8).map(lambda raw: b'"' + re.sub(rb'["\\\x00-\x1f]', b"", raw) + b'"')
+    | st.sampled_from([b"1e999", b"-1e999", b"null"]),
+    lambda inner: st.lists(inner, max_size=3).map(lambda items: b"[" + b",".join(items) + b"]"),
+    max_leaves=6,
+)
+
+
+@given(before=_junk, after=_junk)
+@thorough
+def test_whatever_a_declared_type_passes_over_the_hidden_value_is_masked(before: bytes, after: bytes) -> None:
+    body = b'{"junk":' + before + b',"secret":"4111-1111","more":' + after + b"}"
+    secret = EventType(Amount).decode("letters", body).secret
+    assert Mask([body], ["secret"])(f"no {secret}") == f"no {MARK}"

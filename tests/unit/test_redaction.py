@@ -1,12 +1,14 @@
 """Fields that are not shown: hidden in bodies, masked in texts, and everything else as it stands."""
 
 import json
+import re
 from typing import Literal, TypedDict
 
+import msgspec
 import pytest
 
-from zerver.lib.errors import WrongEventType
-from zerver.lib.event import EventType
+from zerver.lib.errors import NotJson, WrongEventType
+from zerver.lib.event import EventType, decode_json
 from zerver.lib.redaction import EVERYTHING, MARK, Mask, fields_of, shown_json
 from zerver.lib.registry import QueueDeclaration, QueueRegistry
 from zerver.worker.outcomes import DONE, Again, Dead, Discard, Failure, Retry, with_texts
@@ -73,8 +75,51 @@ def test_a_hidden_value_is_masked_in_texts_however_it_is_written(secret: object,
     assert Mask([body], ["other"])(text) == text
 
 
+@pytest.mark.parametrize(
+    ("number", "texts"),
+    [
+        ("1.5e3", ["1.5e3", "1500.0", "1500", "Decimal('1.5E+3')"]),
+        ("1500.0", ["1500.0", "1500"]),
+        ("-12E-5", ["-12E-5", "-0.00012"]),
+        ("1.10", ["1.10", "1.1"]),
+        ("12345678901234567890123", ["12345678901234567890123", "1.2345678901234568e+22"]),
+        ("1e400", ["1E+400", f"1{'0' * 400}"]),
+        ("1e-999999999", ["1E-999999999"]),
+        ("1e99999999999999999999", ["1e99999999999999999999"]),
+    ],
+)
+def test_a_number_is_masked_however_it_is_written(number: str, texts: list[str]) -> None:
+    mask = Mask([f'{{"n":{number}}}'.encode()], ["n"])
+    for text in texts:
+        assert mask(f"no {text} here") == re.sub(r"[-\d.eE+]{3,}", MARK, f"no {text} here")
+    assert mask("information") == "information"  # of what is beyond a float
+
+
+class Card(msgspec.Struct):
+    number: str
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"number":"4111-1111","memo":"caf\xe9"}',
+        b'{"number":"4111-1111","caf\xe9":1}',
+        b'{"number":"4111-1111","memo":[1e999]}',
+        b' {"memo":{"\xff":"\xff"},"number":"4111-1111"}',
+    ],
+    ids=["text in Latin 1", "a name in Latin 1", "a number out of range", "all of it first"],
+)
+def test_what_a_struct_passes_over_does_not_keep_a_value_from_being_masked(body: bytes) -> None:
+    """Its decoder looks at the form alone of fields that it does not have."""
+    with pytest.raises(NotJson):
+        decode_json(body)
+    card = EventType(Card).decode("cards", body)
+    assert Mask([body], ["number"])(f"no card {card.number}") == f"no card {MARK}"
+
+
 def test_what_is_too_short_to_be_told_from_any_text_is_not_masked() -> None:
-    assert Mask([b'{"a":"e","b":12,"c":true}'], ["a", "b", "c"])("e 12 True") == "e 12 True"
+    mask = Mask([b'{"a":"e","b":12,"c":true}'], ["a", "b", "c"])
+    assert mask("e 12 12.0 True") == "e 12 12.0 True"
 
 
 def test_no_value_is_looked_for_in_the_marks_of_others() -> None:

@@ -7,9 +7,13 @@ on the way are passed through, and ``*`` stands for any name. Hidden is the valu
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator
+from decimal import Decimal, InvalidOperation
 from itertools import groupby, pairwise
+from math import isfinite
 from operator import itemgetter
 from typing import Final
+
+import msgspec
 
 from zerver.lib.errors import NotJson, UnknownQueue
 from zerver.lib.event import decode_json
@@ -25,6 +29,12 @@ EVERYTHING: Final = ("*",)
 _SHORTEST: Final = 3
 #: With more of them, a text is not looked through but hidden.
 _MOST_VALUES: Final = 1000
+#: Numbers are written out only up to so many places before the point or behind it: 1e9999999 would fill the memory.
+_MOST_PLACES: Final = 400
+
+#: Asks for JSON's form alone. So does a typed decoder of fields that its type does not have: whatever handlers get, be
+#: there text that is not UTF-8 or a number out of range elsewhere, can be taken apart.
+_FORM: Final = msgspec.json.Decoder(msgspec.Raw)
 
 _Paths = frozenset[tuple[str, ...]]
 
@@ -44,9 +54,11 @@ def fields_of(queue: str) -> tuple[str, ...]:
 
 def shown_json(body: bytes, fields: Collection[str]) -> str | None:
     """The body with the fields hidden and all else as it stands, digit for digit; None: it is not JSON."""
-    paths = _paths_into(body, fields)
-    if paths is None:
+    try:
+        value = decode_json(body)
+    except NotJson:
         return None
+    paths = _paths_into(fields, is_object=isinstance(value, dict))
     pieces = []
     for is_hidden, run in groupby(_told_apart(body.decode(), paths), key=itemgetter(1)):
         pieces += [json.dumps(MARK)] if is_hidden else [piece for piece, _ in run]
@@ -56,15 +68,15 @@ def shown_json(body: bytes, fields: Collection[str]) -> str | None:
 class Mask:
     """What the fields of some bodies say, and how a text is rid of it.
 
-    As good as can be: values are found as they stand, as Python's ``repr`` and as JSON write them, and line by line; a
-    value that was cut, translated or computed with is not. What is no JSON has no fields.
+    As good as can be: values are found as they stand, as Python's ``repr`` and as JSON write them, and line by line;
+    numbers also as Python writes what they are decoded to. A value that was cut, translated or computed with is not.
+    What is no JSON has no fields.
     """
 
     def __init__(self, bodies: Iterable[bytes], fields: Collection[str]) -> None:
         found: set[str] = set()
         for body in bodies:
-            for value in _hidden_values(body, fields):
-                found.update(_spellings(value))
+            found.update(_hidden_values(body, fields))
         # Longest first: one may be a part of another.
         values = sorted((each for each in found if len(each) >= _SHORTEST), key=len, reverse=True)
         self._has_too_many = len(values) > _MOST_VALUES
@@ -77,13 +89,9 @@ class Mask:
         return text if self._values is None else self._values.sub(lambda _: MARK, text)
 
 
-def _paths_into(body: bytes, fields: Collection[str]) -> _Paths | None:
-    """None: it is not JSON. JSON that is no object has no names: if anything is to be hidden, then all of it."""
-    try:
-        value = decode_json(body)
-    except NotJson:
-        return None
-    if fields and not isinstance(value, dict):
+def _paths_into(fields: Collection[str], *, is_object: bool) -> _Paths:
+    """JSON that is no object has no names: if anything is to be hidden, then all of it."""
+    if fields and not is_object:
         return frozenset([()])
     return frozenset(tuple(field.split(".")) for field in fields)
 
@@ -128,18 +136,20 @@ def _whole_value(first: str, rest: Iterator[str]) -> Iterator[str]:
 
 
 def _hidden_values(body: bytes, fields: Collection[str]) -> Iterator[str]:
-    """Texts as they were meant, numbers as they stand; of nested values each, without the names."""
-    paths = _paths_into(body, fields)
-    if paths is None:
+    """In every spelling; of nested values each, without the names."""
+    try:
+        _FORM.decode(body)
+    except (msgspec.DecodeError, RecursionError):
         return
-    told = [*_told_apart(body.decode(), paths), ("", False)]
-    for (piece, is_hidden), (following, _) in pairwise(told):
+    text = body.decode(errors="surrogateescape")
+    paths = _paths_into(fields, is_object=text.lstrip().startswith("{"))
+    for (piece, is_hidden), (following, _) in pairwise([*_told_apart(text, paths), ("", False)]):
         if not is_hidden or following == ":":
             continue
         if piece.startswith('"'):
-            yield json.loads(piece)
+            yield from _spellings(json.loads(piece))
         elif piece[0] in "-0123456789":
-            yield piece
+            yield from _number_spellings(piece)
 
 
 def _spellings(value: str) -> Iterator[str]:
@@ -148,3 +158,22 @@ def _spellings(value: str) -> Iterator[str]:
     yield repr(value)[1:-1]
     yield json.dumps(value)[1:-1]
     yield json.dumps(value, ensure_ascii=False)[1:-1]
+
+
+def _number_spellings(piece: str) -> Iterator[str]:
+    """``1.5e3`` is 1500.0 as a float, 1.5E+3 as a Decimal; both write themselves as 1500 too, if so told."""
+    if len(piece) < _SHORTEST:
+        return  # nor is 12.0 looked for
+    yield piece
+    as_float = float(piece)
+    if isfinite(as_float):
+        yield repr(as_float)
+    try:
+        number = Decimal(piece)
+    except InvalidOperation:
+        return  # of so large an exponent no decoder makes anything
+    yield str(number)
+    if abs(number.adjusted()) <= _MOST_PLACES:
+        yield (plain := f"{number:f}")
+        if "." in plain:
+            yield plain.rstrip("0").rstrip(".")
