@@ -25,6 +25,7 @@ from zerver.lib.failed_events import (
     file_failed,
     prune,
     replay,
+    saying,
     select,
 )
 from zerver.lib.registry import QueueDeclaration
@@ -229,8 +230,9 @@ def test_selection_is_by_queue_error_time_and_state_newest_first() -> None:
 
     assert list(select(alias="default")) == [other, new, old]
     assert list(select(alias="default", queue=QUEUE.name)) == [new, old]
-    assert list(select(alias="default", error="connectionerror")) == [old]
-    assert list(select(alias="default", error="100%")) == [new]
+    assert list(saying(select(alias="default"), "connectionerror")) == [old]
+    assert list(saying(select(alias="default"), "100%")) == [new]
+    assert list(saying(select(alias="default"), "error")) == [other, new, old]
     assert list(select(alias="default", queue=QUEUE.name, since_ms=since_ms - 5_000)) == [new]
     assert list(select(alias="default", states=["discarded"])) == [gone]
 

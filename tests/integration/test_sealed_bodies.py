@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import pytest
 from cryptography.fernet import Fernet
 from django.core.management import call_command
 from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from tests.contract.harness import event
@@ -179,6 +181,23 @@ def test_part_of_an_error_is_found_whether_it_is_sealed_or_not(
     assert listed("--error", "KeyError", "--queue", "noop") != []
     assert run("queue_failed", "replay", "--error", "OVER THE").code == 0
     assert listed("--error", "the top") == [old, plain]
+
+
+def test_however_many_sealed_errors_are_searched_no_statement_names_them_all(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [NEW]
+    fail("noop", BODY, error=f"ValueError: {SECRET}")
+    failed = FailedEvent.objects.get()
+    copies = [copy(failed) for _ in range(500)]
+    for number, each in enumerate(copies):
+        each.pk, each.message_id = None, f"copy-{number}"
+    FailedEvent.objects.bulk_create(copies, batch_size=100)
+    with CaptureQueriesContext(connection) as asked:
+        assert len(listed("--error", "valueerror")) == 501
+        assert run("queue_failed", "discard", "--error", "valueerror", "--yes").out == "discarded 501\n"
+    assert max(len(each["sql"]) for each in asked) < 1500
+    assert listed("--error", "valueerror") == []
 
 
 def test_a_failed_event_whose_key_is_gone_is_listed_and_shown_and_not_replayed(

@@ -4,7 +4,7 @@ Body, error and traceback are sealed together, for what is said of an event ofte
 ``body_of``, ``error_of`` and ``traceback_of`` alone.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from django.db.models import BigIntegerField, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from zerver.lib import clock, vault
-from zerver.lib.database import delete_by_chunks, perform
+from zerver.lib.database import delete_by_chunks, perform, streamed
 from zerver.lib.errors import BodyUnreadable
 from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
@@ -77,17 +77,28 @@ def select(
     *,
     alias: str,
     queue: str | None = None,
-    error: str | None = None,
     since_ms: int | None = None,
     states: Iterable[str] = (State.FAILED,),
 ) -> QuerySet[FailedEvent]:
-    """Those of the given states, newest first; ``error`` is part of the error's text, in any case of letters."""
+    """Those of the given states, newest first."""
     found = FailedEvent.objects.using(alias).filter(state__in=list(states)).order_by("-failed_at_ms", "-id")
     if queue is not None:
         found = found.filter(queue=queue)
     if since_ms is not None:
         found = found.filter(failed_at_ms__gte=since_ms)
-    return found if error is None else _saying(found, error)
+    return found
+
+
+def saying(found: QuerySet[FailedEvent], text: str) -> Iterator[FailedEvent]:
+    """Those of them whose error has the text in it, in any case of letters.
+
+    Of all that are sealed each is opened as it comes: the database cannot look into them, nor take a list of those that
+    fit, which may be as long as the table.
+    """
+    wanted = text.casefold()
+    for failed in streamed(found.filter(Q(sealed_with__isnull=False) | Q(error__icontains=text))):
+        if failed.sealed_with is None or wanted in error_of(failed).casefold():
+            yield failed
 
 
 def replay(failed: FailedEvent, *, by: str, alias: str, body: bytes | None = None) -> str | None:
@@ -181,14 +192,6 @@ def _text_of(kept: str, sealed_with: str | None) -> str:
         return vault.current().open_text(kept, sealed_with)
     except BodyUnreadable as error:
         return f"cannot be read: {error}"
-
-
-def _saying(found: QuerySet[FailedEvent], text: str) -> QuerySet[FailedEvent]:
-    """Those whose error has the text in it. Sealed ones are opened one by one: the database cannot look into them."""
-    sealed = found.filter(sealed_with__isnull=False).order_by().values_list("pk", "error", "sealed_with")
-    wanted = text.casefold()
-    keys = [pk for pk, error, name in sealed.iterator() if wanted in _text_of(error, name).casefold()]
-    return found.filter(Q(sealed_with__isnull=True, error__icontains=text) | Q(pk__in=keys))
 
 
 def _now(alias: str) -> RawSQL:

@@ -17,10 +17,11 @@ from django.db.models import QuerySet
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.counted import counted
+from zerver.lib.database import streamed
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import BodyUnreadable, EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
-from zerver.lib.failed_events import discard, prune, replay, select
+from zerver.lib.failed_events import discard, prune, replay, saying, select
 from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
@@ -117,11 +118,12 @@ class Command(QueueCommand):
 
     def _list(self, options: dict[str, Any]) -> None:
         states = _EVERY_STATE if options["all"] else (FailedEvent.State.FAILED,)
-        found = self._filtered(options, states).defer("body", "traceback", "headers")
+        listed = self._filtered(options, states).defer("body", "traceback", "headers")
+        found = streamed(listed) if options["error"] is None else saying(listed, options["error"])
         if options["json"]:
-            self.write_json({"failed": [failed_listing.summary(failed) for failed in found.iterator()]})
+            self.write_json({"failed": [failed_listing.summary(failed) for failed in found]})
             return
-        rows = [failed_listing.row(failed) for failed in found.iterator()]
+        rows = [failed_listing.row(failed) for failed in found]
         self.write_table(failed_listing.COLUMNS, rows, empty="no failed events")
 
     def _show(self, options: dict[str, Any]) -> None:
@@ -147,9 +149,8 @@ class Command(QueueCommand):
 
     def _discard(self, options: dict[str, Any]) -> None:
         chosen = self._chosen(options)
-        count = chosen.count()
-        if count > 1 and not options["yes"]:
-            self.confirm(f"Discard {counted(count, 'failed event')}?", flag="--yes")
+        if len(chosen) > 1 and not options["yes"]:
+            self.confirm(f"Discard {counted(len(chosen), 'failed event')}?", flag="--yes")
         by, alias = options["by"], _alias()
         self._act(
             chosen,
@@ -181,13 +182,12 @@ class Command(QueueCommand):
 
     def _act(
         self,
-        chosen: QuerySet[FailedEvent],
+        keys: list[int],
         report: Report,
         act: Callable[[FailedEvent], str | None],
         options: dict[str, Any],
     ) -> None:
-        """One by one, oldest first; ``act`` returns None for one that somebody else was faster with."""
-        keys = list(chosen.order_by("failed_at_ms", "pk").values_list("pk", flat=True))
+        """One by one; ``act`` returns None for one that somebody else was faster with."""
         pace = _Pace(options.get("rate"))
         try:
             with progress(options["verb"], len(keys), self.warn) as bar:
@@ -219,32 +219,36 @@ class Command(QueueCommand):
             only = report.done[0]["new_message_id"] if len(report.done) == 1 else ""
             self.stdout.write(only or str(report))
 
-    def _chosen(self, options: dict[str, Any]) -> QuerySet[FailedEvent]:
-        """Those that ids, filters or --all mean; open ones only, unless named by id."""
+    def _chosen(self, options: dict[str, Any]) -> list[int]:
+        """Row ids of those that ids, filters or --all mean, oldest first; open ones only, unless named by id."""
         has_filter = any(options[name] is not None for name in ("queue", "error", "since"))
         if options["ids"] and (has_filter or options["all"]):
             self.usage("give ids, or say which by --queue, --error, --since or --all; not both")
-        if options["ids"]:
-            return failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
-        if not has_filter and not options["all"]:
+        if not options["ids"] and not has_filter and not options["all"]:
             self.usage("say which: by id, --queue, --error, --since, or --all")
-        return self._filtered(options, (FailedEvent.State.FAILED,))
+        if options["ids"]:
+            found = failed_listing.by_ids(select(alias=_alias(), states=_EVERY_STATE), options["ids"])
+        else:
+            found = self._filtered(options, (FailedEvent.State.FAILED,))
+        found = found.order_by("failed_at_ms", "pk")
+        if options["error"] is None:
+            return list(found.values_list("pk", flat=True))
+        return [failed.pk for failed in saying(found.only("error", "sealed_with"), options["error"])]
 
     def _filtered(self, options: dict[str, Any], states: tuple[str, ...]) -> QuerySet[FailedEvent]:
+        """By all but --error."""
         since_ms = None
         if options["since"] is not None:
             try:
                 since_ms = failed_listing.parse_since(options["since"], EventTable(_alias()).now_ms())
             except ValueError as error:
                 self.usage(f"--since: {error}")
-        return select(
-            alias=_alias(), queue=options["queue"], error=options["error"], since_ms=since_ms, states=states
-        )
+        return select(alias=_alias(), queue=options["queue"], since_ms=since_ms, states=states)
 
     @contextmanager
-    def _edited(self, chosen: QuerySet[FailedEvent], *, reveal: bool) -> Iterator[bytes]:
+    def _edited(self, keys: list[int], *, reveal: bool) -> Iterator[bytes]:
         """The body as the operator changed it, once it is an event that its queue takes; kept if anything fails."""
-        found = list(chosen[:2])
+        found = list(_rows(keys[:2]))
         if len(found) != 1:
             self.usage("--edit is for one event; name it by its id")
         failed = found[0]
