@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,8 +14,10 @@ from django.db import connection, connections
 from pytest_django import DjangoDbBlocker
 
 from tests.integration.checkup import check, of, only
-from tests.integration.commands import run
+from tests.integration.commands import Ran, run
 from tests.servers.databases import copy_sqlite, sqlite_url, use_database
+from tests.servers.processes import ProjectProcess
+from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
 
 _NOBODY = 65534
@@ -126,14 +128,44 @@ def test_a_file_that_may_not_be_written_is_read_all_the_same(
         ran = run("queue_publish", "noop", "{}")
         checked = check("--only=table", "--only=workers")
         connections.close_all()
-    assert (
-        only(checked, "table.not-writable")["what"] == "it is read-only: attempt to write a readonly database"
+    assert only(checked, "table.not-writable")["what"] == (
+        "it is read-only: attempt to write a readonly database; no worker process is known to have written to it"
     )
     assert of(checked, "workers.none") == []
     assert ran.code == 1
     assert (
         "is read-only: attempt to write a readonly database; make its file and directory writable" in ran.err
     )
+
+
+def test_a_file_that_workers_write_and_this_user_may_not_is_no_problem(
+    unwritable: Path, project_process: Callable[..., ProjectProcess], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid():
+        pytest.skip("as root alone a worker can be another user than this test")
+    monkeypatch.setattr("django.db.migrations.loader.reload", lambda module: module)
+    unwritable.chmod(0o755)
+    worker = project_process(
+        "process_queue", "--queue=noop", env={"DATABASE_URL": sqlite_url(unwritable / "db.sqlite3")}
+    )
+    # What it imports is imported as somebody who may read it.
+    wait_for(lambda: not of(check("--only=workers"), "workers.none", "noop"), 30, lambda: worker.output)
+    connections.close_all()
+
+    def ran() -> Ran | None:
+        """None while nobody has the file open who may: then it cannot be read either."""
+        with _unprivileged():
+            ran = check("--only=table", "--only=workers")
+            connections.close_all()
+        return None if of(ran, "table.unreachable") else ran
+
+    checked = wait_for(ran, 30, lambda: worker.output)
+    assert checked.code == 1
+    assert only(checked, "table.may-not-write")["what"].startswith(
+        "it is read-only: attempt to write a readonly database; yet worker processes write to it, the last one "
+    )
+    assert of(checked, "table.not-writable") == []
+    assert of(checked, "workers.none", "noop") == []
 
 
 def test_of_a_directory_that_may_not_be_written_it_is_said_why_the_file_cannot_be_read(

@@ -55,6 +55,18 @@ _OF_POSTGRESQL: Final = {
 }
 
 
+#: What may be so for this user, or over this connection, alone.
+_REFUSED: Final = frozenset(
+    trouble.state
+    for trouble in (
+        _OF_SQLITE["SQLITE_READONLY_DIRECTORY"],
+        _OF_SQLITE["SQLITE_READONLY"],
+        _OF_POSTGRESQL[_READ_ONLY],
+        _OF_POSTGRESQL["42501"],
+    )
+)
+
+
 def unavailable(alias: str, error: Error) -> TransportUnavailable:
     """An error of Django's as ours: which database, how it stands, what it said, and the mend."""
     what, said = f"database {alias!r}", first_line(error)
@@ -69,6 +81,11 @@ def unavailable(alias: str, error: Error) -> TransportUnavailable:
 def is_locked(problem: TransportUnavailable) -> bool:
     """Somebody else has it just now."""
     return isinstance(problem, DatabaseUnfit) and problem.state == _LOCKED.state
+
+
+def is_refused(problem: TransportUnavailable) -> bool:
+    """We may not do it; others may be let: another user, or over another connection."""
+    return isinstance(problem, DatabaseUnfit) and problem.state in _REFUSED
 
 
 def is_unmigrated(error: Exception) -> bool:

@@ -27,6 +27,8 @@ from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
 
 #: How often a worker process says how it is.
 BEAT_SECONDS = 5.0
+#: Two beats overdue.
+LATE_MS = int(3 * BEAT_SECONDS * 1000)
 _SWEEP_SECONDS = 15.0
 _PRUNE_SECONDS = 3600.0
 #: How often to look for events that only others can read.

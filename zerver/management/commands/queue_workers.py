@@ -8,11 +8,8 @@ from zerver.lib.event_table import EventTable
 from zerver.management.base import QueueCommand
 from zerver.management.output import Column, duration, figure, size
 from zerver.models import WorkerProcess
-from zerver.worker.housekeeper import BEAT_SECONDS
+from zerver.worker.housekeeper import LATE_MS
 from zerver.worker.process import SILENT_MS, is_gone
-
-#: Two beats overdue.
-_LATE_MS = int(3 * BEAT_SECONDS * 1000)
 
 _COLUMNS = [
     Column("queue"),
@@ -83,7 +80,7 @@ def _state(worker: WorkerProcess, now_ms: int) -> str:
     # Who is known to be there is silent, and not dead, however long.
     if silent_ms > SILENT_MS and is_known_gone is None:
         return "dead"
-    return "silent" if silent_ms > _LATE_MS else str(worker.state)
+    return "silent" if silent_ms > LATE_MS else str(worker.state)
 
 
 def _as_json(worker: WorkerProcess, now_ms: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.db import Error as DatabaseError
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings, get_settings
-from zerver.lib.database_trouble import is_locked
+from zerver.lib.database_trouble import is_refused
 from zerver.lib.errors import (
     AuthenticationRefused,
     BrokerMisnamed,
@@ -155,9 +155,9 @@ class _Examination:
             )
         if not self._wants("workers") or snapshot is None or snapshot.processes is None:
             return
-        unwritable = None if facts is None else facts.unwritable
-        if unwritable is not None and not is_locked(unwritable):
-            what = f"they cannot say that they are there: {unwritable}"
+        if facts is not None and facts.unwritable is not None and facts.silences_workers:
+            they = "may be unable to" if is_refused(facts.unwritable) else "cannot"
+            what = f"they {they} say that they are there: {facts.unwritable}"
             self.gaps.append(Gap(source="workers", what=what))
         else:
             self.findings += workers.judge(self.declared, snapshot, has_broker=has_broker)

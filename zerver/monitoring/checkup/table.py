@@ -10,7 +10,7 @@ from django.db.models import Count, Max
 
 from zerver.lib import vault
 from zerver.lib.counted import counted, worker_processes
-from zerver.lib.database_trouble import is_locked
+from zerver.lib.database_trouble import is_locked, is_refused
 from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Sealed, unreadable_rows
@@ -20,6 +20,7 @@ from zerver.monitoring.checkup import writing
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
 from zerver.monitoring.words import duration, moment
+from zerver.worker.housekeeper import LATE_MS
 
 #: So many open failed events of a queue are more than its people look through one by one.
 MANY_FAILED = 100
@@ -58,8 +59,31 @@ class TableFacts:
     suspects: tuple[Suspicion, ...] = ()
     #: Sealed with keys that this process does not have.
     unreadable: tuple[Sealed, ...] = ()
-    #: Why it takes no writes; None when it does.
+    #: Why it takes no writes of ours; None when it does.
     unwritable: TransportUnavailable | None = None
+
+    @property
+    def since_write_ms(self) -> int | None:
+        """How long ago a worker process last wrote, be it its last word; None when none is known to have."""
+        if self.snapshot is None:
+            return None
+        # A beat may come while the snapshot is taken.
+        beats = (process.heartbeat_at_ms for process in self.snapshot.processes or ())
+        return min((max(0, self.snapshot.taken_at_ms - beat) for beat in beats), default=None)
+
+    @property
+    def takes_others_writes(self) -> bool:
+        """What keeps us from writing keeps us alone from it: worker processes write."""
+        if self.unwritable is None or not is_refused(self.unwritable):
+            return False
+        return self.since_write_ms is not None and self.since_write_ms <= LATE_MS
+
+    @property
+    def silences_workers(self) -> bool:
+        """Workers may be there, and unable to say so."""
+        if self.unwritable is None or is_locked(self.unwritable):
+            return False
+        return not self.takes_others_writes
 
 
 def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
@@ -130,7 +154,7 @@ def judge(
     if snapshot is None or snapshot.processes is None:
         return
     if facts.unwritable is not None:
-        yield _unwritable(facts.unwritable, alias)
+        yield _unwritable(facts, facts.unwritable, alias)
     normal = {queue.name for queue in expected(declared, has_broker=has_broker)}
     for found in snapshot.queues:
         if found.declaration is None:
@@ -143,10 +167,21 @@ def judge(
     yield from map(_unreadable, facts.unreadable)
 
 
-def _unwritable(trouble: TransportUnavailable, alias: str) -> Finding:
+def _unwritable(facts: TableFacts, trouble: TransportUnavailable, alias: str) -> Finding:
     what, mend = str(trouble), ""
     if isinstance(trouble, DatabaseUnfit):
         what, mend = f"it {trouble.state}: {trouble.problem}", trouble.mend
+    if facts.takes_others_writes:
+        return Finding(
+            code="table.may-not-write",
+            severity=Severity.WARNING,
+            what=f"{what}; yet worker processes write to it, the last one {duration(facts.since_write_ms)} ago",
+            place=f"database {alias}",
+            why="who publishes as this user does is refused delayed events, and all without a broker",
+            mend=f"nothing where this user only looks; else {mend}",
+        )
+    if is_refused(trouble):
+        what = f"{what}; {_nobody_writes(facts.since_write_ms)}"
     return Finding(
         code="table.not-writable",
         severity=Severity.WARNING if is_locked(trouble) else Severity.PROBLEM,
@@ -156,6 +191,12 @@ def _unwritable(trouble: TransportUnavailable, alias: str) -> Finding:
         "all without a broker, are refused",
         mend=mend or f"./manage.py check --database {alias}",
     )
+
+
+def _nobody_writes(since_write_ms: int | None) -> str:
+    if since_write_ms is None:
+        return "no worker process is known to have written to it"
+    return f"no worker process has written to it for {duration(since_write_ms)}"
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
