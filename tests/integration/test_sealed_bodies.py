@@ -331,6 +331,56 @@ def test_resealing_that_is_broken_off_goes_on_where_it_was(
     assert len(claim(table, 1000)) == 120
 
 
+def test_resealing_ends_beside_a_publisher_with_an_old_key_and_tells_of_its_rows(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    table = EventTable("default")
+    table.store([event(QUEUE, number) for number in range(70)])
+    fail("noop", BODY)
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    met = 0
+
+    def write_on(_: Resealed) -> None:
+        """Two rows for each that is done, and a failed event: a process that nobody has restarted."""
+        nonlocal met
+        met += 1
+        assert met <= 71, "it reads what has come meanwhile"
+        settings.QUEUE_BODY_KEYS = [OLD]
+        table.store([event(QUEUE), event(QUEUE)])
+        fail("noop", BODY)
+        settings.QUEUE_BODY_KEYS = [NEW, OLD]
+
+    assert reseal("default", write_on) == Resealed(done=71, late=213)
+    assert reseal("default", nothing) == Resealed(done=213)
+
+
+def test_rows_that_come_while_resealing_are_told_with_the_mend(
+    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.QUEUE_BODY_KEYS = [OLD]
+    stored(EventTable("default"))
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    reseal_row = resealing._reseal_row
+
+    def meet_a_publisher(*arguments: Any) -> None:
+        settings.QUEUE_BODY_KEYS = []
+        stored(EventTable("default"))
+        settings.QUEUE_BODY_KEYS = [NEW, OLD]
+        reseal_row(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resealing, "_reseal_row", meet_a_publisher)
+        ran = run("queue_admin", "reseal")
+    assert ran.code == 1
+    assert ran.out.startswith("resealed 1\n")
+    assert (
+        "1 row came meanwhile from processes without the newest key: restart them, and run it again"
+        in ran.err
+    )
+    monkeypatch.undo()
+    assert run("queue_admin", "reseal").code == 0
+
+
 def test_a_row_that_is_settled_or_resealed_meanwhile_is_not_brought_back(
     queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

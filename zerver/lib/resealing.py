@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-from django.db.models import Count, Model, QuerySet
+from django.db.models import Count, Max, Model, QuerySet
 
 from zerver.lib import vault
 from zerver.lib.database import perform
@@ -50,6 +50,8 @@ class Resealed:
     done: int = 0
     #: Rows whose key is gone, or that were changed where they are kept: they stay as they are.
     unreadable: int = 0
+    #: Rows that came meanwhile and are not as the newest key would have them; known at the end.
+    late: int = 0
 
 
 def sealed_rows(alias: str) -> list[Sealed]:
@@ -76,17 +78,20 @@ def count_stale(alias: str) -> int:
 def reseal(alias: str, progress: Callable[[Resealed], object]) -> Resealed:
     """Seal with the newest key what is not; or open it for good, where the newest is ``vault.PLAIN``.
 
-    ``progress`` is called after each row.
+    ``progress`` is called after each row. Ends at the rows that are newest when it begins: processes that do not have
+    the newest key yet go on writing, perhaps faster than this reads.
     Raises: TransportUnavailable; what was done until then is done.
     """
     report = Resealed()
-    for stale in _stale(alias):
+    for stale, end in [(found, _newest_row(alias, found)) for found in _stale(alias)]:
         last = 0
-        while rows := _all(alias, stale.filter(pk__gt=last).order_by("pk")[:_BATCH]):
+        while rows := _all(alias, stale.filter(pk__gt=last, pk__lte=end).order_by("pk")[:_BATCH]):
             for row in rows:
                 _reseal_row(row, alias, report)
                 progress(report)
             last = rows[-1].pk
+    # Not by their ids: of two transactions, that with the smaller id may commit later.
+    report.late = max(0, count_stale(alias) - report.unreadable)
     return report
 
 
@@ -105,6 +110,12 @@ def _reseal_row(row: Any, alias: str, report: Resealed) -> None:
     as_read = type(row)._default_manager.using(alias).filter(pk=row.pk, sealed_with=row.sealed_with)
     # None are changed where it was settled, or somebody else was faster: a body is never changed but here.
     report.done += perform(alias, lambda _: as_read.update(**values))
+
+
+def _newest_row(alias: str, rows: "QuerySet[Any]") -> int:
+    """The highest id of their whole table, which takes one look at its end."""
+    table = rows.model._default_manager.using(alias)
+    return perform(alias, lambda _: table.aggregate(end=Max("pk"))["end"]) or 0
 
 
 def _stale(alias: str) -> "list[QuerySet[Any]]":

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
-from zerver.lib.resealing import Sealed
+from zerver.lib.counted import counted
+from zerver.lib.resealing import Resealed, Sealed
 from zerver.lib.vault import Vault
 from zerver.management.output import Column
 
@@ -24,6 +25,15 @@ def rows(sealed: Sequence[Sealed], bodies: Vault) -> Iterator[list[str]]:
             for is_failed in (False, True)
         ]
         yield [name, _place(name, bodies), *map(str, counts), _meaning(name, sum(counts), bodies)]
+
+
+def problems(report: Resealed) -> Iterator[str]:
+    """Why there is more to do."""
+    if report.late:
+        late = counted(report.late, "row")
+        yield f"{late} came meanwhile from processes without the newest key: restart them, and run it again"
+    if report.unreadable:
+        yield f"not opened, and left as it is: {counted(report.unreadable, 'row')}"
 
 
 def _place(name: str, bodies: Vault) -> str:

@@ -67,7 +67,8 @@ class Command(QueueCommand):
             description=(
                 "Seals every body that is kept, and what was said of failed events, with the newest key of "
                 "QUEUE_BODY_KEYS; opens them for good where 'plain' stands in its place. Workers may run meanwhile. "
-                "Stop it whenever you like and run it again: it goes on."
+                "Stop it whenever you like and run it again: it goes on. Restart every process with the newest key "
+                "first: what others still write is only counted."
             ),
         )
         resealing.add_argument("--dry-run", action="store_true", help="only say which keys are needed")
@@ -155,8 +156,8 @@ class Command(QueueCommand):
         self.write_table(
             resealing_report.COLUMNS, rows, empty=f"nothing is sealed, and {bodies.setting} holds no key"
         )
-        if report.unreadable:
-            raise CommandError(f"not opened, and left as it is: {counted(report.unreadable, 'row')}")
+        if problems := list(resealing_report.problems(report)):
+            raise CommandError("; ".join(problems))
 
     def _say_findings(self, name: str, difference: str, ready: int, consumers: int, left_over: int) -> None:
         if difference:
