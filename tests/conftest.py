@@ -14,6 +14,7 @@ from pytest_django import DjangoDbBlocker
 from tests.servers import spawn
 from tests.servers.cluster import RabbitCluster
 from tests.servers.databases import TestDatabase, copy_sqlite, migrate, sqlite_url, use_database
+from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.servers.proxy import TcpProxy
@@ -119,6 +120,13 @@ def postgres_database(postgres_server: PostgresServer, postgres_template: str) -
     postgres_server.ensure_healthy()
     with postgres_server.database(postgres_template) as name:
         yield postgres_server.url(name)
+
+
+@pytest.fixture
+def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
+    """A pooler before the session's PostgreSQL."""
+    with _or_skip(PgBouncer, postgres=postgres_server) as pooler:
+        yield pooler
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

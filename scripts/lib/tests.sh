@@ -56,6 +56,7 @@ install_servers() {
   [[ -n ${RABBITMQ_ROOT:-} ]] || compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null ||
     missing+=(rabbitmq-server)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
+  [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
   if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
   if debian_install "${missing[@]}"; then
     debian_keep_down "${missing[@]}"

@@ -5,7 +5,7 @@ connection dead is run once more on a new one. So is one that finds the server r
 primary may be there still, and a new connection finds the new one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
 from django.db import (
@@ -52,6 +52,16 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
                 raise
             connection.close()
     return _attempt(connection, operation)
+
+
+def streamed(rows: "QuerySet[Any, T]") -> Iterator[T]:
+    """The rows, some thousands of them in memory at a time.
+
+    In a transaction: PostgreSQL keeps the cursor that they come through, and a pooler such as PgBouncer hands what is
+    asked outside of one to whichever connection is free, which knows of no such cursor.
+    """
+    with transaction.atomic(using=rows.db):
+        yield from rows.iterator()
 
 
 def delete_by_chunks(rows: "QuerySet[Any]", alias: str) -> int:
