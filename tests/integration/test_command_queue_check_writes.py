@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import secrets
+import threading
 from collections.abc import Iterator
 
 import pytest
 from django.db import connection
 from pytest_django import DjangoDbBlocker
 
-from tests.integration.checkup import at_work, check, of, only
+from tests.integration.checkup import at_work, check, of, only, settle
 from tests.integration.commands import run
 from tests.servers.databases import use_database
 from tests.servers.postgres import PostgresServer
+from tests.wait import wait_for
+from zerver.lib.clock import monotonic
 from zerver.lib.event_table import EventTable
 from zerver.lib.queue import queue_json_publish
 from zerver.models import WorkerProcess
+from zerver.monitoring.checkup.locks import holders
 
 QUEUE = "ledger"
 LOOK = ("--only=table", "--only=workers")
@@ -77,3 +81,72 @@ def test_what_refuses_who_asks_is_a_problem_where_nobody_is_known_to_write(reade
         "they may be unable to say that they are there: database 'default' refuses this user"
     )
     assert [reason["code"] for reason in story["reasons"]] == ["table.not-writable"]
+
+
+# -- locks of others
+
+
+@pytest.fixture
+def on_postgres(postgres_database: str, django_db_blocker: DjangoDbBlocker) -> Iterator[str]:
+    """The name of the database that stands behind ``connection``."""
+    with django_db_blocker.unblock(), use_database(postgres_database):
+        yield postgres_database.rpartition("/")[2]
+
+
+def test_a_write_that_waits_for_a_lock_is_given_up_and_says_whose(
+    postgres_server: PostgresServer, on_postgres: str
+) -> None:
+    at_work(QUEUE)
+    with postgres_server.locked_table(on_postgres, "zerver_suspect", "SHARE") as pid:
+        began = monotonic()
+        ran = check(*LOOK)
+        assert monotonic() - began < 8
+    found = only(ran, "table.not-writable")
+    assert found["severity"] == "warning"
+    assert found["what"].startswith(
+        "it is locked: canceling statement due to lock timeout; "
+        f"process {pid} (postgres) has locked table zerver_suspect, in a transaction that began "
+    )
+    assert f"SELECT pg_terminate_backend({pid})" in found["mend"]
+    assert of(ran, "workers.none", QUEUE) == []
+    assert of(ran, "workers.none", "ledger_other"), "workers are judged"
+
+
+def test_a_table_that_nobody_may_read_is_told_with_whoever_has_locked_it(
+    postgres_server: PostgresServer, on_postgres: str
+) -> None:
+    with postgres_server.locked_table(on_postgres, "zerver_event") as pid:
+        began = monotonic()
+        ran = check(*LOOK, "--timeout=3")
+        assert monotonic() - began < 6
+        story = run("queue_explain", "--json", QUEUE, "--timeout=3").json["queue"]
+    settle()
+    found = only(ran, "table.unreachable")
+    assert found["what"].startswith(
+        f"it has not answered within 3 s; process {pid} (postgres) has locked table zerver_event, in a transaction"
+    )
+    assert f"SELECT pg_terminate_backend({pid})" in found["mend"]
+    assert story["reasons"][0]["what"].startswith(f"it has not answered within 3 s; process {pid}")
+
+
+def test_who_waits_to_lock_a_table_is_told_with_whom_he_waits_for(
+    postgres_server: PostgresServer, on_postgres: str
+) -> None:
+    """A migration behind a long report: neither holds the lock, and nobody gets through."""
+    may_end = threading.Event()
+
+    def migrate() -> None:
+        with postgres_server.locked_table(on_postgres, "zerver_event"):
+            may_end.wait(30)
+
+    with postgres_server.locked_table(on_postgres, "zerver_event", "ACCESS SHARE") as report:
+        migration = threading.Thread(target=migrate)
+        migration.start()
+        wait_for(lambda: [each for each in holders("default") if each.waits], 20, "the migration to wait")
+        ran = check(*LOOK, "--timeout=3")
+        may_end.set()
+    migration.join(30)
+    settle()
+    found = only(ran, "table.unreachable")
+    assert f"(postgres) waits to lock table zerver_event, for process {report}, in a" in found["what"]
+    assert f"SELECT pg_terminate_backend({report})" in found["mend"]

@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -186,13 +186,13 @@ class PostgresServer(spawn.Server):
         wait_for(is_dropped, 30, "the ballast to go")
 
     @contextmanager
-    def locked_table(self, database: str, table: str) -> Iterator[None]:
-        """Everybody else who wants to read or write it waits."""
+    def locked_table(
+        self, database: str, table: str, mode: LiteralString = "ACCESS EXCLUSIVE"
+    ) -> Iterator[int]:
+        """Everybody else who wants to read or write it waits, or whom ``mode`` excludes; for which process."""
         with self._connect(database) as connection, connection.transaction():
-            connection.execute(
-                sql.SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(sql.Identifier(table))
-            )
-            yield
+            connection.execute(sql.SQL(f"LOCK TABLE {{}} IN {mode} MODE").format(sql.Identifier(table)))
+            yield connection.info.backend_pid
 
     def execute(self, statement: str, *identifiers: str) -> None:
         """Run one statement as the superuser, outside transactions."""

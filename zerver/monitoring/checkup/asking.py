@@ -26,9 +26,14 @@ class Asked(Generic[T]):
         self._thread = threading.Thread(target=self._run, name="zerver-checkup", daemon=True)
         self._thread.start()
 
+    def has_ended(self, until: float) -> bool:
+        """Wait for it until then. Units: see ``answer``."""
+        self._thread.join(max(0.0, until - clock.monotonic()))
+        return not self._thread.is_alive()
+
     def answer(self, until: float) -> T:
         """Units: ``until`` in monotonic seconds. Raises: NoAnswer when time is up; whatever the question raised."""
-        self._thread.join(max(0.0, until - clock.monotonic()))
+        self.has_ended(until)
         if self._error is not None:
             raise self._error
         if not self._answers:

@@ -9,7 +9,7 @@ from django.db import Error as DatabaseError
 
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings, get_settings
-from zerver.lib.database_trouble import is_refused
+from zerver.lib.database_trouble import is_refused, unavailable
 from zerver.lib.errors import (
     AuthenticationRefused,
     BrokerMisnamed,
@@ -22,13 +22,16 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.lib.transport.survey import BrokerSurvey
-from zerver.monitoring.checkup import broker, programs, supervisor, table, workers
+from zerver.monitoring.checkup import broker, locks, programs, supervisor, table, workers
 from zerver.monitoring.checkup import settings as project
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Gap, Severity, Source
+from zerver.monitoring.checkup.locks import Holder
 from zerver.monitoring.checkup.table import TableFacts
 
 TIMEOUT_SECONDS = 10.0
+#: After so much of its time a database that has not answered is asked who holds it up.
+_PATIENCE = 0.5
 #: What follows from another finding, and says nothing new beside it.
 _ECHOES = {"broker.no-consumers": "workers.none", "settings.E009": "table.unreachable"}
 
@@ -124,13 +127,22 @@ class _Examination:
     # -- the database
 
     def _facts(self, asked: Asked[TableFacts], until: float) -> TableFacts | None:
+        alias = self.settings.database
+        # Whom it waits for shows as long as it waits.
+        is_slow = not asked.has_ended(until - self.timeout_seconds * _PATIENCE)
+        asked_holders = Asked(partial(locks.holders, alias)) if is_slow else None
         try:
             facts = asked.answer(until)
         except NoAnswer:
-            self.findings.append(self._unreachable_database(self._too_late()))
+            holders = () if asked_holders is None else _holders(asked_holders, until)
+            problem = f"{self._too_late()}{locks.told(holders)}"
+            self.findings.append(self._unreachable_database(problem, locks.mend(holders)))
             return None
-        except (DatabaseError, TransportUnavailable) as error:
-            self.findings.append(self._unreachable_database(" ".join(str(error).split())))
+        except TransportUnavailable as trouble:
+            self.findings.append(self._unreachable_database(*table.said(trouble)))
+            return None
+        except DatabaseError as error:
+            self.findings.append(self._unreachable_database(*table.said(unavailable(alias, error))))
             return None
         if facts.snapshot is not None and facts.snapshot.problems:
             self.findings.append(self._unreachable_database("; ".join(facts.snapshot.problems)))
@@ -162,7 +174,7 @@ class _Examination:
         else:
             self.findings += workers.judge(self.declared, snapshot, has_broker=has_broker)
 
-    def _unreachable_database(self, problem: str) -> Finding:
+    def _unreachable_database(self, problem: str, mend: str = "") -> Finding:
         alias = self.settings.database
         return Finding(
             code="table.unreachable",
@@ -171,7 +183,7 @@ class _Examination:
             place=f"database {alias}",
             why="workers hold what they have and take nothing new; delayed events, and all without a broker, are "
             "refused",
-            mend=f"./manage.py check --database {alias}; mend the database; workers go on by themselves",
+            mend=f"{mend or f'./manage.py check --database {alias}; mend the database'}; workers go on by themselves",
         )
 
     # -- the broker
@@ -228,6 +240,13 @@ class _Examination:
 
     def _too_late(self) -> str:
         return f"it has not answered within {self.timeout_seconds:g} s"
+
+
+def _holders(asked: Asked[tuple[Holder, ...]], until: float) -> tuple[Holder, ...]:
+    try:
+        return asked.answer(until)
+    except (NoAnswer, DatabaseError):
+        return ()
 
 
 def _unreachable_broker(where: str, problem: str, mend: str = "on its host: rabbitmqctl status") -> Finding:

@@ -16,8 +16,9 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Sealed, unreadable_rows
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
-from zerver.monitoring.checkup import writing
+from zerver.monitoring.checkup import locks, writing
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
+from zerver.monitoring.checkup.locks import Holder
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
 from zerver.monitoring.words import duration, moment
 from zerver.worker.housekeeper import LATE_MS
@@ -61,6 +62,8 @@ class TableFacts:
     unreadable: tuple[Sealed, ...] = ()
     #: Why it takes no writes of ours; None when it does.
     unwritable: TransportUnavailable | None = None
+    #: Whose locks our writes have waited for.
+    holders: tuple[Holder, ...] = ()
 
     @property
     def since_write_ms(self) -> int | None:
@@ -107,6 +110,7 @@ def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
         .order_by("queue", "-crashes", "id")
         .values_list("queue", "message_id", "crashes")
     )
+    unwritable = writing.trouble(alias)
     return TableFacts(
         snapshot=snapshot,
         leases=tuple(
@@ -118,7 +122,8 @@ def look(alias: str, names: Collection[str] | None = None) -> TableFacts:
             for queue, message_id, crashes in suspects
         ),
         unreadable=tuple(unreadable_rows(alias, names)),
-        unwritable=writing.trouble(alias),
+        unwritable=unwritable,
+        holders=locks.holders(alias) if unwritable is not None and is_locked(unwritable) else (),
     )
 
 
@@ -168,9 +173,7 @@ def judge(
 
 
 def _unwritable(facts: TableFacts, trouble: TransportUnavailable, alias: str) -> Finding:
-    what, mend = str(trouble), ""
-    if isinstance(trouble, DatabaseUnfit):
-        what, mend = f"it {trouble.state}: {trouble.problem}", trouble.mend
+    what, mend = said(trouble)
     if facts.takes_others_writes:
         return Finding(
             code="table.may-not-write",
@@ -182,6 +185,7 @@ def _unwritable(facts: TableFacts, trouble: TransportUnavailable, alias: str) ->
         )
     if is_refused(trouble):
         what = f"{what}; {_nobody_writes(facts.since_write_ms)}"
+    what, mend = f"{what}{locks.told(facts.holders)}", locks.mend(facts.holders) or mend
     return Finding(
         code="table.not-writable",
         severity=Severity.WARNING if is_locked(trouble) else Severity.PROBLEM,
@@ -191,6 +195,13 @@ def _unwritable(facts: TableFacts, trouble: TransportUnavailable, alias: str) ->
         "all without a broker, are refused",
         mend=mend or f"./manage.py check --database {alias}",
     )
+
+
+def said(trouble: TransportUnavailable) -> tuple[str, str]:
+    """What is the matter with it, told beside its name, and the mend; the latter is empty where none is known."""
+    if isinstance(trouble, DatabaseUnfit):
+        return f"it {trouble.state}: {trouble.problem}", trouble.mend
+    return f"it cannot be reached: {trouble.problem}", ""
 
 
 def _nobody_writes(since_write_ms: int | None) -> str:

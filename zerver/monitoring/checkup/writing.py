@@ -9,8 +9,10 @@ from zerver.lib.errors import TransportUnavailable
 from zerver.lib.event_table_sql import dialect_of
 from zerver.models import Suspect
 
-#: Somebody who holds SQLite's lock for longer is told of as well.
+#: Somebody who holds a lock for longer is told of as well.
 _WAIT_SECONDS = 2.0
+#: For what waits for no lock, and does not come to an end either.
+_STATEMENT_SECONDS = 2 * _WAIT_SECONDS
 
 
 def trouble(alias: str) -> TransportUnavailable | None:
@@ -43,6 +45,12 @@ def _write_what_is_there(connection: BaseDatabaseWrapper) -> None:
 
 def _write_and_roll_back(connection: BaseDatabaseWrapper) -> None:
     with transaction.atomic(using=connection.alias):
+        with connection.cursor() as cursor:
+            # For this transaction alone: behind a pool, the connection is somebody else's afterwards.
+            cursor.execute(
+                "SELECT set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+                [f"{seconds * 1000:.0f}" for seconds in (_WAIT_SECONDS, _STATEMENT_SECONDS)],
+            )
         # An id of its own: two doctors would wait for each other over one.
         row = Suspect(queue="checkup", message_id=new_message_id(), last_started_at_ms=0)
         # In bulk: the project's own receivers of post_save are told of no row that never was.
