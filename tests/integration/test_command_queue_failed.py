@@ -247,7 +247,9 @@ def test_a_queue_of_which_there_is_nothing_is_refused(
     assert ran.err == (
         "--queue: no worker declares 'nop', and there are no failed events of it; did you mean 'noop'?\n"
     )
-    assert "declared: bygone, " in run("queue_failed", *verb, "--queue", "zzz").err
+    err = run("queue_failed", *verb, "--queue", "zzz").err
+    assert "; declared: incoming_webhooks, " in err, "and not bygone, of which there are only rows"
+    assert "more, which queue_list --all tells; of others there are failed events: bygone; declare it" in err
 
 
 def test_a_queue_that_was_removed_since_is_known_by_its_rows(queue_database: TestDatabase) -> None:

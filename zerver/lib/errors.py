@@ -74,14 +74,23 @@ class UnknownQueue(ZerverError):
         return f"{text}; {meant(self.queue, self.known)}"
 
 
-def meant(name: str, known: Collection[str]) -> str:
-    """What somebody who has mistyped a queue's name may have meant: the closest one, or else what there is."""
-    if close := get_close_matches(name, known, n=1):
+def meant(name: str, declared: Collection[str], others: Collection[str] = (), *, what: str = "") -> str:
+    """What somebody who has mistyped a queue's name may have meant: the closest one, or else what there is.
+
+    ``others`` are not declared (any more); ``what`` there is of them, in the plural.
+    """
+    if close := get_close_matches(name, [*declared, *others], n=1):
         return f"did you mean {close[0]!r}?"
-    told = ", ".join(sorted(known)[:_NAMES_TOLD]) or "none"
-    more = len(known) - _NAMES_TOLD
-    rest = f" and {more} more, which queue_list --all tells" if more > 0 else ""
-    return f"declared: {told}{rest}; declare it with @assign_queue in an installed app's queue_processors.py"
+    told = f"declared: {_names(declared, ', which queue_list --all tells')}"
+    if others:
+        told += f"; of others there are {what}: {_names(others)}"
+    return f"{told}; declare it with @assign_queue in an installed app's queue_processors.py"
+
+
+def _names(queues: Collection[str], who_tells: str = "") -> str:
+    told = ", ".join(sorted(queues)[:_NAMES_TOLD]) or "none"
+    more = len(queues) - _NAMES_TOLD
+    return f"{told} and {more} more{who_tells}" if more > 0 else told
 
 
 class HandlerError(ZerverError):

@@ -87,9 +87,10 @@ class QueueCommand(BaseCommand):
         if queues.broken_modules:
             self.warn_of_broken_modules()  # one of them may declare it
             return
-        known = declared.union(rows.order_by().values_list("queue", flat=True).distinct())
+        others = set(rows.order_by().values_list("queue", flat=True).distinct()) - declared
         raise CommandError(
-            f"--queue: no worker declares {name!r}, and there are no {what} of it; {meant(name, known)}"
+            f"--queue: no worker declares {name!r}, and there are no {what} of it; "
+            f"{meant(name, declared, others, what=what)}"
         )
 
     def add_json(self, parser: ArgumentParser) -> None:
