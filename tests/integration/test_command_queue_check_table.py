@@ -331,13 +331,48 @@ def test_people_see_a_table_what_was_not_looked_at_and_a_count(
     sqlite_database: str, project_process: Callable[..., ProjectProcess]
 ) -> None:
     env: dict[str, Any] = {"DATABASE_URL": sqlite_database}
-    some, none, wrong = (
-        project_process("queue_check", *arguments, env=env)
-        for arguments in ((), ("--only", "settings"), ("--only", "moon"))
+    some, none = (
+        project_process("queue_check", *arguments, env=env) for arguments in ((), ("--only", "settings"))
     )
     assert some.wait(60) == 1
     assert "workers.none" in some.output
     assert "not looked at: broker: there is none to look at: QUEUE_URL is db://" in some.output
     assert f"problems: 0, warnings: {some.output.count('warning   ')}" in some.output
     assert (none.wait(60), none.output.strip()) == (0, "nothing is wrong")
-    assert wrong.wait(60) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--only", "moon"), "queue_check: error: argument --only: invalid choice: 'moon'"),
+        (("--timeout=0",), "queue_check: error: argument --timeout: '0' is no number of seconds above 0"),
+        (("ledger",), "queue_check: error: unrecognized arguments: ledger"),
+    ],
+)
+def test_what_is_typed_wrongly_is_neither_warnings_nor_problems(
+    sqlite_database: str,
+    project_process: Callable[..., ProjectProcess],
+    arguments: tuple[str, ...],
+    said: str,
+) -> None:
+    process = project_process("queue_check", *arguments, env={"DATABASE_URL": sqlite_database})
+    assert process.wait(60) == 3
+    assert process.output.startswith("usage: ")
+    assert said in process.output
+
+
+def test_a_doctor_who_fails_himself_has_found_nothing(
+    sqlite_database: str, project_process: Callable[..., ProjectProcess], tmp_path: Path
+) -> None:
+    """A check of the project's own, which is looked at with ours, raises."""
+    (tmp_path / "shaky.py").write_text(
+        "from django.core import checks\n"
+        "from tests.settings import *\n"
+        "@checks.register('queues')\n"
+        "def shaky(**_):\n"
+        "    raise ZeroDivisionError('of a check')\n"
+    )
+    env = {"DATABASE_URL": sqlite_database, "PYTHONPATH": str(tmp_path), "DJANGO_SETTINGS_MODULE": "shaky"}
+    process = project_process("queue_check", env=env)
+    assert process.wait(60) == 3
+    assert process.output.rstrip().endswith("ZeroDivisionError: of a check")

@@ -91,6 +91,13 @@ def test_a_doctor_whom_nobody_hears_out_has_his_exit_code_all_the_same(run_into:
     assert run_into("unread", "queue_check", "--only", "workers") == (1, "")
 
 
+def test_a_doctor_who_cannot_write_his_answer_has_given_none(run_into: Run) -> None:
+    lost = f"{_LOST}No space left on device\n"
+    assert run_into("full", "queue_check", "--only", "workers") == (3, lost)
+    code, said = run_into("full", "queue_check", "--only", "workers", "--traceback")
+    assert (code, said.endswith(lost)) == (3, True)
+
+
 @pytest.fixture
 def said_in(sqlite_database: str) -> Callable[..., bytes]:
     """``said_in(encoding, command…)``: what a command that ends well says where standard output has this encoding."""

@@ -1,6 +1,7 @@
 """The doctor: what the code declares against what is really there."""
 
 import sys
+import traceback
 from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,12 @@ from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Severit
 _COLUMNS = [Column("severity"), Column("code"), Column("where"), Column("what, why, and what to do")]
 
 
+#: What keeps it from an answer: a failure of its own, or a command line that it does not understand.
+EXIT_NO_ANSWER = 3
+
+
 class Command(QueueCommand):
-    """Exit codes of its own: 0 clean, 1 warnings, 2 problems; and 2, as everywhere, when it is typed wrongly.
+    """Exit codes of its own: 0 clean, 1 warnings, 2 problems, 3 no answer.
 
     ``--json``: ``{"exit_code", "findings": [{"code", "severity", "what", "where", "why", "mend", "queue"}],
     "not_looked_at": [{"source", "what"}]}``; severity is ``warning`` or ``problem``; queue is null where a finding is
@@ -26,8 +31,26 @@ class Command(QueueCommand):
 
     help = (
         "Compares what the code declares with what broker, event table, worker processes, supervisor and settings "
-        "have of it, and changes nothing. Exit code 0: clean, 1: warnings, 2: problems."
+        "have of it, and changes nothing. Exit code 0: clean, 1: warnings, 2: problems, 3: it could not tell, for it "
+        "failed itself or was typed wrongly."
     )
+
+    #: The exit code is the answer.
+    _has_answered = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """As from a shell, where no other ending may be taken for an answer: argparse ends with 2, a failure with 1, and
+        so does Python after a traceback.
+        """
+        try:
+            super().run_from_argv(argv)
+        except SystemExit as end:
+            if self._has_answered or end.code not in (1, 2):
+                raise
+            sys.exit(EXIT_NO_ANSWER)
+        except Exception:
+            traceback.print_exc()
+            sys.exit(EXIT_NO_ANSWER)
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument(
@@ -69,6 +92,7 @@ class Command(QueueCommand):
             # The exit code is the answer, whether anybody wants to read more of it or not.
             if not error.is_reader_gone:
                 raise
+        self._has_answered = True
         if checkup.exit_code:
             sys.exit(checkup.exit_code)
 
