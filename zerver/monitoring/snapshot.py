@@ -15,14 +15,14 @@ from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import InvalidDeclaration, TransportError, TransportUnavailable
 from zerver.lib.event_table import TableDepth
-from zerver.lib.latency import Histogram
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth, Transport, Unbegun
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
+from zerver.monitoring import workers
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
-from zerver.worker.process import SILENT_MS, is_gone
+from zerver.monitoring.workers import Progress, failing_workers, live_workers, workers_at_work
 
 LaneFigure = Literal["ready", "unacked", "later"]
 
@@ -162,19 +162,6 @@ class QueueSnapshot:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a worker process had come when it was last heard of, and how fast it went."""
-
-    consumed: int
-    #: Consumed, discarded, or dead.
-    finished: int
-    at_ms: int
-    per_minute: float | None
-    #: How long ``finished`` has not moved, as far as can be known; 0 when it has.
-    idle_ms: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """Everything at one moment."""
 
@@ -227,7 +214,7 @@ def take_snapshot(
     facts = _ask_database(problems)
     wanted = _wanted(names, test_queues, facts)
     depths = _ask_lanes(list(wanted.values()), facts, problems, asks_broker=asks_broker)
-    progress = _progress(facts.workers or (), previous)
+    progress = workers.progress(facts.workers or (), {} if previous is None else previous.progress)
     return Snapshot(
         taken_at_ms=facts.now_ms,
         queues=tuple(_queue_snapshot(queue, depths, facts, progress) for queue in wanted.values()),
@@ -235,22 +222,6 @@ def take_snapshot(
         progress=progress,
         processes=None if facts.workers is None else tuple(facts.workers),
     )
-
-
-def live_workers(workers: Sequence[WorkerProcess], now_ms: int) -> list[WorkerProcess]:
-    """Those that are there, were heard of lately, and are not known to be gone; some may be failing to start."""
-    return [
-        worker
-        for worker in workers
-        if worker.state not in WorkerProcess.ENDED
-        and now_ms - worker.heartbeat_at_ms <= SILENT_MS
-        and not is_gone(worker)
-    ]
-
-
-def workers_at_work(live: Sequence[WorkerProcess]) -> list[WorkerProcess]:
-    """Of the living, those that take events."""
-    return [worker for worker in live if not _is_failing(worker)]
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
@@ -346,7 +317,7 @@ def _queue_snapshot(
     )
     there = None if known is None else live_workers(known, facts.now_ms)
     live = None if there is None else workers_at_work(there)
-    latencies = _latencies(known or ())
+    latencies = workers.latencies(known or ())
     fast = current.fast_lane()
     return QueueSnapshot(
         name=queue.name,
@@ -356,73 +327,12 @@ def _queue_snapshot(
         workers=None if live is None else len(live),
         consumers=lanes[fast.name].consumers if fast is not None else None if live is None else len(live),
         held_by_workers=sum(worker.in_flight + (worker.unbegun or 0) for worker in live or ()),
-        unbegun=sum((_unbegun(worker) for worker in live or ()), Unbegun()),
+        unbegun=workers.unbegun(live or ()),
         lag_ms=max((worker.lag_ms for worker in live or () if worker.lag_ms is not None), default=None),
-        idle_seconds=_idle_seconds(live or (), progress),
-        rate_per_minute=_rate(live or (), progress),
+        idle_seconds=workers.idle_seconds(live or (), progress),
+        rate_per_minute=workers.rate_per_minute(live or (), progress),
         p50_ms=latencies.quantile(0.5),
         p99_ms=latencies.quantile(0.99),
-        breaker=_reasons(live) if live else None,
-        failing=_reasons([worker for worker in there if _is_failing(worker)]) if there else None,
-    )
-
-
-def _is_failing(worker: WorkerProcess) -> bool:
-    return worker.state == WorkerProcess.State.FAILING
-
-
-def _reasons(workers: Sequence[WorkerProcess]) -> str:
-    return "; ".join(sorted({worker.breaker for worker in workers if worker.breaker}))
-
-
-def _unbegun(worker: WorkerProcess) -> Unbegun:
-    return Unbegun(count=worker.unbegun or 0, oldest_ms=worker.oldest_unbegun_ms)
-
-
-def _latencies(workers: Sequence[WorkerProcess]) -> Histogram:
-    merged = Histogram()
-    for worker in workers:
-        merged.merge(Histogram.from_json(worker.latencies))
-    return merged
-
-
-def _rate(live: Sequence[WorkerProcess], progress: Mapping[str, Progress]) -> float | None:
-    """None when no worker has been there for long enough to tell."""
-    rates = [progress[worker.pk].per_minute for worker in live]
-    told = [rate for rate in rates if rate is not None]
-    return sum(told) if told else None
-
-
-def _idle_seconds(live: Sequence[WorkerProcess], progress: Mapping[str, Progress]) -> float | None:
-    """Of the worker that was at it last."""
-    idle_ms = min((progress[worker.pk].idle_ms for worker in live), default=0)
-    return idle_ms / 1000 if idle_ms else None
-
-
-def _progress(workers: Sequence[WorkerProcess], previous: Snapshot | None) -> dict[str, Progress]:
-    """Counters move at heartbeats only, so the time between them counts, not the time between two snapshots."""
-    found = {}
-    for worker in workers:
-        before = previous.progress.get(worker.pk) if previous is not None else None
-        if before is not None and before.at_ms == worker.heartbeat_at_ms:
-            found[worker.pk] = before
-            continue
-        found[worker.pk] = _progress_of(worker, before)
-    return found
-
-
-def _progress_of(worker: WorkerProcess, before: Progress | None) -> Progress:
-    finished = worker.consumed + worker.discarded + worker.failed
-    since_ms, consumed_before, finished_before, idle_ms = worker.started_at_ms, 0, 0, 0
-    if before is not None:
-        since_ms, consumed_before, finished_before = before.at_ms, before.consumed, before.finished
-        idle_ms = before.idle_ms
-    elapsed_ms = max(0, worker.heartbeat_at_ms - since_ms)
-    consumed = max(0, worker.consumed - consumed_before)
-    return Progress(
-        consumed=worker.consumed,
-        finished=finished,
-        at_ms=worker.heartbeat_at_ms,
-        per_minute=consumed * 60_000 / elapsed_ms if elapsed_ms else None,
-        idle_ms=0 if finished != finished_before else idle_ms + elapsed_ms,
+        breaker=workers.reasons(live) if live else None,
+        failing=workers.reasons(failing_workers(there)) if there else None,
     )

@@ -39,8 +39,8 @@ class Command(QueueCommand):
     _has_answered = False
 
     def run_from_argv(self, argv: list[str]) -> None:
-        """As from a shell, where no other ending may be taken for an answer: argparse ends with 2, a failure with 1, and
-        so does Python after a traceback.
+        """As from a shell, where no other ending may be taken for an answer: argparse ends with 2, a failure and a
+        traceback with 1.
         """
         try:
             super().run_from_argv(argv)

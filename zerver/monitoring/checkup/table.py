@@ -19,8 +19,9 @@ from zerver.models import Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.checkup import locks, writing
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.checkup.locks import Holder
-from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.words import duration, moment
+from zerver.monitoring.workers import live_workers
 from zerver.worker.housekeeper import LATE_MS
 
 #: So many open failed events of a queue are more than its people look through one by one.

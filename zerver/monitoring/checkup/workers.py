@@ -8,8 +8,9 @@ from zerver.lib.counted import counted
 from zerver.lib.registry import QueueDeclaration
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
-from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, workers_at_work
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot
 from zerver.monitoring.words import duration
+from zerver.monitoring.workers import live_workers, workers_at_work
 from zerver.worker.process import SILENT_MS
 
 

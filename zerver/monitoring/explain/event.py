@@ -15,8 +15,9 @@ from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, Worker
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
-from zerver.monitoring.snapshot import live_workers, take_snapshot
+from zerver.monitoring.snapshot import take_snapshot
 from zerver.monitoring.words import duration, moment
+from zerver.monitoring.workers import live_workers
 
 #: Replays of replays that are followed, in either direction.
 _MOST_REPLAYS = 20

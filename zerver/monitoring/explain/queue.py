@@ -20,8 +20,9 @@ from zerver.monitoring.checkup import workers
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
-from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, live_workers, take_snapshot
+from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.words import duration, moment
+from zerver.monitoring.workers import live_workers
 
 #: Workers say how far they are every 5 seconds.
 LOOK_SECONDS = 6.0
