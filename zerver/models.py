@@ -18,6 +18,13 @@ def _sealed_with() -> "models.CharField[str | None, str | None]":
     return models.CharField(max_length=16, null=True, blank=True)
 
 
+def _sealed_index(name: str) -> models.Index:
+    """Finds each key, and each queue that has rows of it, by one look; without keys it is empty, and costs nothing."""
+    return models.Index(
+        fields=["sealed_with", "queue"], name=name, condition=models.Q(sealed_with__isnull=False)
+    )
+
+
 class WaitingEvent(models.Model):
     """A row of the event table: an event that waits for its transaction, its due time, or a broker."""
 
@@ -53,11 +60,7 @@ class WaitingEvent(models.Model):
             models.Index(
                 fields=["lease_owner"], name="zerver_event_owner", condition=~models.Q(lease_owner="")
             ),
-            models.Index(
-                fields=["sealed_with"],
-                name="zerver_event_sealed",
-                condition=models.Q(sealed_with__isnull=False),
-            ),
+            _sealed_index("zerver_event_sealed"),
         ]
 
     def __str__(self) -> str:
@@ -111,6 +114,7 @@ class FailedEvent(models.Model):
         indexes: ClassVar = [
             models.Index(fields=["queue", "state", "failed_at_ms"], name="zerver_failed_event_queue"),
             models.Index(fields=["failed_at_ms"], name="zerver_failed_event_age"),
+            _sealed_index("zerver_failed_event_sealed"),
         ]
 
     def __str__(self) -> str:
