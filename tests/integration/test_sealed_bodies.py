@@ -8,8 +8,6 @@ from copy import copy
 from typing import Any
 
 import pytest
-from cryptography.fernet import Fernet
-from django.core.management import call_command
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
@@ -20,20 +18,18 @@ from tests.integration.claims import QUEUE, claim, ids, let_time_pass
 from tests.integration.commands import run
 from tests.integration.conftest import Spine
 from tests.integration.failed import fail, listed
+from tests.integration.sealed import BODY, LOST, NEW, OLD, SECRET, kept, stored
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
-from zerver.lib import clock, resealing, vault
-from zerver.lib.event import Event, next_attempt
+from zerver.lib import clock
+from zerver.lib.event import next_attempt
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import body_of, error_of, traceback_of
 from zerver.lib.queue import queue_json_publish
-from zerver.lib.resealing import Resealed, reseal, sealed_rows
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.resealing import unreadable_rows
 from zerver.lib.vault import PLAIN, Vault
 from zerver.models import FailedEvent, WaitingEvent
-
-SECRET = "4111-1111"
-BODY = f'{{"card":"{SECRET}"}}'.encode()
-OLD, NEW, LOST = (Fernet.generate_key().decode() for _ in range(3))
 
 
 @pytest.fixture(autouse=True)
@@ -44,25 +40,6 @@ def movable_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def table(queue_database: TestDatabase) -> EventTable:
     return EventTable("default")
-
-
-def stored(table: EventTable, **fields: Any) -> Event:
-    one = event(QUEUE, body=BODY, **fields)
-    table.store([one])
-    return one
-
-
-def kept() -> str:
-    """Everything that stands in both tables, as a thief of the database would read it."""
-    with connection.cursor() as cursor:
-        rows = []
-        for name in ("zerver_event", "zerver_failed_event"):
-            cursor.execute(f"SELECT * FROM {name}")
-            rows += cursor.fetchall()
-    return repr([bytes(value) if isinstance(value, memoryview) else value for row in rows for value in row])
-
-
-def nothing(_: Resealed) -> None: ...
 
 
 # -- the event table
@@ -188,11 +165,7 @@ def test_however_many_sealed_errors_are_searched_no_statement_names_them_all(
 ) -> None:
     settings.QUEUE_BODY_KEYS = [NEW]
     fail("noop", BODY, error=f"ValueError: {SECRET}")
-    failed = FailedEvent.objects.get()
-    copies = [copy(failed) for _ in range(500)]
-    for number, each in enumerate(copies):
-        each.pk, each.message_id = None, f"copy-{number}"
-    FailedEvent.objects.bulk_create(copies, batch_size=100)
+    _store_copies(FailedEvent.objects.get(), 500)
     with CaptureQueriesContext(connection) as asked:
         assert len(listed("--error", "valueerror")) == 501
         assert run("queue_failed", "discard", "--error", "valueerror", "--yes").out == "discarded 501\n"
@@ -236,7 +209,7 @@ def test_the_doctor_names_the_key_that_is_gone(queue_database: TestDatabase, set
     assert ran.code == 2
     found = only(ran, "table.sealed", QUEUE.name)
     assert found["severity"] == "problem"
-    assert f"1 events in the event table are sealed with key {lost}, which QUEUE_BODY_KEYS" in found["what"]
+    assert f"1 event in the event table is sealed with key {lost}, which QUEUE_BODY_KEYS" in found["what"]
     assert only(ran, "table.sealed", "noop")["severity"] == "warning"
     told = run("queue_explain", waiting.message_id)
     assert f"sealed with key {lost}, which QUEUE_BODY_KEYS does not hold here" in told.out
@@ -245,186 +218,48 @@ def test_the_doctor_names_the_key_that_is_gone(queue_database: TestDatabase, set
     settle()
 
 
-# -- rotation
-
-
-def test_resealing_leaves_everything_under_the_newest_key(
+def test_rows_that_nobody_can_read_are_counted_by_an_index_and_not_to_the_last(
     queue_database: TestDatabase, settings: Settings
 ) -> None:
-    table = EventTable("default")
-    for keys in ([], [OLD], [NEW, OLD]):
-        settings.QUEUE_BODY_KEYS = keys
-        stored(table)
-        fail("noop", BODY, error=f"ValueError: {keys}")
-    ran = run("queue_admin", "reseal")
-    assert ran.code == 0
-    assert ran.out.startswith("resealed 4\n")
-    assert ran.row(str(Vault([NEW]).newest))[1:4] == ["newest", "3", "3"]
-    assert ran.row(str(Vault([OLD]).newest))[1:4] == ["older", "0", "0"]
-    assert "no longer needed" in ran.out
-    settings.QUEUE_BODY_KEYS = [NEW]
-    assert [taken.event.body for taken in claim(table)] == [BODY] * 3
-    assert {(body_of(row), error_of(row)) for row in FailedEvent.objects.all()} == {
-        (BODY, f"ValueError: {keys}") for keys in ([], [OLD], [NEW, OLD])
-    }
-    assert SECRET not in kept()
-    assert run("queue_admin", "reseal").out.startswith("resealed 0\n")
-
-
-def test_resealing_with_plain_in_front_opens_everything_for_good(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
-    settings.QUEUE_BODY_KEYS = [OLD]
-    stored(EventTable("default"))
-    fail("noop", BODY)
-    settings.QUEUE_BODY_KEYS = [PLAIN, OLD]
-    assert run("queue_admin", "reseal").out.startswith("resealed 2\n")
-    settings.QUEUE_BODY_KEYS = []
-    assert claim(EventTable("default"))[0].event.body == BODY
-    assert body_of(FailedEvent.objects.get()) == BODY
-    assert run("queue_admin", "reseal").out.endswith("nothing is sealed, and QUEUE_BODY_KEYS holds no key\n")
-
-
-def test_a_dry_run_says_which_keys_are_needed_and_changes_nothing(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
-    settings.QUEUE_BODY_KEYS = [OLD]
-    stored(EventTable("default"))
-    settings.QUEUE_BODY_KEYS = [NEW, OLD]
-    before = kept()
-    ran = run("queue_admin", "reseal", "--dry-run")
-    assert ran.row(str(Vault([OLD]).newest))[1:4] == ["older", "1", "0"]
-    assert "still needed" in ran.out
-    assert kept() == before
-
-
-def test_rows_that_nobody_can_open_are_left_and_told(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
+    table, other = EventTable("default"), QueueDeclaration(name="other")
+    lost, new = Vault([LOST]).newest, Vault([NEW]).newest
     settings.QUEUE_BODY_KEYS = [LOST]
-    stored(EventTable("default"))
-    settings.QUEUE_BODY_KEYS = [NEW]
+    table.store([event(QUEUE, number) for number in range(1001)])
     fail("noop", BODY)
-    before = kept()
-    ran = run("queue_admin", "reseal")
-    assert ran.code == 1
-    assert ran.err.endswith("not opened, and left as it is: 1 row\n")
-    assert ran.row(str(Vault([LOST]).newest))[1] == "not in QUEUE_BODY_KEYS"
-    assert kept() == before
-
-
-def test_resealing_that_is_broken_off_goes_on_where_it_was(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
-    table = EventTable("default")
-    table.store([event(QUEUE, number) for number in range(120)])
     settings.QUEUE_BODY_KEYS = [NEW]
+    table.store([event(each, number) for number in range(1000) for each in (QUEUE, other)])
+    _store_copies(FailedEvent.objects.get(), 3000, sealed_with=new)
+    if queue_database.vendor == "postgresql":
+        with connection.cursor() as cursor:
+            cursor.execute("ANALYZE")  # as autovacuum does; nobody does it on SQLite
 
-    def stop_at_70(report: Resealed) -> None:
-        if report.done == 70:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        reseal("default", stop_at_70)
-    assert [each.count for each in sealed_rows("default")] == [70]
-    assert reseal("default", nothing) == Resealed(done=50)
-    assert len(claim(table, 1000)) == 120
-
-
-def test_resealing_ends_beside_a_publisher_with_an_old_key_and_tells_of_its_rows(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
-    table = EventTable("default")
-    table.store([event(QUEUE, number) for number in range(70)])
-    fail("noop", BODY)
-    settings.QUEUE_BODY_KEYS = [NEW, OLD]
-    met = 0
-
-    def write_on(_: Resealed) -> None:
-        """Two rows for each that is done, and a failed event: a process that nobody has restarted."""
-        nonlocal met
-        met += 1
-        assert met <= 71, "it reads what has come meanwhile"
-        settings.QUEUE_BODY_KEYS = [OLD]
-        table.store([event(QUEUE), event(QUEUE)])
-        fail("noop", BODY)
-        settings.QUEUE_BODY_KEYS = [NEW, OLD]
-
-    assert reseal("default", write_on) == Resealed(done=71, late=213)
-    assert reseal("default", nothing) == Resealed(done=213)
+    with CaptureQueriesContext(connection) as asked:
+        told = [str(each) for each in unreadable_rows("default")]
+    assert told == [
+        f"over 1000 events in the event table are sealed with key {lost}",
+        f"1 failed event is sealed with key {lost}",
+    ]
+    assert [each.is_failed for each in unreadable_rows("default", ["noop", "other"])] == [True]
+    for statement in [each["sql"] for each in asked]:
+        plan = _plan(statement)
+        assert "LIMIT" in statement
+        assert "_sealed" in plan, plan
+        assert "Seq Scan" not in plan, plan
+        assert "SCAN zerver" not in plan, plan
 
 
-def test_rows_that_come_while_resealing_are_told_with_the_mend(
-    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings.QUEUE_BODY_KEYS = [OLD]
-    stored(EventTable("default"))
-    settings.QUEUE_BODY_KEYS = [NEW, OLD]
-    reseal_row = resealing._reseal_row
-
-    def meet_a_publisher(*arguments: Any) -> None:
-        settings.QUEUE_BODY_KEYS = []
-        stored(EventTable("default"))
-        settings.QUEUE_BODY_KEYS = [NEW, OLD]
-        reseal_row(*arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(resealing, "_reseal_row", meet_a_publisher)
-        ran = run("queue_admin", "reseal")
-    assert ran.code == 1
-    assert ran.out.startswith("resealed 1\n")
-    assert (
-        "1 row came meanwhile from processes without the newest key: restart them, and run it again"
-        in ran.err
-    )
-    monkeypatch.undo()
-    assert run("queue_admin", "reseal").code == 0
+def _store_copies(failed: FailedEvent, count: int, **columns: Any) -> None:
+    copies = [copy(failed) for _ in range(count)]
+    for number, each in enumerate(copies):
+        each.pk, each.message_id = None, f"copy-{number}"
+        vars(each).update(columns)
+    FailedEvent.objects.bulk_create(copies, batch_size=100)
 
 
-def test_a_row_that_is_settled_or_resealed_meanwhile_is_not_brought_back(
-    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    table = EventTable("default")
-    events = [event(QUEUE, number, body=BODY) for number in range(3)]
-    table.store(events)
-    settings.QUEUE_BODY_KEYS = [NEW]
-    taken = claim(table, 1)
-    reseal_row = resealing._reseal_row
-    met: list[int] = []
-
-    def meet_others(row: Any, alias: str, report: Resealed) -> None:
-        """Every row has been read by now; a worker settles the first, and another process reseals the second."""
-        met.append(row.pk)
-        if len(met) == 1:
-            assert table.delete(taken) == 1
-            rival = WaitingEvent.objects.order_by("pk")[0]
-            reseal_row(rival, alias, Resealed())
-        reseal_row(row, alias, report)
-
-    monkeypatch.setattr(resealing, "_reseal_row", meet_others)
-    assert reseal("default", nothing) == Resealed(done=1)
-    assert [each.event.body for each in claim(table)] == [BODY, BODY]
-
-
-# -- the way back
-
-
-def test_the_migration_goes_back_only_when_nothing_is_sealed(
-    queue_database: TestDatabase, settings: Settings
-) -> None:
-    settings.QUEUE_BODY_KEYS = [NEW]
-    stored(EventTable("default"))
-    with pytest.raises(RuntimeError, match="1 rows of zerver_event hold sealed bodies"):
-        call_command("migrate", "zerver", "0001", verbosity=0)
-    assert len(claim(EventTable("default"))) == 1
-    settings.QUEUE_BODY_KEYS = [PLAIN, NEW]
-    assert run("queue_admin", "reseal").code == 0
-    call_command("migrate", "zerver", "0001", verbosity=0)
+def _plan(statement: str) -> str:
     with connection.cursor() as cursor:
-        cursor.execute("SELECT body FROM zerver_event")
-        assert bytes(cursor.fetchone()[0]) == BODY
-    call_command("migrate", "zerver", verbosity=0)
-    assert EventTable("default").depth(QUEUE.name).held == 1
+        cursor.execute(f"EXPLAIN {'' if connection.vendor == 'postgresql' else 'QUERY PLAN'} {statement}")
+        return "\n".join(str(row) for row in cursor.fetchall())
 
 
 # -- worker processes
@@ -485,19 +320,3 @@ def test_a_worker_with_keys_that_cannot_be_used_does_not_start(
     assert process.wait() == 1
     assert "QUEUE_BODY_KEYS: key number 1 is no Fernet key" in process.output
     assert "topsecret" not in process.output
-
-
-@pytest.mark.parametrize("spine", ["sqlite", "postgres"], indirect=True)
-def test_resealing_while_workers_run_loses_nothing(spine: Spine, settings: Settings) -> None:
-    settings.QUEUE_BODY_KEYS = OLD
-    spine.publish_many("ledger", range(300), ["sleep", 0.005])
-    spine.env["QUEUE_BODY_KEYS"] = f"{NEW},{OLD}"
-    spine.work("--queue=ledger")
-    wait_for(lambda: len(spine.numbers()) > 20, 30, "the worker to be at it")
-    said = spine.command("queue_admin", "reseal")
-    assert "resealed" in said
-    spine.wait_for_numbers(range(300))
-    spine.wait_until_settled("ledger")
-    assert spine.numbers() == list(range(300))
-    assert FailedEvent.objects.count() == 0
-    assert vault.current().newest == Vault([OLD]).newest
