@@ -17,8 +17,9 @@ def refuse_while_anything_is_sealed(apps: StateApps, schema_editor: BaseDatabase
         if rows.exists():
             raise RuntimeError(
                 f"{rows.count()} rows of {rows.model._meta.db_table} hold sealed bodies, which the version before "
-                "cannot read: put 'plain' before the keys in QUEUE_BODY_KEYS, restart every process, and run "
-                "./manage.py queue_admin reseal; then migrate back"
+                "cannot read. Go forward again: ./manage.py migrate, for later migrations have been undone by now; put "
+                "'plain' before the keys in QUEUE_BODY_KEYS, restart every process, and run ./manage.py queue_admin "
+                "reseal; then migrate back"
             )
 
 
