@@ -159,6 +159,9 @@ def test_a_file_that_cannot_be_read_is_a_problem_and_quotes_nothing(write: Write
     assert "No such file" in only(ran, "supervisor.unreadable")["what"]
     path = write("QUEUE_URL=amqp://guest:s3cret-of-mine@rabbit/\n[program:x]\n")
     assert only(of_file(path), "supervisor.unreadable")["where"] == str(path)
+    (tmp_path / "empty").mkdir()
+    found = only(of_file(tmp_path / "empty"), "supervisor.unreadable")
+    assert found["what"] == "it cannot be read: no *.conf is in it"
     (tmp_path / "latin.conf").write_bytes(b"[program:x]\ncommand=\xff\n")
     assert only(of_file(tmp_path / "latin.conf"), "supervisor.unreadable")
 
@@ -168,8 +171,10 @@ def test_where_there_is_no_supervisor_nothing_is_wrong(
 ) -> None:
     monkeypatch.setattr(programs, "USUAL_FILES", (str(tmp_path / "supervisord.conf"),))
     monkeypatch.setattr(programs, "USUAL_DIRECTORY", str(tmp_path / "conf.d"))
+    (tmp_path / "conf.d").mkdir()
     ran = check("--only", "supervisor")
     assert (ran.code, ran.json["not_looked_at"][0]["source"]) == (0, "supervisor")
+    assert "no configuration in the usual places" in ran.json["not_looked_at"][0]["what"]
     (tmp_path / "supervisord.conf").write_text("[program:web]\ncommand=gunicorn shop.wsgi\n")
     ran = check("--only", "supervisor")
     assert ran.code == 0

@@ -60,8 +60,8 @@ class Configuration:
 
 
 def usual_paths() -> list[Path]:
-    """Those of the usual places that are there."""
-    return [path for path in map(Path, (*USUAL_FILES, USUAL_DIRECTORY)) if path.exists()]
+    """Those of the usual places where there is something."""
+    return [path for path in map(Path, (*USUAL_FILES, USUAL_DIRECTORY)) if path.exists() and _files(path)]
 
 
 def read(paths: Sequence[Path]) -> Configuration:
@@ -69,7 +69,12 @@ def read(paths: Sequence[Path]) -> Configuration:
     programs: list[Program] = []
     files: list[Path] = []
     unreadable: list[tuple[Path, str]] = []
-    waiting = [file for path in paths for file in _files(path)]
+    waiting: list[Path] = []
+    for path in paths:
+        found_there = _files(path)
+        waiting += found_there
+        if not found_there:
+            unreadable.append((path, "no *.conf is in it"))
     seen: set[Path] = set()
     while waiting:
         path = waiting.pop(0)
