@@ -146,10 +146,12 @@ def test_a_file_that_workers_write_and_this_user_may_not_is_no_problem(
     monkeypatch.setattr("django.db.migrations.loader.reload", lambda module: module)
     unwritable.chmod(0o755)
     worker = project_process(
-        "process_queue", "--queue=noop", env={"DATABASE_URL": sqlite_url(unwritable / "db.sqlite3")}
+        "process_queue", "--queue=user_activity", env={"DATABASE_URL": sqlite_url(unwritable / "db.sqlite3")}
     )
     # What it imports is imported as somebody who may read it.
-    wait_for(lambda: not of(check("--only=workers"), "workers.none", "noop"), 30, lambda: worker.output)
+    wait_for(
+        lambda: not of(check("--only=workers"), "workers.none", "user_activity"), 30, lambda: worker.output
+    )
     connections.close_all()
 
     def ran() -> Ran | None:
@@ -165,7 +167,7 @@ def test_a_file_that_workers_write_and_this_user_may_not_is_no_problem(
         "it is read-only: attempt to write a readonly database; yet worker processes write to it, the last one "
     )
     assert of(checked, "table.not-writable") == []
-    assert of(checked, "workers.none", "noop") == []
+    assert of(checked, "workers.none", "user_activity") == []
 
 
 def test_of_a_directory_that_may_not_be_written_it_is_said_why_the_file_cannot_be_read(

@@ -224,6 +224,9 @@ def test_a_login_that_is_refused_and_a_broker_that_is_away_are_problems(
     current.close_all()
     ran = check()
     assert "127.0.0.1:1" in only(ran, "broker.unreachable")["where"]
+    assert only(ran, "broker.unreachable")["mend"].startswith(
+        "see that QUEUE_URL names its host, and its port for AMQP; on its host: rabbitmqctl status"
+    )
     assert "s3cret" not in ran.out + ran.err
 
 

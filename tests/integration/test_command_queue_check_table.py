@@ -152,6 +152,7 @@ def test_a_database_that_is_away_or_says_nothing_is_told_in_time(
         server.stop()
         ran = check()
         assert only(ran, "table.unreachable")["severity"] == "problem"
+        assert "that DATABASES names it" in only(ran, "table.unreachable")["mend"]
         assert of(ran, "settings.E009") == []
         assert ran.code == 2
 
@@ -191,6 +192,19 @@ def test_a_database_that_somebody_holds_locked_is_a_warning_and_its_workers_are_
     found = only(ran, "table.not-writable")
     assert (found["severity"], found["what"]) == ("warning", "it is locked: database is locked")
     assert of(ran, "workers.none", QUEUE)
+
+
+@pytest.mark.parametrize("queue_database", ["sqlite"], indirect=True)
+def test_a_file_that_does_not_answer_is_told_with_how_to_see_who_has_it(queue_database: TestDatabase) -> None:
+    path = connection.settings_dict["NAME"]
+    connection.close()
+    alone = sqlite3.connect(path, isolation_level=None)
+    alone.execute("PRAGMA locking_mode = EXCLUSIVE")
+    alone.execute("BEGIN EXCLUSIVE")
+    ran = check(*TABLE, "--timeout=1")
+    alone.close()
+    settle()
+    assert "fuser -v" in only(ran, "table.unreachable")["mend"]
 
 
 @on_sqlite

@@ -90,7 +90,11 @@ def test_the_beginning_of_an_id_is_enough_where_it_is_the_only_one(queue_databas
     assert ran.code == 1
     assert OLD in ran.err
     assert other in ran.err
-    assert run("queue_explain", OLD[:7]).code == 1
+    ran = run("queue_explain", OLD[:7])
+    assert ran.code == 1
+    assert ran.err.startswith(
+        f"{OLD[:7]!r} is too short for a message id, of which 8 characters are needed, and no worker declares queue "
+    )
     assert message_id != OLD
 
 
@@ -411,6 +415,9 @@ def test_a_database_that_cannot_be_asked_is_the_reason(
     on_event = project_process("queue_explain", OLD, env=env)
     assert on_queue.wait(60) == 0
     assert "table.migrations" in on_queue.output
+    assert on_queue.output.startswith(
+        f"{QUEUE}: nobody can tell whether it moves; database default: migrations are not applied: zerver.0001_initial"
+    )
     assert on_event.wait(60) == 1
     assert "manage.py migrate" in on_event.output
 

@@ -14,7 +14,8 @@ from zerver.lib.registry import queues
 from zerver.management.base import QueueCommand
 from zerver.management.options import seconds
 from zerver.management.output import Column, moment
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.checkup import locks
+from zerver.monitoring.checkup.asking import Asked
 from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS
 from zerver.monitoring.checkup.finding import Finding
 from zerver.monitoring.explain import event, ids, queue
@@ -85,9 +86,12 @@ class Command(QueueCommand):
         try:
             self._tell_queue(options)
         except UnknownQueue as error:
-            raise CommandError(
-                f"nothing that is kept knows a message id that begins with {what!r}, and {error}"
-            ) from error
+            no_id = (
+                f"{what!r} is too short for a message id, of which {ids.PREFIX_LENGTH} characters are needed"
+                if len(what) < ids.PREFIX_LENGTH
+                else f"nothing that is kept knows a message id that begins with {what!r}"
+            )
+            raise CommandError(f"{no_id}, and {error}") from error
 
     def _tell_event(self, message_id: str, options: dict[str, Any]) -> None:
         timeout_seconds = options["timeout"]
@@ -134,11 +138,14 @@ class Command(QueueCommand):
     def _answer(self, options: dict[str, Any], question: Callable[[], T], *, more_seconds: float = 0) -> T:
         """Raises: CommandError when it does not come in time."""
         until = clock.monotonic() + options["timeout"] + more_seconds
+        alias = get_settings().database
         try:
-            return Asked(question).answer(until)
-        except NoAnswer as error:
+            return locks.answer(Asked(question), alias, until)
+        except locks.HeldUp as error:
+            problem = f"the database {alias!r} has not answered within {options['timeout']:g} s"
+            mend = locks.mend(error.holders)
             raise CommandError(
-                f"the database {get_settings().database!r} has not answered within {options['timeout']:g} s"
+                f"{problem}{locks.told(error.holders)}{f'; {mend}' if mend else ''}"
             ) from error
 
 

@@ -1,4 +1,4 @@
 """The doctor: what the code declares against what broker, database, workers and supervisor have of it.
 
-Each source of findings is a module: it looks, which yields values, and judges them, which is pure.
+Each source of findings looks, which yields values, and judges them, which is pure.
 """

@@ -25,13 +25,11 @@ from zerver.lib.transport.survey import BrokerSurvey
 from zerver.monitoring.checkup import broker, locks, programs, supervisor, table, workers
 from zerver.monitoring.checkup import settings as project
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.checkup.facts import TableFacts, gather
 from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Gap, Severity, Source
-from zerver.monitoring.checkup.locks import Holder
-from zerver.monitoring.checkup.table import TableFacts
 
 TIMEOUT_SECONDS = 10.0
-#: After so much of its time a database that has not answered is asked who holds it up.
-_PATIENCE = 0.5
+_SEE_BROKER = "see that QUEUE_URL names its host, and its port for AMQP; on its host: rabbitmqctl status"
 #: What follows from another finding, and says nothing new beside it.
 _ECHOES = {"broker.no-consumers": "workers.none", "settings.E009": "table.unreachable"}
 
@@ -104,7 +102,7 @@ class _Examination:
         until = clock.monotonic() + self.timeout_seconds
         alias = self.settings.database
         asked_table = (
-            Asked(lambda: table.look(alias, names)) if self._wants("table", "workers", "broker") else None
+            Asked(lambda: gather(alias, names)) if self._wants("table", "workers", "broker") else None
         )
         asked_broker = None
         if lane is not None and self._wants("broker"):
@@ -128,25 +126,20 @@ class _Examination:
 
     def _facts(self, asked: Asked[TableFacts], until: float) -> TableFacts | None:
         alias = self.settings.database
-        # Whom it waits for shows as long as it waits.
-        is_slow = not asked.has_ended(until - self.timeout_seconds * _PATIENCE)
-        asked_holders = Asked(partial(locks.holders, alias)) if is_slow else None
         try:
-            facts = asked.answer(until)
-        except NoAnswer:
-            holders = () if asked_holders is None else _holders(asked_holders, until)
-            problem = f"{self._too_late()}{locks.told(holders)}"
-            self.findings.append(self._unreachable_database(problem, locks.mend(holders)))
-            return None
+            facts = locks.answer(asked, alias, until)
+        except locks.HeldUp as held_up:
+            what = f"{self._too_late()}{locks.told(held_up.holders)}"
+            self.findings.append(table.unreachable(alias, what, locks.mend(held_up.holders)))
         except TransportUnavailable as trouble:
-            self.findings.append(self._unreachable_database(*table.said(trouble)))
-            return None
+            self.findings.append(table.not_asked(alias, trouble))
         except DatabaseError as error:
-            self.findings.append(self._unreachable_database(*table.said(unavailable(alias, error))))
-            return None
-        if facts.snapshot is not None and facts.snapshot.problems:
-            self.findings.append(self._unreachable_database("; ".join(facts.snapshot.problems)))
-        return facts
+            self.findings.append(table.not_asked(alias, unavailable(alias, error)))
+        else:
+            if facts.snapshot is not None and facts.snapshot.problems:
+                self.findings.append(table.unreachable(alias, "; ".join(facts.snapshot.problems)))
+            return facts
+        return None
 
     def _judge_database(self, facts: TableFacts | None) -> None:
         snapshot = None if facts is None else facts.snapshot
@@ -173,18 +166,6 @@ class _Examination:
             self.gaps.append(Gap(source="workers", what=what))
         else:
             self.findings += workers.judge(self.declared, snapshot, has_broker=has_broker)
-
-    def _unreachable_database(self, problem: str, mend: str = "") -> Finding:
-        alias = self.settings.database
-        return Finding(
-            code="table.unreachable",
-            severity=Severity.PROBLEM,
-            what=problem,
-            place=f"database {alias}",
-            why="workers hold what they have and take nothing new; delayed events, and all without a broker, are "
-            "refused",
-            mend=f"{mend or f'./manage.py check --database {alias}; mend the database'}; workers go on by themselves",
-        )
 
     # -- the broker
 
@@ -242,14 +223,7 @@ class _Examination:
         return f"it has not answered within {self.timeout_seconds:g} s"
 
 
-def _holders(asked: Asked[tuple[Holder, ...]], until: float) -> tuple[Holder, ...]:
-    try:
-        return asked.answer(until)
-    except (NoAnswer, DatabaseError):
-        return ()
-
-
-def _unreachable_broker(where: str, problem: str, mend: str = "on its host: rabbitmqctl status") -> Finding:
+def _unreachable_broker(where: str, problem: str, mend: str = _SEE_BROKER) -> Finding:
     return Finding(
         code="broker.unreachable",
         severity=Severity.PROBLEM,

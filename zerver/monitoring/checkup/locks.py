@@ -1,13 +1,22 @@
 """Who keeps everybody else from our tables. PostgreSQL tells; who holds SQLite's file its host alone knows."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 from django.apps import apps
-from django.db import connections
+from django.db import Error, connections
 
+from zerver.lib import clock
+from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.words import duration
 
+T = TypeVar("T")
+
+#: After so much of its time a database that has not answered is asked who holds it up.
+_PATIENCE = 0.5
 _MOST_TOLD = 2
 #: Those that a writer has to wait for; the last one keeps readers waiting as well.
 _MODES = ("ShareLock", "ShareRowExclusiveLock", "ExclusiveLock", "AccessExclusiveLock")
@@ -47,6 +56,32 @@ class Holder:
         for_whom = f", for process {pids}" if self.waits else ""
         since = "" if self.age_ms is None else f", in a transaction that began {duration(self.age_ms)} ago"
         return f"process {self.pid} ({self.who}) {does} table {self.table}{for_whom}{since}"
+
+
+@dataclass(eq=False)
+class HeldUp(NoAnswer):
+    """The time is up; who keeps the database from answering, as far as it tells."""
+
+    holders: tuple[Holder, ...]
+
+
+def answer(asked: Asked[T], alias: str, until: float) -> T:
+    """As ``Asked.answer``, of a database, which says meanwhile who holds it up.
+
+    Raises: HeldUp when time is up; whatever the question raised.
+    """
+    now = clock.monotonic()
+    if asked.has_ended(now + (until - now) * _PATIENCE):
+        return asked.answer(until)
+    # Whom the question waits for shows as long as it waits.
+    asked_holders = Asked(partial(holders, alias))
+    try:
+        return asked.answer(until)
+    except NoAnswer:
+        found: tuple[Holder, ...] = ()
+        with suppress(NoAnswer, Error):
+            found = asked_holders.answer(until)
+        raise HeldUp(found) from None
 
 
 def told(found: Sequence[Holder]) -> str:

@@ -147,15 +147,17 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
 
 
 def _without_database(name: str, evidence: Evidence, reasons: Sequence[Finding]) -> QueueStory:
+    reasons = sorted(reasons, key=_rank)
+    why = "".join(f"; {reason.where}: {reason.what}" for reason in reasons[:1])
     return QueueStory(
         queue=name,
         moves=None,
-        verdict="the database cannot be asked, and without it no worker settles anything",
+        verdict=f"nobody can tell whether it moves{why}",
         rate_per_minute=None,
         ready=None,
         later=None,
         next_due_at_ms=None,
-        reasons=tuple(sorted(reasons, key=_rank)),
+        reasons=tuple(reasons),
         gaps=evidence.checkup.gaps,
     )
 
