@@ -57,6 +57,7 @@ install_servers() {
     missing+=(rabbitmq-server)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
   [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
+  command -v puppet >/dev/null || missing+=(puppet)
   if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
   if debian_install "${missing[@]}"; then
     debian_keep_down "${missing[@]}"

@@ -1,0 +1,50 @@
+# supervisord's programs: one for each queue.
+#
+# @param environment  Variables of all programs; a password goes into a file that QUEUE_PASSWORD_FILE names.
+# @param nice  Workers give way to the web server.
+# @param queue_workers  Worker processes of some queues on this host, where they differ from what is declared.
+# @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory.
+class zulip::app_frontend (
+  Zulip::Environment $environment = {},
+  Integer[-20, 19] $nice = 10,
+  Hash[String[1], Integer[1]] $queue_workers = {},
+  Boolean $queue_workers_multiprocess = true,
+) {
+  include zulip::base
+
+  # Not by the parameter's type: puppet would show the value that does not fit.
+  $environment.each |String $name, String $value| {
+    if $value =~ /:\/\/[^\/@\s]*:[^\/@\s]+@/ {
+      fail("environment: ${name} holds a password, and the file is no secret: see QUEUE_PASSWORD_FILE")
+    }
+  }
+
+  $unknown = $queue_workers.keys - $zulip::base::normal_queues
+  unless $unknown.empty {
+    fail("queue_workers names queues that nothing declares: ${unknown.join(', ')}")
+  }
+
+  # With each queue what is true of it here.
+  $programs = $zulip::base::normal_queues.map |String $queue| {
+    $declared = $zulip::base::queue_declarations[$queue]
+    $declared + { 'queue' => $queue, 'workers' => $queue_workers.get($queue, $declared['workers']) }
+  }
+
+  file { "${zulip::base::root}/etc/supervisor/conf.d/${zulip::base::app_name}.conf":
+    ensure  => file,
+    owner   => 'root',
+    group   => 'root',
+    mode    => '0644',
+    content => epp('zulip/supervisor/programs.conf.epp', {
+      'app_name'      => $zulip::base::app_name,
+      'user'          => $zulip::base::user,
+      'directory'     => $zulip::base::directory,
+      'python'        => $zulip::base::python,
+      'log_directory' => $zulip::base::log_directory,
+      'nice'          => $nice,
+      'variables'     => { 'HOME' => $zulip::base::home, 'USER' => $zulip::base::user } + $environment,
+      'programs'      => $programs,
+      'multiprocess'  => $queue_workers_multiprocess,
+    }),
+  }
+}

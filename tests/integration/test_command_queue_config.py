@@ -1,0 +1,140 @@
+"""queue_config: what it prints is what is declared, --check tells the difference, --write makes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.checkup import check
+from tests.integration.commands import Ran, run
+from zerver.deployment.normal_queues import BEGIN, END
+from zerver.lib.registry import queues
+
+MANIFEST = f"class shop::base {{\n{BEGIN}  # of last year\n{END}  include shop::users\n}}\n"
+
+
+@pytest.fixture
+def three_workers() -> Iterator[None]:
+    queues.apply_overrides({"ledger": {"workers": 3, "timeout_seconds": 99.5}})
+    yield
+    queues.apply_overrides({})
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> Path:
+    path = tmp_path / "base.pp"
+    path.write_text(MANIFEST)
+    return path
+
+
+def listed(*arguments: str) -> Ran:
+    return run("queue_config", "normal-queues", *arguments)
+
+
+def test_the_list_is_of_queues_that_workers_should_be_at_with_what_is_declared_of_them(
+    three_workers: None,
+) -> None:
+    out = listed().out
+    assert "    'ledger',\n    'ledger_batch',\n" in out
+    assert "    'ledger' => { 'workers' => 3, 'stop_seconds' => 115 },\n" in out
+    assert "'zerver_dead'" in out
+    assert "'noop'" not in out, "a test queue"
+    assert "'ledger_disabled'" not in out
+
+
+def test_writing_changes_what_stands_between_the_marks_and_nothing_else(manifest: Path) -> None:
+    assert listed("--write", f"--file={manifest}") == Ran(code=0, out=f"{manifest}: written\n", err="")
+    written = manifest.read_text()
+    assert written == MANIFEST.replace(f"{BEGIN}  # of last year\n{END}", listed().out)
+    again = listed("--write", f"--file={manifest}")
+    assert again.out == f"{manifest}: as declared\n"
+    assert listed("--check", f"--file={manifest}").code == 0
+
+
+def test_a_list_that_differs_is_shown_and_is_a_failure(manifest: Path, three_workers: None) -> None:
+    listed("--write", f"--file={manifest}")
+    queues.apply_overrides({"ledger": {"workers": 4}, "ledger_batch": {"enabled": False}})
+    ran = listed("--check", f"--file={manifest}")
+    assert ran.code == 1
+    assert "-    'ledger_batch',\n" in ran.out
+    assert "+    'ledger' => { 'workers' => 4, 'stop_seconds' => 45 },\n" in ran.out
+    assert "does not say what is declared: the same command with --write mends it" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (None, "cannot be read: "),
+        ("class shop::base {\n}\n", "it has no place for the list: put the lines '# begin: "),
+        (f"{BEGIN}\n{BEGIN}{END}", "it has no place for the list"),
+    ],
+)
+def test_a_manifest_that_has_no_place_for_the_list_is_left_as_it_is(
+    tmp_path: Path, text: str | None, problem: str
+) -> None:
+    path = tmp_path / "base.pp"
+    if text is not None:
+        path.write_text(text)
+    ran = listed("--write", f"--file={path}")
+    assert ran.code == 1
+    assert problem in ran.err
+    assert text is None or path.read_text() == text
+
+
+def test_with_a_module_that_does_not_import_nothing_is_written(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(queues.broken_modules, "shop.queue_processors", "KeyError: 'SHOP'")
+    ran = listed("--write", f"--file={manifest}")
+    assert ran.code == 1
+    assert "shop.queue_processors failed to import (KeyError: 'SHOP')" in ran.err
+    assert manifest.read_text() == MANIFEST
+
+
+def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: None) -> None:
+    path = tmp_path / "shop.conf"
+    for mode in ([], ["--multi-threaded"]):
+        arguments = ["--name=shop", "--directory=/srv/shop", "--user=shop", *mode]
+        assert run("queue_config", "supervisor", "--write", f"--file={path}", *arguments).code == 0
+        assert run("queue_config", "supervisor", "--check", f"--file={path}", *arguments).code == 0
+        ran = check("--only", "supervisor", f"--supervisor-config={path}")
+        assert (ran.code, ran.json["findings"]) == (0, [])
+
+
+def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None) -> None:
+    out = run("queue_config", "supervisor").out
+    [section] = [part for part in out.split("\n\n") if part.startswith("[program:zulip_events_ledger]\n")]
+    assert "process_queue --queue=ledger --worker_num=%(process_num)s\n" in section
+    assert "process_name=zulip_events_ledger_worker%(process_num)s\nnumprocs=3\nnumprocs_start=1\n" in section
+    assert "stopwaitsecs=115\n" in section
+    assert "stdout_logfile=/var/log/zulip/events_ledger_worker%(process_num)s.log\n" in section
+
+
+@pytest.mark.parametrize(
+    ("argument", "problem"),
+    [
+        ("--name=Shop", "name 'Shop': use lower-case letters"),
+        ("--directory=srv/shop", "directory 'srv/shop': give an absolute path"),
+        ("--directory=/srv/my shop", "directory '/srv/my shop': give an absolute path without spaces"),
+        ("--python=/srv/100%/python", "give an absolute path without spaces, quotes, %"),
+        ("--nice=20", "nice '20': give a number from -20 to 19"),
+        ("--environment=2ND=x", "environment variable '2ND': use letters, digits and _"),
+        ('--environment=A="x"', "environment variable 'A': its value has a quote"),
+        ("--environment=A=%(ENV_HOME)s", "environment variable 'A': its value has a quote, %"),
+        ("--environment=QUEUE_URL=amqp://shop:s3cret@rabbit/", "'QUEUE_URL': it holds a password"),
+    ],
+)
+def test_what_no_configuration_could_carry_is_refused(argument: str, problem: str) -> None:
+    ran = run("queue_config", "supervisor", argument)
+    assert (ran.code, ran.out) == (1, "")
+    assert problem in ran.err
+    assert "s3cret" not in ran.err
+
+
+def test_a_variable_without_a_value_is_wrong_usage() -> None:
+    assert (
+        "argument --environment: 'A' is not NAME=VALUE"
+        in run("queue_config", "supervisor", "--environment=A").err
+    )

@@ -1,0 +1,154 @@
+"""The puppet module, applied for real: into a directory of the test's own, without a server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from tests.servers.processes import REPOSITORY
+from tests.servers.spawn import ServerMissingError
+
+#: ``--detailed-exitcodes``.
+NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
+
+PROGRAMS = "etc/supervisor/conf.d/zulip.conf"
+
+
+class Puppet:
+    """``puppet apply`` of some classes; all that they write is below ``root``."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.root = directory / "root"
+        for path in ("etc/supervisor/conf.d", "var/log"):
+            (self.root / path).mkdir(parents=True)
+        self.output = ""
+
+    def apply(self, base: str = "", frontend: str = "") -> int:
+        """With further parameters, as a manifest writes them; the exit code."""
+        user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
+        manifest = self._directory / "site.pp"
+        manifest.write_text(
+            f"class {{ 'zulip::base': root => '{self.root}', manage_user => false, user => '{user}', {base} }}\n"
+            f"class {{ 'zulip::app_frontend': {frontend} }}\n"
+        )
+        done = subprocess.run(
+            [
+                *("puppet", "apply", "--detailed-exitcodes", "--color=false"),
+                *("--modulepath", REPOSITORY / "puppet"),
+                *("--confdir", self._directory / "conf", "--vardir", self._directory / "var"),
+                manifest,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.output = done.stdout
+        return done.returncode
+
+
+@pytest.fixture
+def puppet(tmp_path: Path) -> Puppet:
+    if shutil.which("puppet") is None:
+        missing = str(ServerMissingError("puppet", "puppet"))
+        if os.environ.get("CI") == "true":
+            pytest.fail(missing, pytrace=False)
+        pytest.skip(missing)
+    return Puppet(tmp_path)
+
+
+def queue_config(*arguments: str, env: Mapping[str, str] | None = None) -> str:
+    """Of the project that this repository is; what it said."""
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "manage.py", "queue_config", *arguments],
+        env={
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "zerver.settings",
+            "QUEUE_URL": "amqp://localhost/",
+            **(env or {}),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_list_in_the_manifest_is_what_the_code_declares() -> None:
+    assert queue_config("normal-queues", "--check").endswith("puppet/zulip/manifests/base.pp: as declared\n")
+
+
+@pytest.mark.parametrize(
+    ("base", "frontend", "arguments", "env"),
+    [
+        ("", "", [], {}),
+        ("", "queue_workers_multiprocess => false", ["--multi-threaded"], {}),
+        (
+            "app_name => 'shop', home => '/srv', directory => '/srv/shop', python => '/usr/bin/python3', "
+            "log_directory => '/var/log/shop-queues'",
+            "queue_workers => { 'user_activity' => 3 }, nice => -5, "
+            "environment => { 'TZ' => 'UTC', 'DJANGO_SETTINGS_MODULE' => 'shop.settings', 'A' => 'b c,d' }",
+            [
+                *(
+                    "--name=shop",
+                    "--home=/srv",
+                    "--directory=/srv/shop",
+                    "--python=/usr/bin/python3",
+                    "--nice=-5",
+                ),
+                *("--log-directory=/var/log/shop-queues", "--environment=TZ=UTC", "--environment=A=b c,d"),
+                "--environment=DJANGO_SETTINGS_MODULE=shop.settings",
+            ],
+            {"QUEUE_OVERRIDES": '{"user_activity": {"workers": 3}}'},
+        ),
+    ],
+    ids=["defaults", "one process", "all parameters"],
+)
+def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
+    puppet: Puppet, base: str, frontend: str, arguments: list[str], env: dict[str, str]
+) -> None:
+    assert puppet.apply(base, frontend) == CHANGED, puppet.output
+    [written] = (puppet.root / "etc/supervisor/conf.d").iterdir()
+    user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
+    home = [] if any(argument.startswith("--home") for argument in arguments) else [f"--home=/home/{user}"]
+    directory = [] if home == [] else [f"--directory=/home/{user}/deployments/current"]
+    printed = queue_config("supervisor", f"--user={user}", *home, *directory, *arguments, env=env)
+    assert written.read_text() == printed
+    assert puppet.apply(base, frontend) == NOTHING_CHANGED, puppet.output
+
+
+@pytest.mark.parametrize(
+    ("base", "frontend", "problem"),
+    [
+        (
+            "",
+            "queue_workers => { 'usr_activity' => 2 }",
+            "queue_workers names queues that nothing declares: usr_activity",
+        ),
+        ("", "queue_workers => { 'user_activity' => 0 }", "expects an Integer[1] value"),
+        (
+            "",
+            "environment => { 'QUEUE_URL' => 'amqp://shop:s3cret@rabbit/' }",
+            "environment: QUEUE_URL holds a password",
+        ),
+        ("", "environment => { 'A' => '100%' }", "parameter 'environment'"),
+        ("directory => '/srv/my shop'", "", "parameter 'directory'"),
+    ],
+)
+def test_what_no_configuration_could_carry_is_refused_before_anything_is_written(
+    puppet: Puppet, base: str, frontend: str, problem: str
+) -> None:
+    assert puppet.apply(base, frontend) == FAILED_TO_COMPILE, puppet.output
+    assert problem in puppet.output
+    assert "s3cret" not in puppet.output
+    assert not list((puppet.root / "etc/supervisor/conf.d").iterdir())

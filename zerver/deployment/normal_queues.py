@@ -1,0 +1,43 @@
+"""The one list of queues, as puppet reads it: written between two marks of a manifest."""
+
+from collections.abc import Sequence
+
+from zerver.deployment.programs import QueueProgram
+from zerver.lib.errors import ConfigurationError
+
+BEGIN = "  # begin: written by ./manage.py queue_config normal-queues --write\n"
+END = "  # end\n"
+
+
+class NoPlaceForQueues(ConfigurationError):
+    """The manifest has no marks between which the list could stand."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"it has no place for the list: put the lines {BEGIN.strip()!r} and {END.strip()!r} into the class, "
+            "once each and indented by two spaces"
+        )
+
+
+def render(programs: Sequence[QueueProgram]) -> str:
+    names = "".join(f"    '{program.queue}',\n" for program in programs)
+    facts = "".join(
+        f"    '{program.queue}' => {{ 'workers' => {program.workers}, 'stop_seconds' => {program.stop_seconds} }},\n"
+        for program in programs
+    )
+    return (
+        f"{BEGIN}  $normal_queues = [\n{names}  ]\n"
+        f"  # What is declared of each: worker processes, and the seconds that one may take to drain.\n"
+        f"  $queue_declarations = {{\n{facts}  }}\n{END}"
+    )
+
+
+def written_into(manifest: str, programs: Sequence[QueueProgram]) -> str:
+    """The manifest with the list as it should be. Raises: NoPlaceForQueues."""
+    if manifest.count(BEGIN) != 1 or manifest.count(END) != 1:
+        raise NoPlaceForQueues
+    before, _, rest = manifest.partition(BEGIN)
+    _, has_end, after = rest.partition(END)
+    if not has_end:
+        raise NoPlaceForQueues
+    return before + render(programs) + after

@@ -1,0 +1,30 @@
+"""Which worker processes a host runs: a program for each queue, or one for all of them."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zerver.lib.registry import QueueDeclaration
+from zerver.monitoring.checkup.supervisor import DRAIN_GRACE_SECONDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueProgram:
+    """A queue, as a supervisor has to know it."""
+
+    queue: str
+    #: Processes; with several, each has a number from 1 on.
+    workers: int
+    #: How long a worker may take to drain: what runs finishes or times out, what is done reaches the other side.
+    stop_seconds: int
+
+
+def programs_of(queues: Sequence[QueueDeclaration]) -> list[QueueProgram]:
+    return [
+        QueueProgram(
+            queue=queue.name,
+            workers=queue.workers,
+            stop_seconds=math.ceil(queue.timeout_seconds + DRAIN_GRACE_SECONDS),
+        )
+        for queue in queues
+    ]

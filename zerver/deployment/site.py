@@ -1,0 +1,90 @@
+"""Where a project lives on a host, and as whom it runs."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+
+from zerver.lib.errors import ConfigurationError
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: What supervisord, systemd and shells would each read in ways of their own.
+_UNFIT = re.compile(r"""["'\\%$`\n\r\0]""")
+#: ``scheme://user:password@host``.
+_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """Defaults are those of the puppet module's parameters.
+
+    Raises: InvalidSite for what no configuration file could carry, or should.
+    """
+
+    #: Programs are called after it: ``zulip_events_user_activity``.
+    name: str = "zulip"
+    user: str = "zulip"
+    #: The user's; supervisord leaves root's in the environment.
+    home: PurePosixPath = PurePosixPath("/home/zulip")
+    #: Where ``manage.py`` is.
+    directory: PurePosixPath = PurePosixPath("/home/zulip/deployments/current")
+    #: None: ``.venv/bin/python`` in the directory.
+    python: PurePosixPath | None = None
+    log_directory: PurePosixPath = PurePosixPath("/var/log/zulip")
+    nice: int = 10
+    #: Of each program, beside HOME and USER.
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def interpreter(self) -> PurePosixPath:
+        return self.python or self.directory / ".venv/bin/python"
+
+    @property
+    def variables(self) -> list[tuple[str, str]]:
+        """Names and values, in the order of the names."""
+        return sorted({"HOME": str(self.home), "USER": self.user, **self.environment}.items())
+
+    def __post_init__(self) -> None:
+        for what, value in (("name", self.name), ("user", self.user)):
+            if not _NAME.fullmatch(value):
+                raise InvalidSite(
+                    what, value, "use lower-case letters, digits, _ and -, a letter first, at most 32"
+                )
+        for what, path in (
+            ("home", self.home),
+            ("directory", self.directory),
+            ("python", self.interpreter),
+            ("log directory", self.log_directory),
+        ):
+            if not path.is_absolute() or _UNFIT.search(str(path)) or " " in str(path):
+                raise InvalidSite(
+                    what, str(path), "give an absolute path without spaces, quotes, %, $ and backslashes"
+                )
+        if not -20 <= self.nice <= 19:
+            raise InvalidSite("nice", str(self.nice), "give a number from -20 to 19")
+        for variable, value in self.environment.items():
+            _check_variable(variable, value)
+
+
+class InvalidSite(ConfigurationError):
+    """A configuration file could not carry it, or should not."""
+
+    def __init__(self, what: str, value: str, mend: str) -> None:
+        super().__init__(f"{what} {value!r}: {mend}")
+
+
+def _check_variable(variable: str, value: str) -> None:
+    if not _VARIABLE.fullmatch(variable):
+        raise InvalidSite("environment variable", variable, "use letters, digits and _, no digit first")
+    if _PASSWORD.search(value):
+        # Its value is not quoted: it would be in the terminal's history, and in logs.
+        raise InvalidSite(
+            "environment variable",
+            variable,
+            "it holds a password, and the file is no secret: see QUEUE_PASSWORD_FILE",
+        )
+    if _UNFIT.search(value):
+        raise InvalidSite(
+            "environment variable", variable, "its value has a quote, %, $, a backslash or a line's end"
+        )

@@ -1,0 +1,62 @@
+"""supervisord's configuration. Source: https://supervisord.org/configuration.html, ``[program:x]``."""
+
+from collections.abc import Sequence
+
+from zerver.deployment.programs import QueueProgram
+from zerver.deployment.site import Site
+
+_HEADER = """\
+; Written by puppet, or by ./manage.py queue_config supervisor: what is changed here is lost.
+; No group holds these programs: an update of one restarts that one, and a group's would restart all.
+"""
+
+
+def render(site: Site, programs: Sequence[QueueProgram], *, is_multi_threaded: bool = False) -> str:
+    """A program for each queue; ``is_multi_threaded``: one process for all queues, a thread for each worker."""
+    if is_multi_threaded:
+        return _HEADER + _all_in_one(site, programs)
+    return _HEADER + "".join(_of_queue(site, program) for program in programs)
+
+
+def _of_queue(site: Site, program: QueueProgram) -> str:
+    name = f"{site.name}_events_{program.queue}"
+    arguments, log, processes = f"--queue={program.queue}", f"events_{program.queue}", ""
+    if program.workers > 1:
+        arguments += " --worker_num=%(process_num)s"
+        log += "_worker%(process_num)s"
+        processes = (
+            f"process_name={name}_worker%(process_num)s\nnumprocs={program.workers}\nnumprocs_start=1\n"
+        )
+    return _program(site, name, arguments, log, processes, program.stop_seconds)
+
+
+def _all_in_one(site: Site, programs: Sequence[QueueProgram]) -> str:
+    names = " ".join(program.queue for program in programs)
+    slowest = max(program.stop_seconds for program in programs)
+    return _program(site, f"{site.name}_events", f"--multi_threaded {names}", "events", "", slowest)
+
+
+def _program(site: Site, name: str, arguments: str, log: str, processes: str, stop_seconds: int) -> str:
+    """``startretries``: a database that is away for a night must leave no worker in FATAL. ``killasgroup`` without
+    ``stopasgroup``: what a handler has started may end with its handler, and ends when the worker is killed.
+    """
+    return f"""
+[program:{name}]
+command=nice -n{site.nice} {site.interpreter} {site.directory}/manage.py process_queue {arguments}
+{processes}directory={site.directory}
+user={site.user}
+environment={",".join(f'{variable}="{value}"' for variable, value in site.variables)}
+priority=300
+autostart=true
+autorestart=true
+startsecs=5
+startretries=1000000
+stopsignal=TERM
+stopwaitsecs={stop_seconds}
+stopasgroup=false
+killasgroup=true
+redirect_stderr=true
+stdout_logfile={site.log_directory}/{log}.log
+stdout_logfile_maxbytes=20MB
+stdout_logfile_backups=3
+"""

@@ -1,0 +1,164 @@
+"""What operators' programs are told of the queues, made from the declarations."""
+
+import difflib
+from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import CommandError
+
+from zerver.deployment import normal_queues, supervisor
+from zerver.deployment.programs import programs_of
+from zerver.deployment.site import Site
+from zerver.lib.conf import get_settings
+from zerver.lib.printable import one_line
+from zerver.lib.queue_stats import write_whole
+from zerver.lib.registry import QueueDeclaration, queues
+from zerver.management.base import QueueCommand
+from zerver.monitoring.checkup.finding import expected
+
+_MANIFEST = "puppet/zulip/manifests/base.pp"
+_SITE = Site()
+
+
+class Command(QueueCommand):
+    help = (
+        "Prints what operators' programs are told of the queues, made from what is declared; --check says whether a "
+        "file still says so (exit code 1: it does not), --write makes it."
+    )
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
+
+        listing = kinds.add_parser(
+            "normal-queues",
+            help="the list that puppet reads: a file of which the part between two marks is it",
+        )
+        self._add_file(listing, f"{_MANIFEST} beside manage.py")
+
+        supervising = kinds.add_parser(
+            "supervisor",
+            help="supervisord's programs, as puppet writes them",
+            description=(
+                "Prints supervisord's programs, byte for byte as zulip::app_frontend writes them. Defaults are those "
+                "of its parameters."
+            ),
+        )
+        self._add_file(supervising, "/etc/supervisor/conf.d/NAME.conf")
+        supervising.add_argument("--name", default=_SITE.name, help="programs begin with it (%(default)s)")
+        supervising.add_argument("--user", default=_SITE.user, help="who runs them (%(default)s)")
+        for flag, what, value in (
+            ("--home", "the user's", _SITE.home),
+            ("--directory", "where manage.py is", _SITE.directory),
+            ("--log-directory", "where their logs go", _SITE.log_directory),
+        ):
+            supervising.add_argument(
+                flag, type=PurePosixPath, default=value, metavar="PATH", help=f"{what} (%(default)s)"
+            )
+        supervising.add_argument(
+            "--python", type=PurePosixPath, metavar="PATH", help="(.venv/bin/python in the directory)"
+        )
+        supervising.add_argument("--nice", type=int, default=_SITE.nice, metavar="N", help="(%(default)s)")
+        supervising.add_argument(
+            "--environment",
+            type=_variable,
+            action="append",
+            default=[],
+            metavar="NAME=VALUE",
+            help="a variable that all of them get, and no secret; may be given again",
+        )
+        supervising.add_argument(
+            "--multi-threaded",
+            action="store_true",
+            help="one process for all queues, a thread for each worker",
+        )
+
+    def _add_file(self, parser: ArgumentParser, usual: str) -> None:
+        parser.add_argument("--file", type=Path, metavar="PATH", help=f"of --check and --write ({usual})")
+        how = parser.add_mutually_exclusive_group()
+        how.add_argument("--check", action="store_true", help="say in what the file differs; 1 if it does")
+        how.add_argument("--write", action="store_true", help="make the file say so")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        if queues.broken_modules:
+            self.warn_of_broken_modules()
+            raise CommandError(
+                "so what is declared is not known, and nothing is written: mend the import first"
+            )
+        kinds: dict[str, Callable[[dict[str, Any]], None]] = {
+            "normal-queues": self._normal_queues,
+            "supervisor": self._supervisor,
+        }
+        kinds[options["kind"]](options)
+
+    def _normal_queues(self, options: dict[str, Any]) -> None:
+        programs = programs_of(expected(queues.all(test_queues=False), has_broker=True))
+        if not (options["check"] or options["write"]):
+            self.stdout.write(normal_queues.render(programs), ending="")
+            return
+        path = options["file"] or Path(settings.BASE_DIR) / _MANIFEST
+        before = _read(path)
+        self._deliver(options, path, before, normal_queues.written_into(before, programs))
+
+    def _supervisor(self, options: dict[str, Any]) -> None:
+        site = Site(
+            environment=dict(options["environment"]),
+            **{
+                name: options[name]
+                for name in ("name", "user", "home", "directory", "log_directory", "python", "nice")
+            },
+        )
+        programs = programs_of(_wanted())
+        if not programs:
+            raise CommandError(
+                "no queue is declared that workers should be at: see ./manage.py queue_list --all"
+            )
+        text = supervisor.render(site, programs, is_multi_threaded=options["multi_threaded"])
+        if not (options["check"] or options["write"]):
+            self.stdout.write(text, ending="")
+            return
+        path = options["file"] or Path(f"/etc/supervisor/conf.d/{site.name}.conf")
+        self._deliver(options, path, _read(path) if path.exists() else "", text)
+
+    def _deliver(self, options: dict[str, Any], path: Path, before: str, wanted: str) -> None:
+        """``--write`` or ``--check``."""
+        if before == wanted:
+            self.stdout.write(f"{path}: as declared")
+        elif options["write"]:
+            try:
+                write_whole(path, wanted)
+            except OSError as error:
+                raise CommandError(f"{path} cannot be written: {one_line(error)}") from error
+            self.stdout.write(f"{path}: written")
+        else:
+            difference = difflib.unified_diff(
+                before.splitlines(keepends=True),
+                wanted.splitlines(keepends=True),
+                fromfile=str(path),
+                tofile="as declared",
+            )
+            self.stdout.write("".join(difference), ending="")
+            raise CommandError(
+                f"{path} does not say what is declared: the same command with --write mends it"
+            )
+
+
+def _wanted() -> list[QueueDeclaration]:
+    return expected(queues.all(test_queues=False), has_broker=get_settings().has_broker)
+
+
+def _read(path: Path) -> str:
+    """Raises: CommandError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CommandError(f"{path} cannot be read: {one_line(error)}; name another with --file") from error
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, has_value, value = text.partition("=")
+    if not has_value:
+        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+    return name, value
