@@ -6,6 +6,7 @@ primary may be there still, and a new connection finds the new one.
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, Final, TypeVar
 
 from django.db import (
@@ -57,11 +58,16 @@ def perform(alias: str, operation: Callable[[BaseDatabaseWrapper], T]) -> T:
 def streamed(rows: "QuerySet[Any, T]") -> Iterator[T]:
     """The rows, some thousands of them in memory at a time.
 
-    In a transaction: PostgreSQL keeps the cursor that they come through, and a pooler such as PgBouncer hands what is
-    asked outside of one to whichever connection is free, which knows of no such cursor.
+    On PostgreSQL in a transaction: the server keeps the cursor that they come through, and a pooler such as PgBouncer
+    hands what is asked outside of one to whichever connection is free, which knows of no such cursor. SQLite has no
+    such cursors; a transaction might keep everybody from writing meanwhile.
     """
-    with transaction.atomic(using=rows.db):
+    with transaction.atomic(using=rows.db) if _has_cursors(rows.db) else nullcontext():
         yield from rows.iterator()
+
+
+def _has_cursors(alias: str) -> bool:
+    return connections[alias].vendor == "postgresql"
 
 
 def delete_by_chunks(rows: "QuerySet[Any]", alias: str) -> int:
