@@ -6,22 +6,26 @@ import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import pytest
 
 from tests.integration.rabbit import (
     AMPLE_SECONDS,
+    Consumer,
     declaration,
     event,
     fates,
     is_back,
     open_transport,
+    publish,
     waiting_for_nothing,
 )
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
+from zerver.lib import signals
 from zerver.lib.transport.base import Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport, engine, line
+from zerver.lib.transport.rabbitmq import RabbitTransport, connection, engine, line
 
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
 
@@ -35,6 +39,17 @@ def standing_still(server: RabbitServer, url: str, queue: str = "parcels") -> It
         yield
     finally:
         server.rabbitmqctl("eval", f"sys:resume({process}).")
+
+
+@contextmanager
+def gone(server: RabbitServer, url: str, queue: str = "parcels") -> Iterator[None]:
+    """One quorum queue has lost its process, as after a crash of the broker that its data did not outlive whole."""
+    member = f"{{'{url.rpartition('/')[2]}_{queue}', node()}}"
+    server.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {member}).")
+    try:
+        yield
+    finally:
+        server.rabbitmqctl("eval", f"ra:restart_server(quorum_queues, {member}).")
 
 
 def stored_everywhere_else(transport: RabbitTransport, count: int = 200) -> None:
@@ -144,3 +159,37 @@ def test_a_channel_that_is_not_used_is_closed_and_opened_again_when_it_is(
             "no channels on the broker",
         )
         stored_everywhere_else(transport)
+
+
+def test_a_queue_whose_process_is_gone_breaks_the_connection_of_others_once_and_comes_back(
+    rabbit_server: RabbitServer, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever asks to consume from it loses the connection (3.10): from then on that is its own."""
+    monkeypatch.setattr(connection, "LONGEST_RETRY_SECONDS", 0.5)
+    told: list[tuple[str, str]] = []
+
+    def hear(*, role: str, state: str, **_: Any) -> None:
+        told.append((role, state))
+
+    signals.connection_changed.connect(hear)
+    with open_transport(rabbit_vhost) as transport, ExitStack() as closing:
+        both = [event(1), event(1, "letters")]
+        assert fates(transport.publish(both, AMPLE_SECONDS)) == [STORED] * 2
+        with gone(rabbit_server, rabbit_vhost):
+            parcels, letters = (Consumer(transport, declaration(name)) for name in ("parcels", "letters"))
+            for consumer in (parcels, letters):
+                closing.callback(consumer.close)
+            wait_for(lambda: parcels.lane.problem, 20, "the parcels to fail")
+            assert letters.bodies(1) == [both[1].body]
+            before = told.count(("worker", "away"))
+            assert before <= 2
+            for number in range(10):
+                publish(transport, 1, queue="letters", body=b"%d" % number)
+                assert letters.bodies(1) == [b"%d" % number]
+            assert told.count(("worker", "away")) == before
+            assert parcels.lane.take(1) == []
+        assert parcels.bodies(1) == [both[0].body]
+        publish(transport, 1)
+        parcels.take(1)
+        assert told.count(("worker", "away")) == before
+    signals.connection_changed.disconnect(hear)

@@ -15,7 +15,8 @@ class Unstarted(BrokerConnection):
 
 
 def shared() -> SharedConnection:
-    return SharedConnection(lambda name: Unstarted(parse_address("amqp://127.0.0.1:1"), "worker", name))
+    address = parse_address("amqp://127.0.0.1:1")
+    return SharedConnection(lambda name, is_quiet: Unstarted(address, "worker", name, is_quiet=is_quiet))
 
 
 def test_the_last_lane_closes_it() -> None:
@@ -39,3 +40,33 @@ def test_a_lane_of_an_earlier_connection_takes_nothing_from_those_of_the_next() 
     assert after.connection.state is State.NEW
     connections.release(after, 1)
     assert after.connection.state is State.CLOSED
+
+
+def test_one_apart_is_closed_by_its_own_lane_alone() -> None:
+    connections = shared()
+    one = connections.acquire("one")
+    apart = connections.acquire_apart("apart")
+    assert apart is not one
+    connections.release(one, 1)
+    assert (one.connection.state, apart.connection.state) == (State.CLOSED, State.NEW)
+    connections.release(apart, 1)
+    assert apart.connection.state is State.CLOSED
+    connections.release(apart, 1)
+
+
+def test_those_apart_are_closed_with_all() -> None:
+    connections = shared()
+    apart = connections.acquire_apart("apart")
+    connections.close(1)
+    assert apart.connection.state is State.CLOSED
+
+
+def test_who_has_it_alone_harms_nobody() -> None:
+    connections = shared()
+    one = connections.acquire("one")
+    assert not connections.has_others(one)
+    connections.acquire("two")
+    assert connections.has_others(one)
+    assert not connections.has_others(connections.acquire_apart("apart"))
+    connections.close(1)
+    assert not connections.has_others(one)

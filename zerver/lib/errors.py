@@ -202,6 +202,11 @@ class TransportUnavailable(TransportError):
 
 
 @dataclass(eq=False)
+class BrokerFailed(TransportUnavailable):
+    """The broker closed the connection over an error of its own (541), often at what was asked of it last."""
+
+
+@dataclass(eq=False)
 class DatabaseUnfit(TransportUnavailable):
     """The database is there, and cannot do now what was asked: it is locked, read-only, full, or without our tables."""
 

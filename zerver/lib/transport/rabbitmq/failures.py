@@ -8,13 +8,22 @@ from collections.abc import Iterator
 import pika
 import pika.exceptions
 
-from zerver.lib.errors import AuthenticationRefused, BrokerMisnamed, PasswordUnreadable, TransportUnavailable
+from zerver.lib.errors import (
+    AuthenticationRefused,
+    BrokerFailed,
+    BrokerMisnamed,
+    PasswordUnreadable,
+    TransportUnavailable,
+)
 
 #: ``repr`` of a close reason inside another exception's text.
 _CLOSE_REASON = re.compile(r"""ConnectionClosedByBroker: \((\d{3})\) (['"])(.*?)\2""")
 
 #: What OpenSSL makes of a peer that answers in another protocol.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
+
+_BY_BROKER = pika.exceptions.ConnectionClosedByBroker
+_INTERNAL_ERROR = 541
 
 _REFUSALS = (
     pika.exceptions.ProbableAuthenticationError,
@@ -42,16 +51,17 @@ def as_error(what: str, error: BaseException) -> TransportUnavailable:
     if any(isinstance(leaf, ssl.SSLError) and leaf.reason in _NO_TLS for leaf in leaves):
         mend = "write amqp:// in QUEUE_URL, or the broker's port for TLS, 5671 as a rule"
         return BrokerMisnamed(what, f"that port speaks no TLS ({problem})", mend)
+    if any(isinstance(leaf, _BY_BROKER) and leaf.reply_code == _INTERNAL_ERROR for leaf in leaves):
+        return BrokerFailed(what, problem)
     return TransportUnavailable(what, problem)
 
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the broker was there and did not let us in: a wrong password, user or vhost."""
-    from_broker = pika.exceptions.ConnectionClosedByBroker
     return any(
         isinstance(leaf, _REFUSALS)
         # 403: access refused; 530: this vhost does not exist or is not for this user.
-        or (isinstance(leaf, from_broker) and leaf.reply_code in (403, 530))
+        or (isinstance(leaf, _BY_BROKER) and leaf.reply_code in (403, 530))
         or isinstance(leaf, AuthenticationRefused)
         for leaf in _leaves(error)
     )

@@ -118,10 +118,10 @@ class RabbitLane(Lane, Subscriber):
         self._post(self._subscription.resume)
 
     def close(self, timeout_seconds: float) -> None:
-        worker = self._worker
+        with self._lock:
+            worker, self._worker = self._worker, None
         if worker is None:
             return
-        self._worker = None
         deadline = monotonic() + timeout_seconds
         if worker.connection.state is not State.CLOSED:
             worker.connection.call_soon(self._subscription.close)
@@ -163,6 +163,21 @@ class RabbitLane(Lane, Subscriber):
         self._in_hand = InHand()
         with self._lock:
             self._acks.clear()
+
+    def on_fault(self) -> None:
+        """From now on over a connection of its own, which it breaks as often as need be, and nobody else's."""
+        worker = self._worker
+        if worker is None or not self._shared.has_others(worker):
+            return
+        apart = self._shared.acquire_apart(f"worker {self._queue.name}")
+        with self._lock:
+            is_moving = self._worker is worker  # else it has been closed meanwhile
+            if is_moving:
+                self._worker = apart
+        if is_moving:
+            self._subscription.leave()
+            apart.connection.call_soon(lambda: self._subscription.begin(apart))
+        self._shared.release(worker if is_moving else apart, 0)
 
     def wanted_prefetch(self) -> int:
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in

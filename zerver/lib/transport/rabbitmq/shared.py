@@ -1,21 +1,25 @@
-"""The one broker connection that all lanes of a worker process share."""
+"""The one broker connection that all lanes of a worker process share, but for those that would break it."""
 
 import threading
 from collections.abc import Callable
 
 import pika
 
-from zerver.lib.errors import TransportUnavailable
+from zerver.lib.errors import BrokerFailed, TransportUnavailable
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener
 from zerver.lib.transport.rabbitmq.topology import Declarer
+from zerver.lib.transport.rabbitmq.turns import Turns
 
 
 class WorkerConnection(ConnectionListener):
-    """A connection and the declarer of its present life."""
+    """A connection, the declarer of its present life, and whose turn it is to ask something of the broker."""
 
-    def __init__(self, connection: BrokerConnection) -> None:
+    def __init__(self, connection: BrokerConnection, *, is_apart: bool = False) -> None:
         self.connection = connection
+        #: It is one lane's own, which broke the one that all share: that lane tells what becomes of it.
+        self.is_apart = is_apart
         self.declarer: Declarer | None = None
+        self.turns = Turns(connection.call_later)
         connection.add_listener(self)
 
     def on_open(self, connection: pika.SelectConnection) -> None:
@@ -23,42 +27,65 @@ class WorkerConnection(ConnectionListener):
 
     def on_away(self, problem: TransportUnavailable) -> None:
         self.declarer = None
+        at_fault = self.turns.end(is_broken=isinstance(problem, BrokerFailed))
+        if at_fault is not None:
+            # Once everybody has been told that the connection is gone.
+            self.connection.call_soon(at_fault.on_fault)
 
 
 class SharedConnection:
-    """Opened for the first lane, closed after the last."""
+    """Opened for the first lane, closed after the last. Some lanes may have one apart, each its own."""
 
-    def __init__(self, connect: Callable[[str], BrokerConnection]) -> None:
+    def __init__(self, connect: Callable[[str, bool], BrokerConnection]) -> None:
+        """``connect(name, is_quiet)``."""
         self._connect = connect
         self._lock = threading.Lock()
         self._current: WorkerConnection | None = None
         self._users = 0
+        self._apart: list[WorkerConnection] = []
 
     def acquire(self, name: str) -> WorkerConnection:
         """Raises nothing for a broker that is away. ``name``, the first lane's, is what the broker's listing shows."""
         with self._lock:
             if self._current is None:
-                self._current = WorkerConnection(self._connect(name))
+                self._current = WorkerConnection(self._connect(name, False))
                 self._current.connection.start()
             self._users += 1
             return self._current
 
+    def has_others(self, worker: WorkerConnection) -> bool:
+        """Whether anybody suffers with whoever breaks this connection."""
+        with self._lock:
+            return worker is self._current and self._users > 1
+
+    def acquire_apart(self, name: str) -> WorkerConnection:
+        """One that nobody else gets. Raises: RuntimeError when there can be no more threads."""
+        worker = WorkerConnection(self._connect(name, True), is_apart=True)
+        worker.connection.start()
+        with self._lock:
+            self._apart.append(worker)
+        return worker
+
     def release(self, worker: WorkerConnection, timeout_seconds: float) -> None:
         """``worker`` as ``acquire`` gave it."""
         with self._lock:
-            if worker is not self._current:
+            if worker in self._apart:
+                self._apart.remove(worker)
+            elif worker is not self._current:
                 return  # closed before, and what is there now belongs to others
-            self._users -= 1
-            if self._users:
-                return
-            # Under the same lock: whoever comes now gets a connection of their own, and not one that is being closed.
-            self._current = None
+            else:
+                self._users -= 1
+                if self._users:
+                    return
+                # Under the same lock: whoever comes now gets a connection of their own, and not one that is being
+                # closed.
+                self._current = None
         worker.connection.close(timeout_seconds)
 
     def close(self, timeout_seconds: float) -> None:
         """Now, whoever still uses it: what they hold unsettled comes again."""
         with self._lock:
-            last, self._current = self._current, None
-            self._users = 0
-        if last is not None:
-            last.connection.close(timeout_seconds)
+            open_ones = [*self._apart, *([] if self._current is None else [self._current])]
+            self._apart, self._current, self._users = [], None, 0
+        for worker in open_ones:
+            worker.connection.close(timeout_seconds)

@@ -9,13 +9,14 @@ import pika
 
 from zerver.lib import signals
 from zerver.lib.clock import monotonic
-from zerver.lib.errors import TransportError, TransportUnavailable
+from zerver.lib.errors import BrokerFailed, TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.patience import advice, consumer_arguments, ran_out
 from zerver.lib.transport.rabbitmq.shared import WorkerConnection
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
+from zerver.lib.transport.rabbitmq.turns import Asker
 
 #: After the broker closed the channel or cancelled the consumer.
 RESUBSCRIBE_SECONDS = 0.5
@@ -47,6 +48,10 @@ class Subscriber(ABC):
         """``consumer_timeout_seconds`` is less than was thought."""
 
     @abstractmethod
+    def on_fault(self) -> None:
+        """To subscribe breaks the connection, of others too."""
+
+    @abstractmethod
     def wanted_prefetch(self) -> int:
         """For a consumer that begins now; 0: not yet."""
 
@@ -55,7 +60,7 @@ class Subscriber(ABC):
         """All that came on this channel is settled."""
 
 
-class Subscription(ConnectionListener):
+class Subscription(ConnectionListener, Asker):
     """Runs on the I/O thread; only ``problem`` and ``closed`` may be looked at from any."""
 
     def __init__(
@@ -81,8 +86,26 @@ class Subscription(ConnectionListener):
         self._is_closing = False
 
     def begin(self, worker: WorkerConnection) -> None:
+        if self._is_closing:
+            return
         self._worker = worker
         worker.connection.add_listener(self)
+
+    def leave(self) -> None:
+        """The connection, for another that it may ``begin`` with."""
+        worker = self._worker
+        if worker is None:
+            return
+        if self._connection is not None:
+            self._leave_channel()
+        if self._silence_timer is not None:
+            worker.connection.cancel(self._silence_timer)
+        worker.connection.remove_listener(self)
+        worker.turns.answered(self)
+        self._worker = self._connection = self._silence_timer = None
+
+    def on_fault(self) -> None:
+        self._subscriber.on_fault()
 
     @property
     def channel(self) -> Any:
@@ -98,6 +121,8 @@ class Subscription(ConnectionListener):
 
     def on_away(self, problem: TransportUnavailable) -> None:
         self.problem = str(problem)
+        if self._worker is not None and self._worker.is_apart and isinstance(problem, BrokerFailed):
+            self._tell(f"the broker fails at it, and closes the connection: {problem.problem}")
         self._connection = None
         self._void()
         if self._is_closing:
@@ -107,6 +132,10 @@ class Subscription(ConnectionListener):
         """Declare, open a channel, consume. Does nothing for a connection that is no longer ours."""
         if connection is not self._connection or self._channel is not None or self._is_closing:
             return
+        if self._worker is not None:
+            self._worker.turns.ask(self, lambda: self._declare(connection))
+
+    def _declare(self, connection: pika.SelectConnection) -> None:
         declarer = self._worker.declarer if self._worker is not None else None
         if declarer is not None:
             declarer.declare(self._queue, lambda error: self._declared(connection, error))
@@ -115,16 +144,23 @@ class Subscription(ConnectionListener):
         if connection is not self._connection or self._channel is not None or self._is_closing:
             return
         if error is not None:
-            self._tell(str(error))
-            self.later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            self._not_now(connection, str(error))
             return
         try:
             self._channel = connection.channel(on_open_callback=self._on_channel_open)
         except pika.exceptions.AMQPError as failure:
-            self._tell(describe(failure))
-            self.later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+            self._not_now(connection, describe(failure))
             return
         self._channel.add_on_close_callback(self._on_channel_closed)
+
+    def _not_now(self, connection: pika.SelectConnection, problem: str) -> None:
+        self._answered()
+        self._tell(problem)
+        self.later(MEMORY_SECONDS, lambda: self._subscribe(connection))
+
+    def _answered(self) -> None:
+        if self._worker is not None:
+            self._worker.turns.answered(self)
 
     def _on_channel_open(self, channel: Any) -> None:
         if channel is not self._channel:
@@ -135,11 +171,21 @@ class Subscription(ConnectionListener):
 
     def consume(self) -> None:
         """Fetch, unless it does already or should not now."""
-        channel, worker = self.channel, self._worker
-        if channel is None or worker is None or self._is_paused or self._is_closing:
+        worker = self._worker
+        if worker is None or self.channel is None or self._consumer_tag is not None:
             return
-        prefetch = self._subscriber.wanted_prefetch()
-        if self._consumer_tag is not None or not prefetch:
+        if self._is_paused or self._is_closing or not self._subscriber.wanted_prefetch():
+            worker.turns.answered(self)
+            return
+        worker.turns.ask(self, self._consume)
+
+    def _consume(self) -> None:
+        """In its turn, by which all may have changed."""
+        channel, worker, prefetch = self.channel, self._worker, self._subscriber.wanted_prefetch()
+        if channel is None or worker is None or self._consumer_tag is not None:
+            return
+        if self._is_paused or self._is_closing or not prefetch:
+            worker.turns.answered(self)
             return
         self._heard_at = monotonic()
         # Holds for consumers that begin after it.
@@ -155,6 +201,7 @@ class Subscription(ConnectionListener):
         )
 
     def _on_consuming(self, _: Any) -> None:
+        self._answered()
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._tell("")
 
@@ -172,6 +219,7 @@ class Subscription(ConnectionListener):
         if self._is_closing:
             self.closed.set()
         elif isinstance(reason, pika.exceptions.ChannelClosedByBroker):
+            self._answered()  # which the end of the connection would not be
             seconds = ran_out(reason)
             if seconds is None:
                 self._tell(f"the broker closed the channel: {describe(reason)}")
@@ -217,6 +265,7 @@ class Subscription(ConnectionListener):
     def _leave_channel(self) -> None:
         self._subscriber.on_leaving()
         channel = self.channel
+        self._answered()
         self._void()
         if channel is not None:
             channel.close()
@@ -262,6 +311,7 @@ class Subscription(ConnectionListener):
         """Acknowledgements first: once the broker has confirmed the closing (``closed`` is set), it has them all."""
         self._is_closing = True
         self._subscriber.on_leaving()
+        self._answered()
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.connection.remove_listener(self)
