@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -158,7 +159,9 @@ class RabbitServer(ManagementApi, spawn.Server):
         spawn.signal_group(self._process, signal.SIGCONT)
 
     def ensure_healthy(self) -> None:
-        """Undo what the test before may have left: dead, frozen, or in alarm."""
+        """Undo what the test before may have left: dead, frozen, in alarm, or (3.10.8, after some SIGKILLs) up and
+        unable to run any quorum queue.
+        """
         if not self.is_running():
             self.start()
         self.cont_signal()
@@ -166,6 +169,11 @@ class RabbitServer(ManagementApi, spawn.Server):
         if self.has_alarm():
             self.rabbitmqctl("set_disk_free_limit", NORMAL_DISK_LIMIT)
             self.set_memory_alarm(False)
+        if not self.can_store():
+            print(f"{self.directory}: RabbitMQ is up and stores nothing; it begins anew, without data")
+            self.kill()
+            shutil.rmtree(self.directory / "data")
+            self.start()
 
     def close(self) -> None:
         """Kill all of it and remove its data."""

@@ -112,6 +112,23 @@ class ManagementApi:
         path = f"/queues/{quote(_vhost_name(vhost), safe='')}"
         return {queue["name"]: queue for queue in self.api("GET", path)}
 
+    def can_store(self) -> bool:
+        """Whether a quorum queue that is made now keeps a message: asked in some 50 ms."""
+        name = f"probe-{secrets.token_hex(4)}"
+        path = f"/queues/%2F/{name}"
+        arguments = {"x-queue-type": "quorum"}
+        message = {"properties": {}, "routing_key": name, "payload": "x", "payload_encoding": "string"}
+        wanted = {"count": 1, "ackmode": "ack_requeue_false", "encoding": "auto"}
+        try:
+            self.api("PUT", path, {"durable": True, "arguments": arguments})
+            self.api("POST", "/exchanges/%2F/amq.default/publish", message)
+            return len(self.api("POST", f"{path}/get", wanted)) == 1
+        except ManagementError:
+            return False
+        finally:
+            with suppress(ManagementError):
+                self.api("DELETE", path)
+
     def close_all_connections(self) -> None:
         """The broker closes every client's connection (320 CONNECTION_FORCED)."""
 
