@@ -103,6 +103,7 @@ def test_a_queue_that_is_deleted_underneath_takes_along_what_it_held_and_nothing
         deleted_at = time.time()
         stage.produce(20)  # should all the others have been published by then
         forsake_what_the_broker_had(stage, deleted_at)
+        rabbit_server.ensure_storing()
     stage.balance("queue deleted by the operator", faults=deletions, duplicates_per_fault=PER_FAULT)
     assert stage.ledger.lost, "the queue was empty when it was deleted: nothing has been shown"
     assert stage.ends == 0

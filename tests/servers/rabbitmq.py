@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import shutil
 import signal
 import socket
 import subprocess
@@ -159,9 +158,7 @@ class RabbitServer(ManagementApi, spawn.Server):
         spawn.signal_group(self._process, signal.SIGCONT)
 
     def ensure_healthy(self) -> None:
-        """Undo what the test before may have left: dead, frozen, in alarm, or (3.10.8, after some SIGKILLs) up and
-        unable to run any quorum queue.
-        """
+        """Undo what the test before may have left: dead, frozen, in alarm, or up without storing anything."""
         if not self.is_running():
             self.start()
         self.cont_signal()
@@ -169,11 +166,17 @@ class RabbitServer(ManagementApi, spawn.Server):
         if self.has_alarm():
             self.rabbitmqctl("set_disk_free_limit", NORMAL_DISK_LIMIT)
             self.set_memory_alarm(False)
-        if not self.can_store():
-            print(f"{self.directory}: RabbitMQ is up and stores nothing; it begins anew, without data")
-            self.kill()
-            shutil.rmtree(self.directory / "data")
-            self.start()
+        self.ensure_storing()
+
+    def ensure_storing(self) -> None:
+        """RabbitMQ 3.10.8 may fail when a quorum queue is deleted just as its dead-lettering begins: the supervisor of
+        all dead-lettering ends, and whoever asks for any quorum queue then loses the connection.
+        """
+        if self.can_store():
+            return
+        print(f"{self.directory}: RabbitMQ is up and stores nothing; its dead-lettering is started anew")
+        self.rabbitmqctl("eval", "supervisor:restart_child(rabbit_sup, rabbit_fifo_dlx_sup).")
+        wait_for(self.can_store, 30, "RabbitMQ to store again")
 
     def close(self) -> None:
         """Kill all of it and remove its data."""
