@@ -144,7 +144,7 @@ def _read_management_url(url: str) -> None:
         raise InvalidSetting(
             "QUEUE_MANAGEMENT_URL",
             "it is no address of RabbitMQ's management API",
-            "write http://user:password@host:15672, or https://…; / as %2F, ? as %3F, @ as %40 in the password",
+            "write http://user@host:15672 or https://…; in a password / as %2F, ? as %3F, @ as %40",
         )
 
 

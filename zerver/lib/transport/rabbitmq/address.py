@@ -66,7 +66,7 @@ class BrokerAddress:
             host=host,
             port=port,
             virtual_host=self.virtual_host,
-            credentials=pika.PlainCredentials(self.user, self._current_password(), erase_on_connect=True),
+            credentials=pika.PlainCredentials(self.user, self.current_password(), erase_on_connect=True),
             heartbeat=self.heartbeat_seconds if heartbeat_seconds is None else heartbeat_seconds,
             # A blocked connection is a state of ours, not an error.
             blocked_connection_timeout=None,
@@ -80,7 +80,8 @@ class BrokerAddress:
             },
         )
 
-    def _current_password(self) -> str:
+    def current_password(self) -> str:
+        """As it stands in the file now. Raises: PasswordUnreadable."""
         if self.password_file is None:
             return self.password
         try:

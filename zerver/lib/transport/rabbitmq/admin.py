@@ -32,7 +32,7 @@ class BrokerAdmin:
 
     def __init__(self, address: BrokerAddress, management_url: str = "") -> None:
         self._address = address
-        self._management = ManagementApi(management_url, address.virtual_host) if management_url else None
+        self._management = ManagementApi(management_url, address) if management_url else None
         self._timeouts = ConsumerTimeouts(self._management)
 
     def declare(self, queue: QueueDeclaration) -> None:

@@ -13,7 +13,8 @@ from typing import IO, Any
 
 from django.views.decorators.debug import sensitive_variables
 
-from zerver.lib.errors import TransportUnavailable
+from zerver.lib.errors import PasswordUnreadable, TransportUnavailable
+from zerver.lib.transport.rabbitmq.address import BrokerAddress
 
 ANSWER_SECONDS = 10.0
 
@@ -23,11 +24,15 @@ _UNHEALTHY = http.HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class ManagementApi:
-    """``url`` is ``QUEUE_MANAGEMENT_URL``, login included; every method raises TransportUnavailable."""
+    """``url`` is ``QUEUE_MANAGEMENT_URL``; what it lacks of a login is that of ``address``, asked for at every call.
 
-    def __init__(self, url: str, virtual_host: str) -> None:
+    Every method raises TransportUnavailable.
+    """
+
+    def __init__(self, url: str, address: BrokerAddress) -> None:
         self._url = url.rstrip("/")
-        self._vhost = urllib.parse.quote(virtual_host, safe="")
+        self._address = address
+        self._vhost = urllib.parse.quote(address.virtual_host, safe="")
 
     def queues(self) -> list[Mapping[str, Any]]:
         """The vhost's queues. Shape: at least name, type, arguments, durable each; counts as the API has them."""
@@ -82,19 +87,28 @@ class ManagementApi:
         ``accepts``: an error status whose answer is one all the same.
         """
         try:
-            with _answer(_request(self._url, path, query), accepts) as response:
+            with _answer(_request(self._url, self._address, path, query), accepts) as response:
                 return json.load(response)
         except http.client.InvalidURL:
             # Its text may quote a part of the password.
             raise TransportUnavailable(
                 _WHAT, "QUEUE_MANAGEMENT_URL is no http://user:password@host:15672"
             ) from None
+        except PasswordUnreadable as error:
+            raise TransportUnavailable(_WHAT, f"{error.problem}; mend QUEUE_PASSWORD_FILE") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             # HTTPException: who answers there does not speak HTTP.
             if isinstance(error, urllib.error.HTTPError):
                 error.close()
             # From None: urllib's frames hold the login, and not every crash reporter heeds Django's decorators.
-            raise TransportUnavailable(_WHAT, str(error) or type(error).__name__) from None
+            raise TransportUnavailable(_WHAT, _told(error)) from None
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError) and error.code == http.HTTPStatus.UNAUTHORIZED:
+        # RabbitMQ says the same of a user that has no tag.
+        return "it refuses the login (401): check user and password, and that the user has the tag monitoring"
+    return str(error) or type(error).__name__
 
 
 @sensitive_variables()
@@ -121,15 +135,27 @@ _opener = urllib.request.build_opener(_NoRedirect)
 
 
 @sensitive_variables()
-def _request(base: str, path: str, query: str) -> urllib.request.Request:
+def _request(base: str, address: BrokerAddress, path: str, query: str) -> urllib.request.Request:
+    """Raises: PasswordUnreadable."""
     url = urllib.parse.urlsplit(base)
     bare = url._replace(netloc=url.netloc.rpartition("@")[2], path=f"{url.path}/api{path}", query=query)
     request = urllib.request.Request(bare.geturl())  # noqa: S310 (the operator's own setting)
-    if url.username:
-        # urllib does not take a login from the URL.
-        login = f"{urllib.parse.unquote(url.username)}:{urllib.parse.unquote(url.password or '')}"
-        request.add_unredirected_header("Authorization", "Basic " + b64encode(login.encode()).decode())
+    # urllib does not take a login from the URL.
+    login = ":".join(_login(url, address))
+    request.add_unredirected_header("Authorization", "Basic " + b64encode(login.encode()).decode())
     return request
+
+
+@sensitive_variables()
+def _login(url: urllib.parse.SplitResult, address: BrokerAddress) -> tuple[str, str]:
+    """User and password. Raises: PasswordUnreadable."""
+    user = urllib.parse.unquote(url.username) if url.username else address.user
+    if url.password is not None:
+        return user, urllib.parse.unquote(url.password)
+    if address.password_file is None and user != address.user:
+        # A password in QUEUE_URL is that of the user beside it.
+        return user, ""
+    return user, address.current_password()
 
 
 def _objects(found: Any) -> list[Mapping[str, Any]]:
