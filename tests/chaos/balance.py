@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,3 +111,11 @@ class Verdict:
     longest_stall_seconds: float
     #: The broker's version; "" where there was none, but the event table alone.
     rabbitmq: str
+    #: In the long form.
+    is_long: bool
+
+    @property
+    def command(self) -> str:
+        """What draws the same again."""
+        form = "--chaos " if self.is_long else ""
+        return f"CHAOS_SEED={self.seed} ./scripts/test {form}{shlex.quote(self.test)}"

@@ -229,29 +229,18 @@ class Stage:
         was away too, so that callers got errors. ``may_trace``: some process has reason to say a traceback.
         ``exit_codes``: how workers may have ended.
         """
-        for producer in self.producers:
-            self.until(lambda process=producer: not process.is_running(), f"the end of {producer}", 120)  # type: ignore[misc]
-        self.until(self._is_balanced, self._what_is_missing, settle_seconds)
-        self.until(self._is_empty, lambda: f"both lanes to be empty: {self._waiting()}", settle_seconds)
-        self.ledger.read()
-        count = faults if isinstance(faults, int) else faults()
-        bound = count * duplicates_per_fault
-        verdict = Verdict(
-            scenario=scenario,
-            test=self.test,
-            seed=self.seed,
-            offered=self._offered,
-            faults=count,
-            lost=len(self.ledger.lost),
-            duplicated=self.ledger.duplicates,
-            duplicates_bound=bound,
-            longest_stall_seconds=round(self.ledger.longest_stall_seconds, 1),
-            rabbitmq=self.rabbitmq,
-        )
-        print(f"chaos: {verdict}")
+        try:
+            self.await_producers()
+            self.until(self._is_balanced, self._what_is_missing, settle_seconds)
+            self.until(self._is_empty, lambda: f"both lanes to be empty: {self._waiting()}", settle_seconds)
+        finally:
+            # Of a run that loses something too: the table is of all.
+            self.ledger.read()
+            count = faults if isinstance(faults, int) else faults()
+            verdict = self._enter_row(scenario, count, duplicates_per_fault)
         assert not self.ledger.ghosts, "effects of what was rolled back"
         assert count > 0, "nothing was broken"
-        assert self.ledger.duplicates <= bound
+        assert self.ledger.duplicates <= verdict.duplicates_bound
         assert may_refuse or not self.ledger.refused, f"refused with the table there: {self.ledger.errors}"
         ends = {code for worker in self.workers for code in worker.ends}
         assert ends <= set(exit_codes), f"workers that ended by themselves: {ends}"
@@ -259,6 +248,28 @@ class Stage:
         assert FailedEvent.objects.count() == failed, list(
             FailedEvent.objects.values_list("error", flat=True)
         )
+        return verdict
+
+    def await_producers(self) -> None:
+        """Until all have published what they were told to."""
+        for producer in self.producers:
+            self.until(lambda process=producer: not process.is_running(), f"the end of {producer}", 120)  # type: ignore[misc]
+
+    def _enter_row(self, scenario: str, faults: int, duplicates_per_fault: int) -> Verdict:
+        verdict = Verdict(
+            scenario=scenario,
+            test=self.test,
+            seed=self.seed,
+            offered=self._offered,
+            faults=faults,
+            lost=len(self.ledger.lost),
+            duplicated=self.ledger.duplicates,
+            duplicates_bound=faults * duplicates_per_fault,
+            longest_stall_seconds=round(self.ledger.longest_stall_seconds, 1),
+            rabbitmq=self.rabbitmq,
+            is_long=self.scale.is_long,
+        )
+        print(f"chaos: {verdict}")
         self.report_path.parent.mkdir(parents=True, exist_ok=True)
         with self.report_path.open("a") as report:
             report.write(json.dumps(asdict(verdict)) + "\n")

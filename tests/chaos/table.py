@@ -31,7 +31,7 @@ def to_table(verdicts: Iterable[Verdict]) -> str:
     by_test: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_test.setdefault(verdict.test, []).append(verdict)
-    rows = "".join(_row(test, runs) for test, runs in sorted(by_test.items()))
+    rows = "".join(_row(runs) for _, runs in sorted(by_test.items()))
     runs = [run for each in by_test.values() for run in each]
     offered, faults, twice = (
         sum(getattr(run, field) for run in runs) for field in ("offered", "faults", "duplicated")
@@ -41,21 +41,20 @@ def to_table(verdicts: Iterable[Verdict]) -> str:
     totals = (
         f"In {len(runs)} runs of {len(by_test)} tests ({brokers}; the others on the event table alone; seeds"
         f" {', '.join(sorted({run.seed for run in runs}))}), {offered:,} events were offered and {faults} faults"
-        f" injected; {twice} came twice."
+        f" injected; {twice} came twice. {sum(run.is_long for run in runs)} runs were of the long form."
     )
     return f"{totals}\n\n{HEADER}{rows}"
 
 
-def _row(test: str, runs: list[Verdict]) -> str:
+def _row(runs: list[Verdict]) -> str:
     offered, faults, lost, twice, bound = (
         sum(getattr(run, field) for run in runs)
         for field in ("offered", "faults", "lost", "duplicated", "duplicates_bound")
     )
     stall = max(run.longest_stall_seconds for run in runs)
-    again = f"`{test}`"
     return (
         f"| {runs[-1].scenario} | {len(runs)} | {offered:,} | {faults} | {lost} | {twice} ({bound:,}) | {stall:g} s"
-        f" | {again} |\n"
+        f" | `{runs[-1].command}` |\n"
     )
 
 
