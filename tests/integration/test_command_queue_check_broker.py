@@ -73,6 +73,24 @@ def test_queues_that_are_as_declared_are_left_as_they_are(spine: Spine, rabbit_s
         assert not method.redelivered
 
 
+def test_what_is_ready_on_the_broker_and_has_no_worker_is_a_problem_of_the_whole_checkup_too(
+    spine: Spine,
+) -> None:
+    declare_all()
+    with channel(spine.env["QUEUE_URL"]) as foreign:
+        idle = check()
+        assert (idle.code, only(idle, "workers.none", QUEUE)["severity"]) == (1, "warning"), idle.out
+        foreign.basic_publish("", QUEUE, b"{}")
+        wait_for(lambda: _is_ready(foreign), message="the event to be counted")
+        assert only(check(*BROKER), "broker.no-consumers", QUEUE)["severity"] == "problem"
+        ran = check()
+        found = only(ran, "workers.none", QUEUE)
+
+        assert (ran.code, found["severity"]) == (2, "problem")
+        assert found["what"] == "no worker process is there; ready on the broker: 1"
+        assert of(ran, "broker.no-consumers", QUEUE) == [], "it would say the same again"
+
+
 def _got(foreign: BlockingChannel) -> tuple[pika.spec.Basic.GetOk, object, object] | None:
     got = foreign.basic_get(QUEUE, auto_ack=True)
     return got if got[0] is not None else None

@@ -403,7 +403,7 @@ def test_other_arguments_come_before_workers_that_would_not_start(spine: Spine) 
         "classic; x-dead-letter-strategy: broker has at-least-once"
     )
     [nobody] = [reason["what"] for reason in story["reasons"] if reason["code"] == "workers.none"]
-    assert nobody == "no worker process is there"
+    assert nobody == "no worker process is there; ready on the broker: 1"
 
 
 @on_sqlite

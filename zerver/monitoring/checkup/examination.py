@@ -30,7 +30,7 @@ from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Gap, Se
 
 TIMEOUT_SECONDS = 10.0
 _SEE_BROKER = "see that QUEUE_URL names its host, and its port for AMQP; on its host: rabbitmqctl status"
-#: What follows from another finding, and says nothing new beside it.
+#: What follows from another finding, and says nothing new beside it: that one counts the same, and is no less severe.
 _ECHOES = {"broker.no-consumers": "workers.none", "settings.E009": "table.unreachable"}
 
 
@@ -110,8 +110,8 @@ class _Examination:
         asked_settings = Asked(lambda: project.look([alias])) if self._wants("settings") else None
 
         facts = None if asked_table is None else self._facts(asked_table, until)
-        self._judge_database(facts)
         survey = None if asked_broker is None else self._survey(asked_broker, until)
+        self._judge_database(facts, survey)
         self._judge_broker(survey, facts, has_lane=lane is not None)
         if asked_settings is not None:
             self._settings(asked_settings, until)
@@ -141,7 +141,7 @@ class _Examination:
             return facts
         return None
 
-    def _judge_database(self, facts: TableFacts | None) -> None:
+    def _judge_database(self, facts: TableFacts | None, survey: BrokerSurvey | None) -> None:
         snapshot = None if facts is None else facts.snapshot
         if snapshot is None or snapshot.processes is None:
             is_old = facts is not None and bool(facts.unapplied)
@@ -165,7 +165,7 @@ class _Examination:
             what = f"they {they} say that they are there: {facts.unwritable}"
             self.gaps.append(Gap(source="workers", what=what))
         else:
-            self.findings += workers.judge(self.declared, snapshot, has_broker=has_broker)
+            self.findings += workers.judge(self.declared, snapshot, survey, has_broker=has_broker)
 
     # -- the broker
 
@@ -259,7 +259,8 @@ def _place(finding: Finding) -> tuple[int, bool]:
 
 
 def _without_echoes(findings: Sequence[Finding]) -> Iterator[Finding]:
-    told = {(finding.code, finding.queue) for finding in findings}
+    told = {(finding.code, finding.queue): finding.severity for finding in findings}
     for finding in findings:
-        if (_ECHOES.get(finding.code, ""), finding.queue) not in told:
+        beside = told.get((_ECHOES.get(finding.code, ""), finding.queue))
+        if beside not in (finding.severity, Severity.PROBLEM):
             yield finding

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from zerver import __version__
 from zerver.lib.counted import counted
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.survey import BrokerSurvey
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot
@@ -22,13 +23,18 @@ def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
     return Counter(process.queue for process in workers_at_work(live))
 
 
-def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broker: bool) -> Iterator[Finding]:
+def judge(
+    declared: Sequence[QueueDeclaration], snapshot: Snapshot, survey: BrokerSurvey | None, *, has_broker: bool
+) -> Iterator[Finding]:
+    """``survey``: for what is ready on the broker where no worker is there; None where it was not asked."""
     processes = snapshot.processes or ()
     live = live_workers(processes, snapshot.taken_at_ms)
     found = {queue.name: queue for queue in snapshot.queues}
     for queue in expected(declared, has_broker=has_broker):
         if queue.name in found and not any(process.queue == queue.name for process in live):
-            yield nobody(queue, found[queue.name].known("ready"))
+            on_broker = None if survey is None else survey.queues.get(queue.name)
+            ready_on_broker = 0 if on_broker is None else on_broker.ready or 0
+            yield nobody(queue, found[queue.name].known("ready"), ready_on_broker)
         if queue.name in found:
             yield from _overdue(found[queue.name], queue)
     living = {process.id for process in live}
@@ -45,13 +51,15 @@ def judge(declared: Sequence[QueueDeclaration], snapshot: Snapshot, *, has_broke
     yield from _same_number(live)
 
 
-def nobody(queue: QueueDeclaration, ready: int) -> Finding:
-    """No worker process is there. ``ready``: events that are due in the event table."""
+def nobody(queue: QueueDeclaration, due_in_table: int, ready_on_broker: int) -> Finding:
+    """No worker process is there. What waits is counted as far as it is known."""
+    waiting = (f"; due in the event table: {due_in_table}" if due_in_table else "") + (
+        f"; ready on the broker: {ready_on_broker}" if ready_on_broker else ""
+    )
     return Finding(
         code="workers.none",
-        # Of what waits on the broker the database knows nothing; ``broker.no-consumers`` does.
-        severity=Severity.PROBLEM if ready else Severity.WARNING,
-        what="no worker process is there" + (f"; due in the event table: {ready}" if ready else ""),
+        severity=Severity.PROBLEM if waiting else Severity.WARNING,
+        what=f"no worker process is there{waiting}",
         why="what is published to it waits",
         mend=f"./manage.py process_queue --queue={queue.name}, or its supervisor: supervisorctl status",
         queue=queue.name,

@@ -128,7 +128,7 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
             reasons += _at_work(name, found, live, rate, look_seconds)
     next_due_at_ms = _next_due_at_ms(name, settings.database, snapshot.taken_at_ms)
     reasons += _of_table(name, found, settings.database, next_due_at_ms, snapshot.taken_at_ms)
-    reasons += _of_declaration(found, live, reasons)
+    reasons += _of_declaration(found, on_broker.ready or 0, live, reasons)
     ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
     # Workers say how far they are so seldom that a shorter look may see nothing of one that is at it.
     is_too_short = bool(live) and rate is None and look_seconds < LOOK_SECONDS
@@ -232,7 +232,7 @@ def _nothing(ready: int | None, reasons: Sequence[Finding]) -> str:
 
 
 def _of_declaration(
-    found: QueueSnapshot, live: Sequence[WorkerProcess], reasons: Sequence[Finding]
+    found: QueueSnapshot, ready_on_broker: int, live: Sequence[WorkerProcess], reasons: Sequence[Finding]
 ) -> Iterator[Finding]:
     queue = found.declaration
     if queue is None or live:
@@ -247,7 +247,7 @@ def _of_declaration(
         )
     # Of workers that cannot write their heartbeat nobody knows whether they are there.
     elif not any(reason.code in ("workers.none", "table.not-writable") for reason in reasons):
-        yield workers.nobody(queue, found.known("ready"))
+        yield workers.nobody(queue, found.known("ready"), ready_on_broker)
 
 
 def _of_table(
