@@ -8,10 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pytest_django import Settings
 
+from tests.integration.checkup import check, only
 from tests.integration.rabbit import AMPLE_SECONDS, Consumer, event, fates, open_transport
+from tests.servers.databases import TestDatabase
 from tests.servers.ports import free_port, release_port
 from tests.servers.rabbitmq import RabbitServer
+from zerver.lib.transport import current
 from zerver.lib.transport.base import Fate
 
 
@@ -29,7 +33,10 @@ def make_certificates(directory: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_a_broker_is_believed_only_with_a_certificate_of_a_known_authority_for_its_name(
-    start_rabbit_server: Callable[..., RabbitServer], tmp_path: Path
+    start_rabbit_server: Callable[..., RabbitServer],
+    settings: Settings,
+    queue_database: TestDatabase,
+    tmp_path: Path,
 ) -> None:
     make_certificates(tmp_path)
     port = free_port()
@@ -49,11 +56,29 @@ def test_a_broker_is_believed_only_with_a_certificate_of_a_known_authority_for_i
         consumer = Consumer(transport)
         assert len(consumer.bodies(90)) == 90
         consumer.close()
-    for url, told in (
-        (f"amqps://guest:guest@localhost:{port}/", "certificate verify failed"),
-        (f"amqps://guest:guest@127.0.0.1:{port}/{known}", "127.0.0.1"),
-        (f"amqps://guest:guest@localhost:{port}/?cafile=/nowhere.pem", "No such file"),
+    own = f"{known}&certfile={tmp_path / 'server.pem'}&keyfile={tmp_path / 'ca.key'}"
+    (tmp_path / "empty.pem").touch()
+    for url, told, mend in (
+        (f"localhost:{port}/", "certificate verify failed", "let cafile in QUEUE_URL (amqps://…"),
+        (f"127.0.0.1:{port}/{known}", "not valid for '127.0.0.1'", "write in QUEUE_URL the host name that"),
+        (
+            f"localhost:{port}/?cafile=/nowhere.pem",
+            "cafile /nowhere.pem cannot be read (No such file or directory)",
+            "let cafile in QUEUE_URL name PEM files that are there",
+        ),
+        (
+            f"localhost:{port}/?cafile={tmp_path}/empty.pem",
+            "/empty.pem cannot be read",
+            "let cafile in QUEUE_URL",
+        ),
+        (f"localhost:{port}/{own}", "/server.pem, keyfile", "let certfile and keyfile in QUEUE_URL name"),
     ):
+        url = f"amqps://guest:guest@{url}"
+        settings.QUEUE_URL = url
+        found = only(check("--only", "broker"), "broker.unreachable")
+        assert told in found["what"]
+        assert found["mend"].startswith(mend)
+        current.close_all()
         with open_transport(url) as transport:
             (answer,) = transport.publish([event()], AMPLE_SECONDS)
             assert answer.fate is Fate.REFUSED

@@ -221,7 +221,9 @@ class DatabaseUnfit(TransportUnavailable):
 
 @dataclass(eq=False)
 class BrokerMisnamed(TransportUnavailable):
-    """What ``QUEUE_URL`` names is no broker, or not in that way: no such host, or one that speaks no TLS there."""
+    """What ``QUEUE_URL`` names is no broker, or not in that way: no such host, one that speaks no TLS there or cannot
+    prove its name, a certificate that cannot be read.
+    """
 
     mend: str
 

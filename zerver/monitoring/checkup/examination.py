@@ -230,7 +230,7 @@ def _unreachable_broker(where: str, problem: str, mend: str = _SEE_BROKER) -> Fi
         what=problem,
         place=where,
         why="events take the event table, and what is on the broker waits; nothing is lost",
-        mend=f"{mend}; workers and publishers come back by themselves",
+        mend=f"{mend}; workers and publishers come back by themselves, but read QUEUE_URL only when they start",
     )
 
 

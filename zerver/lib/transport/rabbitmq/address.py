@@ -8,7 +8,8 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from urllib.parse import unquote
 import pika
 
 from zerver import __version__
-from zerver.lib.errors import InvalidSetting, PasswordUnreadable
+from zerver.lib.errors import BrokerMisnamed, InvalidSetting, PasswordUnreadable
 
 MEND = "write amqp://user:password@host:5672/vhost, hosts comma-separated, amqps:// for TLS"
 
@@ -57,8 +58,7 @@ class BrokerAddress:
     ) -> pika.ConnectionParameters:
         """For one attempt; attempts walk over the hosts in turn.
 
-        Raises: PasswordUnreadable when the password file cannot be read; OSError, ssl.SSLError when a certificate
-        cannot.
+        Raises: PasswordUnreadable when the password file cannot be read; BrokerMisnamed when a certificate cannot.
         """
         host, port = self.hosts[attempt % len(self.hosts)]
         tls: Any = pika.SSLOptions(self._tls_context(), host) if self.uses_tls else None
@@ -92,10 +92,23 @@ class BrokerAddress:
             ) from error
 
     def _tls_context(self) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.cafile)
+        with self._reading(cafile=self.cafile):
+            context = ssl.create_default_context(cafile=self.cafile)
         if self.certfile is not None:
-            context.load_cert_chain(self.certfile, self.keyfile)
+            with self._reading(certfile=self.certfile, keyfile=self.keyfile):
+                context.load_cert_chain(self.certfile, self.keyfile)
         return context
+
+    @contextmanager
+    def _reading(self, **files: Path | None) -> Iterator[None]:
+        """Say which file it was, by its option: OpenSSL does not."""
+        try:
+            yield
+        except OSError as error:  # ssl.SSLError is one
+            told = ", ".join(f"{option} {path}" for option, path in files.items() if path is not None)
+            problem = f"{told} cannot be read ({error.strerror or error})"
+            mend = f"let {' and '.join(files)} in QUEUE_URL name PEM files that are there and that this user may read"
+            raise BrokerMisnamed(f"RabbitMQ at {self}", problem, mend) from error
 
 
 def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:

@@ -22,6 +22,11 @@ _CLOSE_REASON = re.compile(r"""ConnectionClosedByBroker: \((\d{3})\) (['"])(.*?)
 #: What OpenSSL makes of a peer that answers in another protocol.
 _NO_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 
+#: OpenSSL's numbers for a certificate that is of its authority, and not for the host, or the address, that was asked.
+_OTHER_NAME = (62, 64)
+#: Likewise: it is not valid yet, or not any more.
+_OUT_OF_TIME = (9, 10)
+
 _BY_BROKER = pika.exceptions.ConnectionClosedByBroker
 _INTERNAL_ERROR = 541
 
@@ -51,9 +56,28 @@ def as_error(what: str, error: BaseException) -> TransportUnavailable:
     if any(isinstance(leaf, ssl.SSLError) and leaf.reason in _NO_TLS for leaf in leaves):
         mend = "write amqp:// in QUEUE_URL, or the broker's port for TLS, 5671 as a rule"
         return BrokerMisnamed(what, f"that port speaks no TLS ({problem})", mend)
+    for leaf in leaves:
+        if isinstance(leaf, BrokerMisnamed):
+            return leaf
+        if isinstance(leaf, ssl.SSLCertVerificationError):
+            return BrokerMisnamed(what, problem, _mend_of_certificate(leaf))
     if any(isinstance(leaf, _BY_BROKER) and leaf.reply_code == _INTERNAL_ERROR for leaf in leaves):
         return BrokerFailed(what, problem)
     return TransportUnavailable(what, problem)
+
+
+def _mend_of_certificate(error: ssl.SSLCertVerificationError) -> str:
+    if error.verify_code in _OTHER_NAME:
+        return (
+            "write in QUEUE_URL the host name that the broker's certificate is for, or give it a certificate for "
+            "this one"
+        )
+    if error.verify_code in _OUT_OF_TIME:
+        return "give the broker a certificate that is valid now; see that the clocks of both hosts are right"
+    return (
+        "let cafile in QUEUE_URL (amqps://…/?cafile=/etc/…/ca.pem) name the authority that signed the broker's "
+        "certificate; without it the system's are believed"
+    )
 
 
 def is_refusal(error: BaseException) -> bool:
