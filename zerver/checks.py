@@ -2,7 +2,7 @@
 
 Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
 module · E007 override · E008 timeout · E009 database not asked · E010 autocommit; W001 transaction mode · W002 override
-of an undeclared queue · W003 immediate mode in production · W004 state directory.
+of an undeclared queue · W003 immediate mode in production · W004 state directory · W005 password on error pages.
 """
 
 import os
@@ -16,9 +16,10 @@ from django.core import checks
 from django.core.checks import CheckMessage, Error
 from django.db import DatabaseError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.views.debug import get_default_exception_reporter_filter
 
 from zerver.lib import vault
-from zerver.lib.conf import QueueSettings, get_settings
+from zerver.lib.conf import QueueSettings, get_settings, urls_with_password
 from zerver.lib.errors import ConfigurationError, InvalidSetting, UnknownQueue
 from zerver.lib.registry import queues
 
@@ -56,7 +57,8 @@ def check_settings(**_: Any) -> list[CheckMessage]:
         vault.vault_of(settings)
     except InvalidSetting as error:
         return [Error(f"{error.name}: {error.problem}", hint=error.mend, id="zerver.E001")]
-    return [] if settings.scheme == "immediate" else _state_dir(settings.state_dir)
+    state_dir = [] if settings.scheme == "immediate" else _state_dir(settings.state_dir)
+    return [*state_dir, *_passwords_shown()]
 
 
 def check_declarations(**_: Any) -> list[CheckMessage]:
@@ -161,6 +163,18 @@ def _state_dir(path: Path) -> list[CheckMessage]:
             id="zerver.W004",
         )
     ]
+
+
+def _passwords_shown() -> Iterator[CheckMessage]:
+    """Django's error pages and mails list the settings, and hide those whose names sound like a secret."""
+    for name, url in urls_with_password().items():
+        if get_default_exception_reporter_filter().get_safe_settings().get(name) == url:
+            yield checks.Warning(
+                f"{name} is a Django setting and holds a password: Django's error pages and mails show it",
+                hint="let QUEUE_PASSWORD_FILE name a file that holds it; or leave the setting out and set the "
+                "environment variable of that name",
+                id="zerver.W005",
+            )
 
 
 def _broken_modules() -> Iterator[CheckMessage]:

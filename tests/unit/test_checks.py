@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +11,11 @@ import pytest
 from django.apps import AppConfig, apps
 from django.core.checks import WARNING, CheckMessage
 from django.db import connections
+from django.views.debug import (
+    ExceptionReporter,
+    SafeExceptionReporterFilter,
+    get_default_exception_reporter_filter,
+)
 from pytest_django import Settings
 
 from zerver import checks
@@ -100,6 +106,53 @@ def test_a_state_directory_that_cannot_be_one_is_a_warning(settings: Settings, t
     assert f"{tmp_path / 'new'} is no directory" in found.msg
     settings.QUEUE_URL = "immediate://"
     assert checks.check_settings() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("QUEUE_URL", "amqps://shop:secret@here,there:5671/shop"),
+        ("QUEUE_URL", "amqp://:secret@here"),
+        ("QUEUE_MANAGEMENT_URL", "https://guest:secret@here:15671"),
+    ],
+)
+def test_a_password_that_error_pages_show_is_a_warning(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, name: str, url: str
+) -> None:
+    monkeypatch.setenv(name, url)
+    assert checks.check_settings() == []
+    setattr(settings, name, url)
+    [found] = checks.check_settings()
+    assert (found.id, found.level) == ("zerver.W005", WARNING)
+    assert found.msg.startswith(f"{name} is a Django setting and holds a password")
+    assert url in page_of_an_error()
+    assert "secret" not in f"{found.msg} {found.hint}"
+
+
+@pytest.mark.parametrize("url", ["amqp://here:5672/shop", "amqp://shop@here:5672", "amqp://guest:guest@here"])
+def test_a_url_without_a_secret_may_be_a_django_setting(settings: Settings, url: str) -> None:
+    settings.QUEUE_URL = url
+    assert checks.check_settings() == []
+
+
+class HidesUrls(SafeExceptionReporterFilter):
+    hidden_settings = re.compile(f"{SafeExceptionReporterFilter.hidden_settings.pattern}|URL", re.IGNORECASE)
+
+
+def test_a_password_that_a_filter_of_the_projects_own_hides_is_no_warning(
+    settings: Settings, request: pytest.FixtureRequest
+) -> None:
+    settings.QUEUE_URL = "amqp://shop:secret@here"
+    settings.DEFAULT_EXCEPTION_REPORTER_FILTER = f"{__name__}.HidesUrls"
+    forget = get_default_exception_reporter_filter.cache_clear  # type: ignore[attr-defined] # stubs: not cached
+    forget()
+    request.addfinalizer(forget)
+    assert checks.check_settings() == []
+    assert settings.QUEUE_URL not in page_of_an_error()
+
+
+def page_of_an_error() -> str:
+    return ExceptionReporter(None, ValueError, ValueError(), None).get_traceback_html()
 
 
 def test_a_worker_module_that_failed_to_import_is_named_with_the_reason(registry: QueueRegistry) -> None:

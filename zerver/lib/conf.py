@@ -8,6 +8,7 @@ asks here.
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -23,6 +24,9 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
+
+#: RabbitMQ's own login, which every broker that is fresh has, is no secret.
+_HOLDS_PASSWORD = re.compile(r"//(?!guest:guest@)[^:@]*:.+@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +78,12 @@ def get_settings() -> QueueSettings:
         body_keys=_read("QUEUE_BODY_KEYS", (), _keys),
         body_keys_file=_read("QUEUE_BODY_KEYS_FILE", None, _optional_path),
     )
+
+
+def urls_with_password() -> dict[str, str]:
+    """By their names, those URLs among our Django settings that hold a password; not those of the environment."""
+    given = {name: str(getattr(settings, name, "")) for name in ("QUEUE_URL", "QUEUE_MANAGEMENT_URL")}
+    return {name: url for name, url in given.items() if _HOLDS_PASSWORD.search(url)}
 
 
 def _read(name: str, default: Any, convert: Callable[[Any], T]) -> T:
