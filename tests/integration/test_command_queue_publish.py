@@ -67,7 +67,25 @@ def test_what_is_refused_is_told_in_one_line_and_nothing_is_sent(
     assert ran.code == 1
     assert message in ran.err
     assert len(ran.err.splitlines()) == 1
+    assert "may have been published" not in ran.err
     assert not WaitingEvent.objects.exists()
+
+
+@pytest.mark.parametrize(("arguments", "told"), [(("{}",), ""), (("-",), "; published 0")])
+def test_with_a_setting_that_cannot_be_read_nothing_is_said_to_have_been_published(
+    queue_database: TestDatabase,
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    told: str,
+) -> None:
+    settings.QUEUE_MAX_EVENT_BYTES = "many"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"{}\n")))
+    ran = run("queue_publish", "noop", *arguments)
+    assert ran.code == 1
+    assert ran.err.startswith("QUEUE_MAX_EVENT_BYTES")
+    assert "may have been published" not in ran.err
+    assert ran.err.rstrip().endswith(told)
 
 
 def test_a_file_of_many_lines_is_published_in_order(queue_database: TestDatabase, tmp_path: Path) -> None:

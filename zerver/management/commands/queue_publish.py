@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 from django.core.management.base import CommandError
 
 from zerver.lib.counted import counted
+from zerver.lib.errors import ConfigurationError, EventError
 from zerver.lib.event import decode_json
 from zerver.lib.printable import one_line
 from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_publish_many
@@ -80,7 +81,8 @@ class Command(QueueCommand):
     def _publish_one(self, options: dict[str, Any]) -> None:
         event = decode_json(options["event"].encode(errors="surrogateescape"))
         self.done = "the event may have been published"
-        message_id = queue_json_publish(options["queue"], event, delay_seconds=options["delay"])
+        with self._sends(refused=""):
+            message_id = queue_json_publish(options["queue"], event, delay_seconds=options["delay"])
         self.done = f"the event was published, under message id {message_id}"
         if options["json"]:
             self.write_json({"queue": options["queue"], "message_id": message_id})
@@ -124,9 +126,10 @@ class Command(QueueCommand):
         """What is refused is put down and told in the order of the lines."""
         self.done = f"{tally}; some of the next {len(chunk)} may have been published too"
         good = [item for item in chunk if isinstance(item, LineEvent)]
-        reports = queue_json_publish_many(
-            options["queue"], [item.event for item in good], delay_seconds=options["delay"]
-        )
+        with self._sends(refused=str(tally)):
+            reports = queue_json_publish_many(
+                options["queue"], [item.event for item in good], delay_seconds=options["delay"]
+            )
         answers = iter(reports)
         refused = []
         for item in chunk:
@@ -139,6 +142,15 @@ class Command(QueueCommand):
         tally.refused += refused
         tally.published += len(chunk) - len(refused)
         self.done = str(tally)
+
+    @contextmanager
+    def _sends(self, *, refused: str) -> Iterator[None]:
+        """``refused``: what has been done where the event, or a setting, is refused before anything is sent."""
+        try:
+            yield
+        except (ConfigurationError, EventError):
+            self.done = refused
+            raise
 
 
 @contextmanager
