@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
@@ -117,6 +117,16 @@ def parse_address(url: str, password_file: Path | None = None) -> BrokerAddress:
     Raises: InvalidSetting, which quotes nothing from the URL: with an @ or a / out of place, any of it may be a part of
     the password.
     """
+    try:
+        return _parsed(url, password_file)
+    except InvalidSetting as error:
+        # Raised anew, and the URL not at hand: error pages and trackers show what every frame holds.
+        told = replace(error)
+        del url
+    raise told
+
+
+def _parsed(url: str, password_file: Path | None) -> BrokerAddress:
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in _PORTS:
         raise _invalid("does not begin with amqp:// or amqps://")
