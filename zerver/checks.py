@@ -2,11 +2,13 @@
 
 Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
 module · E007 override · E008 timeout · E009 database not asked · E010 autocommit; W001 transaction mode · W002 override
-of an undeclared queue · W003 immediate mode in production · W004 state directory · W005 password on error pages.
+of an undeclared queue · W003 immediate mode in production · W004 state directory · W005 password on error pages · W006
+file of secrets that all may read.
 """
 
 import os
 import sqlite3
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -96,15 +98,7 @@ def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> list[
 def check_deployment(**_: Any) -> list[CheckMessage]:
     """What is fine in tests and wrong in production."""
     settings = _settings()
-    if settings is None or settings.scheme != "immediate":
-        return []
-    return [
-        checks.Warning(
-            "QUEUE_URL is immediate://: events are consumed where they are published, and nothing is stored",
-            hint="set db:// or amqp://…; immediate:// is for tests",
-            id="zerver.W003",
-        )
-    ]
+    return [] if settings is None else [*_immediate(settings), *_files_for_all(settings)]
 
 
 def _settings() -> QueueSettings | None:
@@ -163,6 +157,40 @@ def _state_dir(path: Path) -> list[CheckMessage]:
             id="zerver.W004",
         )
     ]
+
+
+def _immediate(settings: QueueSettings) -> Iterator[CheckMessage]:
+    if settings.scheme == "immediate":
+        yield checks.Warning(
+            "QUEUE_URL is immediate://: events are consumed where they are published, and nothing is stored",
+            hint="set db:// or amqp://…; immediate:// is for tests",
+            id="zerver.W003",
+        )
+
+
+def _files_for_all(settings: QueueSettings) -> Iterator[CheckMessage]:
+    """A group may be meant to read them; all the users of a host hardly are."""
+    secrets = {
+        "QUEUE_PASSWORD_FILE": settings.password_file,
+        "QUEUE_BODY_KEYS_FILE": settings.body_keys_file,
+    }
+    for name, path in secrets.items():
+        if path is not None and _is_for_all(path):
+            yield checks.Warning(
+                f"{name} is {path}, which every user of this host may read",
+                hint=f"chmod o= {path}",
+                id="zerver.W006",
+            )
+
+
+def _is_for_all(path: Path) -> bool:
+    """Through all the directories that it lies in. False where it cannot be seen, which ``check_settings`` tells."""
+    try:
+        whole = path.resolve(strict=True)
+        ways = all(each.stat().st_mode & stat.S_IXOTH for each in whole.parents)
+        return ways and bool(whole.stat().st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def _passwords_shown() -> Iterator[CheckMessage]:

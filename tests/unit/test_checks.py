@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import pytest
@@ -198,6 +199,26 @@ def test_a_timeout_over_half_of_the_brokers_is_an_error_where_there_is_a_broker(
 def test_immediate_mode_is_warned_of_in_a_deployment(settings: Settings) -> None:
     settings.QUEUE_URL = "immediate://"
     assert ids(checks.check_deployment()) == ["zerver.W003"]
+
+
+@pytest.mark.parametrize("name", ["QUEUE_PASSWORD_FILE", "QUEUE_BODY_KEYS_FILE"])
+def test_a_file_of_secrets_that_all_may_read_is_warned_of_in_a_deployment(
+    settings: Settings, name: str
+) -> None:
+    # Not tmp_path, whose directories are for one user, as TMPDIR may be.
+    with TemporaryDirectory(dir="/tmp") as directory:
+        path = Path(directory) / "secret"
+        setattr(settings, name, str(path))
+        assert checks.check_deployment() == []
+        path.write_text("secret")
+        path.chmod(0o644)
+        assert checks.check_deployment() == [], "its directory is for one user"
+        Path(directory).chmod(0o755)
+        [found] = checks.check_deployment()
+        assert (found.id, found.level) == ("zerver.W006", WARNING)
+        assert found.msg.startswith(f"{name} is {path}")
+        path.chmod(0o640)
+        assert checks.check_deployment() == []
 
 
 def test_a_database_that_commits_nothing_by_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
