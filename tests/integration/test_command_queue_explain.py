@@ -333,6 +333,11 @@ def test_an_open_breaker_is_told_with_its_reason(spine: Spine) -> None:
     )
     told = next(reason for reason in story["reasons"] if reason["code"] == "workers.breaker")
     assert "the mail server is away" in told["what"]
+    for story in (story, queue(QUEUE)):
+        assert story["moves"] is False, story
+        assert " due: its breaker is open: 1" in story["verdict"], story
+        assert "the mail server is away" in story["verdict"]
+    assert story["rate_per_minute"] == 0, "the trials fail"
 
 
 @on_sqlite

@@ -44,10 +44,8 @@ def judge(
     for process in live:
         if process.version != __version__:
             yield _other_version(process)
-        if process.state == WorkerProcess.State.FAILING:
-            yield _failing(process)
-        elif process.breaker:
-            yield _breaker(process)
+        if (finding := stopped(process)) is not None:
+            yield finding
     yield from _same_number(live)
 
 
@@ -64,6 +62,13 @@ def nobody(queue: QueueDeclaration, due_in_table: int, ready_on_broker: int) -> 
         mend=f"./manage.py process_queue --queue={queue.name}, or its supervisor: supervisorctl status",
         queue=queue.name,
     )
+
+
+def stopped(process: WorkerProcess) -> Finding | None:
+    """Why a living process gets nothing done, as it says itself; None where it says nothing."""
+    if process.state == WorkerProcess.State.FAILING:
+        return _failing(process)
+    return _breaker(process) if process.breaker else None
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:

@@ -1,6 +1,5 @@
 """Why a queue does not move."""
 
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -20,13 +19,13 @@ from zerver.monitoring.checkup import workers
 from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
-from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, take_snapshot
+from zerver.monitoring.explain.progress import watch
+from zerver.monitoring.snapshot import QueueSnapshot
 from zerver.monitoring.words import duration, moment
 from zerver.monitoring.workers import live_workers
 
 #: Workers say how far they are every 5 seconds.
 LOOK_SECONDS = 6.0
-_POLL_SECONDS = 0.2
 _OTHERS = 1000
 _OF_ITS_EVENTS = ("of its events is", "of its events are")
 
@@ -61,6 +60,8 @@ _RANKS = (
     "queue.later",
     "workers.silent",
 )
+#: What workers themselves say that they stand still for.
+_STOPPED = ("workers.failing", "workers.breaker")
 #: Symptoms: they say that it does not move, not why.
 _SYMPTOMS = (
     "table.overdue",
@@ -118,12 +119,15 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     on_broker = _on_broker(evidence, found, timeout_seconds)
     told = found.known("ready") + (on_broker.ready or 0) + found.unbegun.count
     ready = None if not told and on_broker.ready is None else told
-    live = [
-        process for process in live_workers(snapshot.processes, snapshot.taken_at_ms) if process.queue == name
-    ]
+    processes = live_workers(snapshot.processes, snapshot.taken_at_ms)
+    live = tuple(process for process in processes if process.queue == name)
     rate: float | None = None
     if ready and live:
-        rate = _watch(name, snapshot, live, look_seconds)
+        progress = watch(name, snapshot, live, look_seconds)
+        rate, live = progress.rate_per_minute, progress.live
+        # A breaker may have opened, or closed, during the look.
+        reasons = [reason for reason in reasons if reason.code not in _STOPPED]
+        reasons += [stopped for process in live if (stopped := workers.stopped(process)) is not None]
         if rate is not None or look_seconds >= LOOK_SECONDS:
             reasons += _at_work(name, found, live, rate, look_seconds)
     next_due_at_ms = _next_due_at_ms(name, settings.database, snapshot.taken_at_ms)
@@ -131,7 +135,7 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     reasons += _of_declaration(found, on_broker.ready or 0, live, reasons)
     ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
     # Workers say how far they are so seldom that a shorter look may see nothing of one that is at it.
-    is_too_short = bool(live) and rate is None and look_seconds < LOOK_SECONDS
+    is_too_short = rate is None and look_seconds < LOOK_SECONDS and not all(p.breaker for p in live)
     moves = None if not ready or is_too_short else bool(rate)
     return QueueStory(
         queue=name,
@@ -330,30 +334,6 @@ def _at_work(
             why="they take nothing, or nothing has reached them yet",
             mend="read their logs; restart one: its supervisor starts another",
         )
-
-
-def _watch(name: str, before: Snapshot, live: Sequence[WorkerProcess], look_seconds: float) -> float | None:
-    """Finished in a minute by those who were there, between their beats; None when none was heard of meanwhile."""
-    until = clock.monotonic() + look_seconds
-    known = {process.id: process for process in live}
-    moved: dict[str, WorkerProcess] = {}
-    while len(moved) < len(known) and clock.monotonic() < until:
-        time.sleep(_POLL_SECONDS)
-        after = take_snapshot([name], asks_broker=False, previous=before)
-        for process in after.processes or ():
-            if process.id in known and process.heartbeat_at_ms > known[process.id].heartbeat_at_ms:
-                moved[process.id] = process
-    rates = [
-        (_finished(process) - _finished(known[process.id]))
-        * 60_000
-        / (process.heartbeat_at_ms - known[process.id].heartbeat_at_ms)
-        for process in moved.values()
-    ]
-    return sum(rates) if rates else None
-
-
-def _finished(process: WorkerProcess) -> int:
-    return process.consumed + process.discarded + process.failed + process.retried
 
 
 def _reason(code: str, queue: str, *, what: str, why: str, mend: str) -> Finding:
