@@ -75,6 +75,18 @@ def test_an_event_that_waits_for_its_time_says_when(queue_database: TestDatabase
     assert (sighting["place"], sighting["queue"], sighting["attempt"]) == ("event-table", QUEUE, 1)
 
 
+@on_sqlite
+def test_an_event_that_is_tried_again_names_the_line_of_the_log_that_says_why(spine: Spine) -> None:
+    message_id = spine.publish(QUEUE, ["raise", "the mail server is away"])
+    worker = spine.work(f"--queue={QUEUE}", ledger={"retry": {"base_seconds": 600, "cap_seconds": 600}})
+    words = f"event {message_id}, attempt 1: retry: "
+    wait_for(lambda: words in worker.output, 30, lambda: worker.output)
+    assert "the mail server is away" in worker.output.partition(words)[2].splitlines()[0]
+    verdict = event(message_id)["verdict"]
+    assert "attempt 2: waits for its due time" in verdict
+    assert verdict.endswith(f'; why attempt 1 failed: its workers\' logs, "{words}…"')
+
+
 def test_an_event_that_is_due_and_free_points_to_its_queue(queue_database: TestDatabase) -> None:
     message_id = queue_json_publish(QUEUE, {"n": 1})
     assert f"free; why nobody takes it: ./manage.py queue_explain {QUEUE}" in event(message_id)["verdict"]

@@ -140,8 +140,16 @@ def _waiting(row: WaitingEvent, now_ms: int, alias: str) -> Sighting:
         queue=row.queue,
         attempt=row.attempt,
         at_ms=row.due_at_ms,
-        what=f"in the event table, {again}: {_where_it_stands(row, now_ms, alias)}",
+        what=f"in the event table, {again}: {_where_it_stands(row, now_ms, alias)}{_why_again(row)}",
     )
+
+
+def _why_again(row: WaitingEvent) -> str:
+    """The error of an attempt that is followed by another is logged and kept nowhere."""
+    if row.attempt == 1:
+        return ""
+    last = f"attempt {row.attempt - 1}"
+    return f'; why {last} failed: its workers\' logs, "event {row.message_id}, {last}: retry: …"'
 
 
 def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
