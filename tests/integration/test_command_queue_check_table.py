@@ -22,6 +22,7 @@ from tests.servers.databases import TestDatabase, use_database
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
+from zerver import checks
 from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.failed_events import file_failed
@@ -285,6 +286,18 @@ def test_an_open_breaker_is_a_problem_and_says_why(spine: Spine) -> None:
     assert found[0]["severity"] == "problem"
 
 
+def test_a_worker_that_cannot_start_is_a_problem_and_says_why(queue_database: TestDatabase) -> None:
+    at_work(QUEUE, state=WorkerProcess.State.FAILING, breaker="cannot start: ValueError: no model")
+    ran = check(*WORKERS)
+    found = only(ran, "workers.failing", QUEUE)
+    assert (ran.code, found["severity"], found["what"]) == (
+        2,
+        "problem",
+        "it cannot start: ValueError: no model",
+    )
+    assert of(ran, "workers.breaker") == [], "the one reason is told once"
+
+
 def test_a_worker_of_another_release_is_a_warning(queue_database: TestDatabase) -> None:
     at_work(QUEUE, version="0.0.1")
     assert "runs zerver 0.0.1" in only(check(*WORKERS), "workers.other-version", QUEUE)["what"]
@@ -303,6 +316,18 @@ def test_system_checks_are_findings(queue_database: TestDatabase, settings: Sett
         assert of(check("--only", "settings"), "settings.W002") == []
     finally:
         queues.apply_overrides({})
+
+
+def test_a_postgresql_that_is_too_old_is_a_problem(
+    postgres_database: str, django_db_blocker: DjangoDbBlocker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_MIN_POSTGRESQL", 99)
+    with django_db_blocker.unblock(), use_database(postgres_database):
+        ran = check("--only", "settings")
+    found = only(ran, "settings.E003")
+    assert (ran.code, found["severity"]) == (2, "problem")
+    assert "is too old to hold the event table" in found["what"]
+    assert "use PostgreSQL 99 or newer" in found["mend"]
 
 
 def test_what_is_meant_for_deployment_is_told_where_debug_is_off(
