@@ -80,6 +80,20 @@ def test_a_dry_run_says_which_keys_are_needed_and_changes_nothing(
     assert kept() == before
 
 
+def test_a_dry_run_tells_what_the_run_then_does(queue_database: TestDatabase, settings: Settings) -> None:
+    table = EventTable("default")
+    for keys in ([], [OLD], [LOST], [NEW, OLD]):
+        settings.QUEUE_BODY_KEYS = keys
+        stored(table)
+        fail("noop", BODY)
+    told = run("queue_admin", "reseal", "--dry-run").out
+    assert told.startswith("would reseal 4, 2 of them not sealed at all\n")
+    assert run("queue_admin", "reseal").out.startswith("resealed 4\n")
+    assert run("queue_admin", "reseal", "--dry-run").out.startswith("would reseal 0\n")
+    settings.QUEUE_BODY_KEYS = [PLAIN, NEW]
+    assert run("queue_admin", "reseal", "--dry-run").out.startswith("would reseal 6\n")
+
+
 def test_rows_that_nobody_can_open_are_left_and_told(
     queue_database: TestDatabase, settings: Settings
 ) -> None:

@@ -27,6 +27,15 @@ def rows(sealed: Sequence[Sealed], bodies: Vault) -> Iterator[list[str]]:
         yield [name, _place(name, bodies), *map(str, counts), _meaning(name, sum(counts), bodies)]
 
 
+def forecast(stale: int, sealed: Sequence[Sealed], bodies: Vault) -> str:
+    """What would be done. ``stale``: how many rows are not as the newest key would have them."""
+    others = [each for each in sealed if each.key != bodies.newest]
+    # All of them are counted one after the other, while workers run.
+    unsealed = max(0, stale - sum(each.count for each in others))
+    told = f"would reseal {unsealed + sum(each.count for each in others if each.key in bodies.names)}"
+    return f"{told}, {unsealed} of them not sealed at all" if unsealed else told
+
+
 def problems(report: Resealed) -> Iterator[str]:
     """Why there is more to do."""
     if report.late:

@@ -71,7 +71,9 @@ class Command(QueueCommand):
                 "first: what others still write is only counted."
             ),
         )
-        resealing.add_argument("--dry-run", action="store_true", help="only say which keys are needed")
+        resealing.add_argument(
+            "--dry-run", action="store_true", help="only say what would be done, and which keys are needed"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
         verbs: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -149,10 +151,13 @@ class Command(QueueCommand):
                     bar.advance()
 
                 report = reseal(alias, tell)
-        self.done = f"resealed {report.done}"
         if not options["dry_run"]:
+            self.done = f"resealed {report.done}"
             self.stdout.write(self.done)
-        rows = list(resealing_report.rows(sealed_rows(alias), bodies))
+        sealed = sealed_rows(alias)
+        if options["dry_run"]:
+            self.stdout.write(resealing_report.forecast(count_stale(alias), sealed, bodies))
+        rows = list(resealing_report.rows(sealed, bodies))
         self.write_table(
             resealing_report.COLUMNS, rows, empty=f"nothing is sealed, and {bodies.setting} holds no key"
         )
