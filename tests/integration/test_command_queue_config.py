@@ -123,7 +123,15 @@ def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None
         ("--environment=2ND=x", "environment variable '2ND': use letters, digits and _"),
         ('--environment=A="x"', "environment variable 'A': its value has a quote"),
         ("--environment=A=%(ENV_HOME)s", "environment variable 'A': its value has a quote, %"),
-        ("--environment=QUEUE_URL=amqp://shop:s3cret@rabbit/", "'QUEUE_URL': it holds a password"),
+        ("--environment=QUEUE_URL=amqp://shop:s3cret@rabbit/", "'QUEUE_URL': it holds a secret"),
+        ("--environment=QUEUE_URL=amqp://shop:s3cret%40x@rabbit/", "'QUEUE_URL': it holds a secret"),
+        ("--environment=QUEUE_URL=amqp://shop:p/s3cret@rabbit/", "'QUEUE_URL': it holds a secret"),
+        ("--environment=PGPASSWORD=s3cret", "'PGPASSWORD': it holds a secret"),
+        ("--environment=AWS_SECRET_ACCESS_KEY=s3cret", "'AWS_SECRET_ACCESS_KEY': it holds a secret"),
+        ("--environment=DJANGO_SECRET_KEY=s3cret", "'DJANGO_SECRET_KEY': it holds a secret"),
+        ("--environment=sentry_token=s3cret", "'sentry_token': it holds a secret"),
+        ("--environment=QUEUE_BODY_KEYS=s3cret", "'QUEUE_BODY_KEYS': it holds a secret"),
+        ("--environment=A=s3cret%", "'A': its value has a quote, %"),
     ],
 )
 def test_what_no_configuration_could_carry_is_refused(argument: str, problem: str) -> None:
@@ -133,8 +141,16 @@ def test_what_no_configuration_could_carry_is_refused(argument: str, problem: st
     assert "s3cret" not in ran.err
 
 
-def test_a_variable_without_a_value_is_wrong_usage() -> None:
-    assert (
-        "argument --environment: 'A' is not NAME=VALUE"
-        in run("queue_config", "supervisor", "--environment=A").err
-    )
+def test_a_variable_may_name_the_file_of_a_secret_and_an_address_without_a_password() -> None:
+    out = run(
+        *("queue_config", "supervisor", "--environment=QUEUE_PASSWORD_FILE=/etc/shop/rabbitmq"),
+        *("--environment=QUEUE_BODY_KEYS_FILE=/etc/shop/keys", "--environment=QUEUE_URL=amqp://shop@rabbit:5672/"),
+    ).out
+    assert 'QUEUE_PASSWORD_FILE="/etc/shop/rabbitmq",QUEUE_URL="amqp://shop@rabbit:5672/",USER=' in out
+    assert 'QUEUE_BODY_KEYS_FILE="/etc/shop/keys",' in out
+
+
+def test_a_variable_without_a_value_is_wrong_usage_and_is_not_shown() -> None:
+    err = run("queue_config", "supervisor", "--environment=s3cret").err
+    assert "argument --environment: give NAME=VALUE" in err
+    assert "s3cret" not in err

@@ -138,10 +138,17 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
         ("", "queue_workers => { 'user_activity' => 0 }", "expects an Integer[1] value"),
         (
             "",
-            "environment => { 'QUEUE_URL' => 'amqp://shop:s3cret@rabbit/' }",
-            "environment: QUEUE_URL holds a password",
+            "environment => { 'QUEUE_URL' => 'amqp://shop:s3cret%40x@rabbit/' }",
+            "environment: QUEUE_URL holds a secret",
         ),
-        ("", "environment => { 'A' => '100%' }", "parameter 'environment'"),
+        (
+            "",
+            "environment => { 'QUEUE_URL' => 'amqp://shop:p/s3cret@rabbit/' }",
+            "environment: QUEUE_URL holds a secret",
+        ),
+        ("", "environment => { 'PGPASSWORD' => 's3cret' }", "environment: PGPASSWORD holds a secret"),
+        ("", "environment => { 'A' => 's3cret%' }", "environment: A: its value has a quote, %"),
+        ("", "environment => { '2ND' => 's3cret' }", "environment: 2ND: use letters"),
         ("directory => '/srv/my shop'", "", "parameter 'directory'"),
     ],
 )

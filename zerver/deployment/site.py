@@ -11,8 +11,10 @@ _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What supervisord, systemd and shells would each read in ways of their own.
 _UNFIT = re.compile(r"""["'\\%$`\n\r\0]""")
-#: ``scheme://user:password@host``.
-_PASSWORD = re.compile(r"://[^/@\s]*:[^/@\s]+@")
+#: ``scheme://user:password@host``; a password that nobody has quoted may have any character.
+_PASSWORD = re.compile(r"://[^@\s]*:.*@", re.DOTALL)
+#: What is called so is one, whatever it looks like; ``QUEUE_PASSWORD_FILE`` names where one is.
+_SECRET_NAME = re.compile(r"(.*(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)|QUEUE_BODY_KEYS)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +79,12 @@ class InvalidSite(ConfigurationError):
 def _check_variable(variable: str, value: str) -> None:
     if not _VARIABLE.fullmatch(variable):
         raise InvalidSite("environment variable", variable, "use letters, digits and _, no digit first")
-    if _PASSWORD.search(value):
-        # Its value is not quoted: it would be in the terminal's history, and in logs.
+    # Values are not quoted, here or below: they would be in logs.
+    if _SECRET_NAME.fullmatch(variable) or _PASSWORD.search(value):
         raise InvalidSite(
             "environment variable",
             variable,
-            "it holds a password, and the file is no secret: see QUEUE_PASSWORD_FILE",
+            "it holds a secret, and the file is none: see QUEUE_PASSWORD_FILE and QUEUE_BODY_KEYS_FILE",
         )
     if _UNFIT.search(value):
         raise InvalidSite(

@@ -5,17 +5,23 @@
 # @param queue_workers  Worker processes of some queues on this host, where they differ from what is declared.
 # @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory.
 class zulip::app_frontend (
-  Zulip::Environment $environment = {},
+  Hash[String, String] $environment = {},
   Integer[-20, 19] $nice = 10,
   Hash[String[1], Integer[1]] $queue_workers = {},
   Boolean $queue_workers_multiprocess = true,
 ) {
   include zulip::base
 
-  # Not by the parameter's type: puppet would show the value that does not fit.
+  # Not by the parameter's type: puppet would show the value that does not fit. As zerver/deployment/site.py has it.
   $environment.each |String $name, String $value| {
-    if $value =~ /:\/\/[^\/@\s]*:[^\/@\s]+@/ {
-      fail("environment: ${name} holds a password, and the file is no secret: see QUEUE_PASSWORD_FILE")
+    if $name !~ /\A[A-Za-z_][A-Za-z0-9_]*\z/ {
+      fail("environment: ${name}: use letters, digits and _, no digit first")
+    }
+    if $name =~ /(?i:(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)\z|\AQUEUE_BODY_KEYS\z)/ or $value =~ /:\/\/[^@\s]*:(?m:.*)@/ {
+      fail("environment: ${name} holds a secret, and the file is none: see QUEUE_PASSWORD_FILE and QUEUE_BODY_KEYS_FILE")
+    }
+    if $value =~ /["'\\%$`\n\r\0]/ {
+      fail("environment: ${name}: its value has a quote, %, $, a backslash or a line's end")
     }
   }
 

@@ -160,5 +160,6 @@ def _read(path: Path) -> str:
 def _variable(text: str) -> tuple[str, str]:
     name, has_value, value = text.partition("=")
     if not has_value:
-        raise ArgumentTypeError(f"{text!r} is not NAME=VALUE")
+        # Not quoted: it may be a secret that was mistyped.
+        raise ArgumentTypeError("give NAME=VALUE")
     return name, value
