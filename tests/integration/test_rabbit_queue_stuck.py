@@ -161,6 +161,30 @@ def test_a_channel_that_is_not_used_is_closed_and_opened_again_when_it_is(
         stored_everywhere_else(transport)
 
 
+@pytest.mark.parametrize("how", ["close", "pause"])
+def test_to_drain_or_pause_a_queue_whose_process_is_gone_takes_nothing_out_of_others_hands(
+    rabbit_server: RabbitServer, rabbit_vhost: str, how: str
+) -> None:
+    with open_transport(rabbit_vhost) as transport, ExitStack() as closing:
+        both = [event(1), event(1, "letters")]
+        assert fates(transport.publish(both, AMPLE_SECONDS)) == [STORED] * 2
+        parcels, letters = (Consumer(transport, declaration(name)) for name in ("parcels", "letters"))
+        closing.callback(letters.close)
+        [held] = letters.take(1)
+        parcels.take(1)
+        with gone(rabbit_server, rabbit_vhost):
+            if how == "close":
+                parcels.close()
+            else:
+                closing.callback(parcels.close)
+                parcels.lane.pause()
+            publish(transport, 1, queue="letters")
+            [after] = letters.take(1)
+            if how == "close":
+                assert letters.lane.renew(held, 10), "the connection was closed under it"
+                assert not after.redelivered
+
+
 def test_a_queue_whose_process_is_gone_breaks_the_connection_of_others_once_and_comes_back(
     rabbit_server: RabbitServer, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -15,7 +15,7 @@ from zerver.worker.fleet import EXIT_INSISTED, EXIT_STUCK
 
 #: Whose lanes cannot be closed in good order either.
 _GRUDGING_WORKER = """
-from tests.ledger.notes import note_event
+from tests.ledger.notes import note, note_event
 from zerver.worker.base import QueueProcessingWorker, assign_queue
 from zerver.worker.intake import Intake
 
@@ -24,6 +24,7 @@ close = Intake.close
 
 def close_and_complain(intake, timeout_seconds):
     close(intake, timeout_seconds)
+    note("lanes closed")
     raise OSError("a lane")
 
 
@@ -130,6 +131,7 @@ def test_of_several_errors_at_the_end_the_first_is_told_and_the_lanes_are_closed
     assert process.wait() == 1
     assert "queue 'grudging' has failed: SystemExit: not yet (" in process.output
     assert "Traceback" not in process.output
+    assert len(spine.notes("lanes closed")) == 1
     [row] = spine.process_rows()
     assert row.state == "stopped"
     assert row.breaker == "has failed: SystemExit: not yet"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
 from zerver.lib.transport.rabbitmq.shared import SharedConnection
@@ -16,7 +18,7 @@ class Unstarted(BrokerConnection):
 
 def shared() -> SharedConnection:
     address = parse_address("amqp://127.0.0.1:1")
-    return SharedConnection(lambda name, is_quiet: Unstarted(address, "worker", name, is_quiet=is_quiet))
+    return SharedConnection(lambda name, *, is_quiet: Unstarted(address, "worker", name, is_quiet=is_quiet))
 
 
 def test_the_last_lane_closes_it() -> None:
@@ -45,8 +47,11 @@ def test_a_lane_of_an_earlier_connection_takes_nothing_from_those_of_the_next() 
 def test_one_apart_is_closed_by_its_own_lane_alone() -> None:
     connections = shared()
     one = connections.acquire("one")
-    apart = connections.acquire_apart("apart")
+    connections.acquire("two")
+    apart = connections.acquire_apart("apart", one)
+    assert apart is not None
     assert apart is not one
+    connections.release(one, 1)
     connections.release(one, 1)
     assert (one.connection.state, apart.connection.state) == (State.CLOSED, State.NEW)
     connections.release(apart, 1)
@@ -56,17 +61,39 @@ def test_one_apart_is_closed_by_its_own_lane_alone() -> None:
 
 def test_those_apart_are_closed_with_all() -> None:
     connections = shared()
-    apart = connections.acquire_apart("apart")
+    connections.acquire("one")
+    apart = connections.acquire_apart("apart", connections.acquire("two"))
+    assert apart is not None
     connections.close(1)
     assert apart.connection.state is State.CLOSED
 
 
-def test_who_has_it_alone_harms_nobody() -> None:
+def test_who_harms_nobody_gets_none_apart() -> None:
     connections = shared()
     one = connections.acquire("one")
-    assert not connections.has_others(one)
+    assert connections.acquire_apart("alone", one) is None
     connections.acquire("two")
-    assert connections.has_others(one)
-    assert not connections.has_others(connections.acquire_apart("apart"))
+    apart = connections.acquire_apart("apart", one)
+    assert apart is not None
+    assert connections.acquire_apart("apart already", apart) is None
     connections.close(1)
-    assert not connections.has_others(one)
+    assert connections.acquire_apart("too late", one) is None
+
+
+def test_one_that_gets_no_thread_is_nobodys() -> None:
+    class Threadless(Unstarted):
+        def start(self) -> None:
+            raise RuntimeError("can't start new thread")
+
+    made: list[BrokerConnection] = []
+
+    def connect(name: str, *, is_quiet: bool) -> BrokerConnection:
+        kind = Unstarted if made else Threadless
+        made.append(kind(parse_address("amqp://127.0.0.1:1"), "worker", name, is_quiet=is_quiet))
+        return made[-1]
+
+    connections = SharedConnection(connect)
+    with pytest.raises(RuntimeError):
+        connections.acquire("one")
+    assert connections.acquire("two").connection is made[1]
+    connections.close(1)

@@ -40,6 +40,13 @@ class Scene:
         for timer in timers:
             timer()
 
+    def let_time_pass_before_the_last_turn(self) -> None:
+        """Whatever was timed before it is due, and it is not."""
+        *earlier, last = self._timers
+        self._timers = [last]
+        for timer in earlier:
+            timer()
+
 
 @pytest.fixture
 def scene() -> Scene:
@@ -93,6 +100,52 @@ def test_a_question_without_an_answer_holds_up_nobody_for_long_and_is_the_first_
     one_by_one.let_time_pass()
     assert one_by_one.asked == ["a", "b", "c"]
     assert one_by_one.break_it() == "a"
+
+
+def test_others_go_on_in_turn_beside_a_question_without_an_answer(one_by_one: Scene) -> None:
+    one_by_one.ask("abc")
+    one_by_one.let_time_pass()
+    one_by_one.answer("b")
+    assert one_by_one.asked == ["a", "b", "c"]
+
+
+def test_who_asks_twice_while_it_waits_has_one_turn(one_by_one: Scene) -> None:
+    one_by_one.ask("abbc")
+    one_by_one.let_time_pass()
+    assert one_by_one.asked == ["a", "b"]
+    one_by_one.let_time_pass()
+    assert one_by_one.asked == ["a", "b", "c"]
+
+
+def test_the_time_of_an_earlier_turn_ends_none_of_later_ones(one_by_one: Scene) -> None:
+    one_by_one.ask("ab")
+    one_by_one.answer("a")
+    one_by_one.ask("c")
+    one_by_one.let_time_pass()  # of both turns: the first is over, the second overdue
+    assert one_by_one.asked == ["a", "b", "c"]
+    one_by_one.answer("b")
+    one_by_one.answer("c")
+    one_by_one.ask("ab")
+    one_by_one.break_it()
+    one_by_one.asked.clear()
+    one_by_one.ask("ab")
+    one_by_one.let_time_pass_before_the_last_turn()
+    assert one_by_one.asked == ["a"]
+
+
+def test_questions_that_are_answered_at_once_are_no_recursion(one_by_one: Scene) -> None:
+    lanes = [Lane() for _ in range(5_000)]
+    one_by_one.ask("a")
+    for lane in lanes:
+        one_by_one.turns.ask(lane, lambda lane=lane: one_by_one.turns.answered(lane))  # type: ignore[misc]
+    one_by_one.answer("a")
+    one_by_one.ask("b")
+    assert one_by_one.asked == ["a", "b"]
+
+
+def test_what_could_not_wait_is_to_blame_as_well(scene: Scene) -> None:
+    scene.turns.began(scene.lanes["b"])
+    assert scene.break_it() == "b"
 
 
 def test_who_does_not_ask_any_more_loses_its_turn(one_by_one: Scene) -> None:

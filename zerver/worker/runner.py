@@ -95,9 +95,10 @@ class QueueRunner:
             raise
         self._journey = self._journey_of(worker)
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
-        if not self.stopping.is_set():  # else what comes would only go back, as if it had been tried
-            self._intake.start()
-        self._loop_in_threads()
+        with self._failing():
+            if not self.stopping.is_set():  # else what comes would only go back, as if it had been tried
+                self._intake.start()
+            self._loop_in_threads()
         # Both of them, whatever the other raises; the first error is the one that is told.
         with self._failing():
             worker.stop()
@@ -113,7 +114,7 @@ class QueueRunner:
             threading.Thread(target=self._loop, name=f"{self.queue.name}-{number}")
             for number in range(2, self.queue.threads + 1)
         ]
-        with self._failing(), running(others, self.stop):
+        with running(others, self.stop):
             self._loop()
 
     def _journey_of(self, worker: QueueProcessingWorker) -> Journey:

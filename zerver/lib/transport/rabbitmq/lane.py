@@ -131,7 +131,13 @@ class RabbitLane(Lane, Subscriber):
     def _post(self, callback: Callable[[], None]) -> None:
         worker = self._worker
         if worker is not None:
-            worker.connection.call_soon(callback)
+            worker.connection.call_soon(lambda: self._carry_out(callback, worker))
+
+    def _carry_out(self, callback: Callable[[], None], worker: WorkerConnection) -> None:
+        if self._worker in (worker, None):
+            callback()
+        else:
+            self._post(callback)  # it has moved: to what is another thread's now
 
     # -- what comes
 
@@ -167,16 +173,19 @@ class RabbitLane(Lane, Subscriber):
     def on_fault(self) -> None:
         """From now on over a connection of its own, which it breaks as often as need be, and nobody else's."""
         worker = self._worker
-        if worker is None or not self._shared.has_others(worker):
+        apart = None if worker is None else self._shared.acquire_apart(f"worker {self._queue.name}", worker)
+        if worker is None or apart is None:
             return
-        apart = self._shared.acquire_apart(f"worker {self._queue.name}")
+        # All that is the old thread's ends here, before anything may begin on the new one.
+        if self._unbegun_timer is not None:
+            worker.connection.cancel(self._unbegun_timer)
+            self._unbegun_timer = None
+        self._subscription.leave()
         with self._lock:
             is_moving = self._worker is worker  # else it has been closed meanwhile
             if is_moving:
                 self._worker = apart
-        if is_moving:
-            self._subscription.leave()
-            apart.connection.call_soon(lambda: self._subscription.begin(apart))
+                apart.connection.call_soon(lambda: self._subscription.begin(apart))
         self._shared.release(worker if is_moving else apart, 0)
 
     def wanted_prefetch(self) -> int:

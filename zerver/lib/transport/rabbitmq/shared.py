@@ -1,7 +1,7 @@
 """The one broker connection that all lanes of a worker process share, but for those that would break it."""
 
 import threading
-from collections.abc import Callable
+from typing import Protocol
 
 import pika
 
@@ -9,6 +9,12 @@ from zerver.lib.errors import BrokerFailed, TransportUnavailable
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener
 from zerver.lib.transport.rabbitmq.topology import Declarer
 from zerver.lib.transport.rabbitmq.turns import Turns
+
+
+class Connect(Protocol):
+    """Makes a connection, and does not start it."""
+
+    def __call__(self, name: str, *, is_quiet: bool) -> BrokerConnection: ...
 
 
 class WorkerConnection(ConnectionListener):
@@ -36,8 +42,7 @@ class WorkerConnection(ConnectionListener):
 class SharedConnection:
     """Opened for the first lane, closed after the last. Some lanes may have one apart, each its own."""
 
-    def __init__(self, connect: Callable[[str, bool], BrokerConnection]) -> None:
-        """``connect(name, is_quiet)``."""
+    def __init__(self, connect: Connect) -> None:
         self._connect = connect
         self._lock = threading.Lock()
         self._current: WorkerConnection | None = None
@@ -48,23 +53,41 @@ class SharedConnection:
         """Raises nothing for a broker that is away. ``name``, the first lane's, is what the broker's listing shows."""
         with self._lock:
             if self._current is None:
-                self._current = WorkerConnection(self._connect(name, False))
-                self._current.connection.start()
+                self._current = self._started(name)
             self._users += 1
             return self._current
 
-    def has_others(self, worker: WorkerConnection) -> bool:
-        """Whether anybody suffers with whoever breaks this connection."""
+    def acquire_apart(self, name: str, worker: WorkerConnection) -> WorkerConnection | None:
+        """For one of the lanes of ``worker``, one that nobody else gets; None where no other lane suffers with it.
+
+        It is released as others are; and so is ``worker``, which the lane has no more.
+        Raises: RuntimeError when there can be no more threads.
+        """
+        if not self._has_others(worker):
+            return None
+        apart = self._started(name, is_apart=True)
+        with self._lock:
+            is_closed = worker is not self._current  # meanwhile, with all that there was then
+            if not is_closed:
+                self._apart.append(apart)
+        if is_closed:
+            apart.connection.close(0)
+            return None
+        return apart
+
+    def _started(self, name: str, *, is_apart: bool = False) -> WorkerConnection:
+        """Raises: RuntimeError when there can be no more threads."""
+        worker = WorkerConnection(self._connect(name, is_quiet=is_apart), is_apart=is_apart)
+        try:
+            worker.connection.start()
+        except RuntimeError:
+            worker.connection.close(0)
+            raise
+        return worker
+
+    def _has_others(self, worker: WorkerConnection) -> bool:
         with self._lock:
             return worker is self._current and self._users > 1
-
-    def acquire_apart(self, name: str) -> WorkerConnection:
-        """One that nobody else gets. Raises: RuntimeError when there can be no more threads."""
-        worker = WorkerConnection(self._connect(name, True), is_apart=True)
-        worker.connection.start()
-        with self._lock:
-            self._apart.append(worker)
-        return worker
 
     def release(self, worker: WorkerConnection, timeout_seconds: float) -> None:
         """``worker`` as ``acquire`` gave it."""

@@ -143,6 +143,8 @@ class Subscription(ConnectionListener, Asker):
     def _declared(self, connection: pika.SelectConnection, error: TransportError | None) -> None:
         if connection is not self._connection or self._channel is not None or self._is_closing:
             return
+        if not connection.is_open:
+            return  # the answer is its end, of which everybody is told next
         if error is not None:
             self._not_now(connection, str(error))
             return
@@ -304,8 +306,13 @@ class Subscription(ConnectionListener, Asker):
         But what is between a quorum queue and the broker's own channel goes back, as redelivered (3.10.8).
         """
         tag, self._consumer_tag = self._consumer_tag, None
-        if tag is not None and self.channel is not None:
-            self._channel.basic_cancel(tag, callback=lambda _: None)
+        if tag is not None and self.channel is not None and self._worker is not None:
+            self._worker.turns.began(self)
+            self._channel.basic_cancel(tag, callback=self._on_ceased)
+
+    def _on_ceased(self, _: Any) -> None:
+        if self._consumer_tag is None:  # else it has asked for the next one already
+            self._answered()
 
     def close(self) -> None:
         """Acknowledgements first: once the broker has confirmed the closing (``closed`` is set), it has them all."""

@@ -91,5 +91,5 @@ class RabbitTransport(Transport):
         if shared is not None:
             shared.close(CLOSE_SECONDS)
 
-    def _connect(self, name: str, is_quiet: bool) -> BrokerConnection:
+    def _connect(self, name: str, *, is_quiet: bool) -> BrokerConnection:
         return BrokerConnection(self._address, "worker", name, is_quiet=is_quiet)

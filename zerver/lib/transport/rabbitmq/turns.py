@@ -1,10 +1,11 @@
 """Whose question broke the connection that many share.
 
-A quorum queue that has lost its processes is still there by name, and whoever asks to consume from it makes RabbitMQ
-close the whole connection (541, 3.10.8). At first all ask at once. After such an end they ask one after the other, and
-who asks when it happens again is known to be at fault.
+A quorum queue that has lost its process is still there by name, and whoever begins to consume from it, or to cease,
+makes RabbitMQ close the whole connection (541, 3.10.8). At first all ask at once. After such an end they ask one after
+the other, and who asks when it happens again is known to be at fault.
 """
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -27,45 +28,65 @@ class Turns:
         self._later = later
         #: Not yet answered, the first to ask first.
         self._asking: list[Asker] = []
-        self._waiting: list[tuple[Asker, Callable[[], None]]] = []
         self._is_one_by_one = False
+        self._waiting: dict[Asker, Callable[[], None]] = {}
+        #: Whose turn it is, while they ask one by one; others may be asking still, which got no answer in theirs.
+        self._turn: Asker | None = None
+        #: Tells a turn's timer from those of turns before.
+        self._number = 0
+        self._is_passing_on = False
 
     def ask(self, asker: Asker, question: Callable[[], None]) -> None:
         """Call ``question`` now or in its turn; it is over when ``answered`` is called, whatever the answer is."""
-        if self._is_one_by_one and self._asking and asker not in self._asking:
-            self._waiting.append((asker, question))
+        if not self._is_one_by_one or asker in self._asking:
+            self.began(asker)
+            question()
         else:
-            self._begin(asker, question)
+            self._waiting[asker] = question
+            self._next()
+
+    def began(self, asker: Asker) -> None:
+        """It asks something that could not wait for its turn."""
+        if asker not in self._asking:
+            self._asking.append(asker)
 
     def answered(self, asker: Asker) -> None:
         """Or it asks no more. Does nothing for one that has not asked."""
-        self._waiting = [(other, question) for other, question in self._waiting if other is not asker]
+        self._waiting.pop(asker, None)
         if asker in self._asking:
             self._asking.remove(asker)
-            if not self._asking:
-                self._next()
+        if asker is self._turn:
+            self._turn = None
+            self._next()
 
     def end(self, *, is_broken: bool) -> Asker | None:
         """The connection is gone, and all questions with it; ``is_broken``: by what somebody asked. Who is at fault."""
-        asking, self._asking, self._waiting = self._asking, [], []
+        asking, self._asking, self._turn = self._asking, [], None
+        self._waiting.clear()
+        self._number += 1
         if not is_broken or not asking:
             return None
         was_one_by_one, self._is_one_by_one = self._is_one_by_one, True
         # Beside one that came to its turn because this one got no answer.
         return asking[0] if was_one_by_one or len(asking) == 1 else None
 
-    def _begin(self, asker: Asker, question: Callable[[], None]) -> None:
-        if asker not in self._asking:
-            self._asking.append(asker)
-            if self._is_one_by_one:
-                self._later(TURN_SECONDS, lambda: self._pass_over(asker))
-        question()
-
-    def _pass_over(self, asker: Asker) -> None:
-        """It stays among those that ask: whatever comes of it is its own."""
-        if asker in self._asking:
-            self._next()
-
     def _next(self) -> None:
-        if self._waiting:
-            self._begin(*self._waiting.pop(0))
+        if self._is_passing_on:
+            return  # answered at once: the loop below goes on
+        self._is_passing_on = True
+        try:
+            while self._turn is None and self._waiting:
+                asker = self._turn = next(iter(self._waiting))
+                question = self._waiting.pop(asker)
+                self.began(asker)
+                self._number += 1
+                self._later(TURN_SECONDS, functools.partial(self._overdue, self._number))
+                question()
+        finally:
+            self._is_passing_on = False
+
+    def _overdue(self, number: int) -> None:
+        """Whoever it was stays among those that ask: what comes of it is its own."""
+        if number == self._number:
+            self._turn = None
+            self._next()

@@ -1,4 +1,4 @@
-"""pika's connection and channel, mended in three places where they meet the wire."""
+"""pika's connection and channel, mended in four places where they meet the wire."""
 
 import struct
 from collections.abc import Iterator
@@ -18,7 +18,14 @@ _HEADER_PREFIX = struct.Struct(">HHQ")
 
 
 class WireChannel(_Channel):  # type: ignore[misc]  # as above
-    """What was on its way while a consumer was being cancelled arrives."""
+    """What was on its way while a consumer was being cancelled arrives; a channel is closed, and nothing else."""
+
+    def close(self, *args: Any, **options: Any) -> None:
+        """pika cancels the consumers first, which end with the channel anyway: of a queue that has lost its process
+        that would close the connection.
+        """
+        self._cancelled.update(self._consumers)
+        super().close(*args, **options)
 
     def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
         """pika rejects it, and it would come again as redelivered: under suspicion, and counted as a crash."""
