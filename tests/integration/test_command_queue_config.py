@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import getpass
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from supervisor.options import ServerOptions
 
 from tests.integration.checkup import check
 from tests.integration.commands import Ran, run
@@ -112,6 +115,40 @@ def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None
     assert "stdout_logfile=/var/log/zulip/events_ledger_worker%(process_num)s.log\n" in section
 
 
+def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, three_workers: None) -> None:
+    directory = tmp_path / "a;b,#c=(d)[e]"
+    (directory / "log").mkdir(parents=True)
+    variables = {
+        "EMPTY": "",
+        "LIST": "b c,d=e,F=g",
+        "COMMENTS": ";a;b#c",
+        "HASH": "#",
+        "SECTION": "[program:x]",
+        "SPACES": "  a  b:  ",
+        "UMLAUT": "ä–☃",
+        "SHELL": "a && b | c > d * ? ~ ! {e} <f>",
+    }
+    path = tmp_path / "shop.conf"
+    arguments = (
+        *(f"--file={path}", f"--user={getpass.getuser()}", f"--home={directory}", f"--directory={directory}"),
+        f"--log-directory={directory / 'log'}",
+        *(f"--environment={name}={value}" for name, value in variables.items()),
+    )
+    for mode in ([], ["--multi-threaded"]):
+        assert run("queue_config", "supervisor", "--write", *arguments, *mode).code == 0
+        path.write_text("[supervisord]\n" + path.read_text(), encoding="utf-8")
+        options = ServerOptions()
+        options.realize(["-c", str(path), "-n"])
+        processes = [process for group in options.process_group_configs for process in group.process_configs]
+        assert processes
+        for process in processes:
+            expected = {"HOME": str(directory), "USER": getpass.getuser(), **variables}
+            assert process.environment == expected
+            assert process.directory == str(directory)
+            assert shlex.split(process.command)[3] == f"{directory}/manage.py"
+            assert process.stdout_logfile.startswith(f"{directory}/log/events")
+
+
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
@@ -131,6 +168,10 @@ def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None
         ("--environment=DJANGO_SECRET_KEY=s3cret", "'DJANGO_SECRET_KEY': it holds a secret"),
         ("--environment=sentry_token=s3cret", "'sentry_token': it holds a secret"),
         ("--environment=QUEUE_BODY_KEYS=s3cret", "'QUEUE_BODY_KEYS': it holds a secret"),
+        ("--environment=A=s3cret ;x", "'A': its value has a ; or # after a space"),
+        ("--environment=A=s3cret\u00a0#x", "'A': its value has a ; or # after a space"),
+        ("--environment=A=s3cret\tx", "'A': its value has a quote, %, $, a backslash, a tab"),
+        ("--directory=/srv/my\tshop", "give an absolute path without spaces"),
         ("--environment=A=s3cret%", "'A': its value has a quote, %"),
     ],
 )
@@ -144,7 +185,10 @@ def test_what_no_configuration_could_carry_is_refused(argument: str, problem: st
 def test_a_variable_may_name_the_file_of_a_secret_and_an_address_without_a_password() -> None:
     out = run(
         *("queue_config", "supervisor", "--environment=QUEUE_PASSWORD_FILE=/etc/shop/rabbitmq"),
-        *("--environment=QUEUE_BODY_KEYS_FILE=/etc/shop/keys", "--environment=QUEUE_URL=amqp://shop@rabbit:5672/"),
+        *(
+            "--environment=QUEUE_BODY_KEYS_FILE=/etc/shop/keys",
+            "--environment=QUEUE_URL=amqp://shop@rabbit:5672/",
+        ),
     ).out
     assert 'QUEUE_PASSWORD_FILE="/etc/shop/rabbitmq",QUEUE_URL="amqp://shop@rabbit:5672/",USER=' in out
     assert 'QUEUE_BODY_KEYS_FILE="/etc/shop/keys",' in out

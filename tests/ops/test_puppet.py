@@ -148,6 +148,7 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
         ),
         ("", "environment => { 'PGPASSWORD' => 's3cret' }", "environment: PGPASSWORD holds a secret"),
         ("", "environment => { 'A' => 's3cret%' }", "environment: A: its value has a quote, %"),
+        ("", "environment => { 'A' => 's3cret #x' }", "environment: A: its value has a ; or # after a space"),
         ("", "environment => { '2ND' => 's3cret' }", "environment: 2ND: use letters"),
         ("directory => '/srv/my shop'", "", "parameter 'directory'"),
     ],

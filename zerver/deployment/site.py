@@ -10,7 +10,10 @@ from zerver.lib.errors import ConfigurationError
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 #: What supervisord, systemd and shells would each read in ways of their own.
-_UNFIT = re.compile(r"""["'\\%$`\n\r\0]""")
+_UNFIT = re.compile(r"""["'\\%$`\0-\x1f\x7f-\x9f]""")
+_SPACE = re.compile(r"\s")
+#: supervisord reads no further than this, within quotes too.
+_COMMENT = re.compile(r"\s[;#]")
 #: ``scheme://user:password@host``; a password that nobody has quoted may have any character.
 _PASSWORD = re.compile(r"://[^@\s]*:.*@", re.DOTALL)
 #: What is called so is one, whatever it looks like; ``QUEUE_PASSWORD_FILE`` names where one is.
@@ -59,7 +62,7 @@ class Site:
             ("python", self.interpreter),
             ("log directory", self.log_directory),
         ):
-            if not path.is_absolute() or _UNFIT.search(str(path)) or " " in str(path):
+            if not path.is_absolute() or _UNFIT.search(str(path)) or _SPACE.search(str(path)):
                 raise InvalidSite(
                     what, str(path), "give an absolute path without spaces, quotes, %, $ and backslashes"
                 )
@@ -88,5 +91,11 @@ def _check_variable(variable: str, value: str) -> None:
         )
     if _UNFIT.search(value):
         raise InvalidSite(
-            "environment variable", variable, "its value has a quote, %, $, a backslash or a line's end"
+            "environment variable",
+            variable,
+            "its value has a quote, %, $, a backslash, a tab or a line's end",
+        )
+    if _COMMENT.search(value):
+        raise InvalidSite(
+            "environment variable", variable, "its value has a ; or # after a space, where a comment begins"
         )

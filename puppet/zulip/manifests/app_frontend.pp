@@ -20,8 +20,11 @@ class zulip::app_frontend (
     if $name =~ /(?i:(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)\z|\AQUEUE_BODY_KEYS\z)/ or $value =~ /:\/\/[^@\s]*:(?m:.*)@/ {
       fail("environment: ${name} holds a secret, and the file is none: see QUEUE_PASSWORD_FILE and QUEUE_BODY_KEYS_FILE")
     }
-    if $value =~ /["'\\%$`\n\r\0]/ {
-      fail("environment: ${name}: its value has a quote, %, $, a backslash or a line's end")
+    if $value =~ /["'\\%$`[:cntrl:]]/ {
+      fail("environment: ${name}: its value has a quote, %, $, a backslash, a tab or a line's end")
+    }
+    if $value =~ /[[:space:]][;#]/ {
+      fail("environment: ${name}: its value has a ; or # after a space, where a comment begins")
     }
   }
 
