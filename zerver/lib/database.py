@@ -60,7 +60,8 @@ def streamed(rows: "QuerySet[Any, T]") -> Iterator[T]:
 
     On PostgreSQL in a transaction: the server keeps the cursor that they come through, and a pooler such as PgBouncer
     hands what is asked outside of one to whichever connection is free, which knows of no such cursor. SQLite has no
-    such cursors; a transaction might keep everybody from writing meanwhile.
+    such cursors; a transaction might keep everybody from writing meanwhile. For reading alone, therefore: what the
+    caller writes in between would be rolled back with whatever ends the loop early.
     """
     with transaction.atomic(using=rows.db) if _has_cursors(rows.db) else nullcontext():
         yield from rows.iterator()

@@ -121,8 +121,14 @@ class Subscription(ConnectionListener, Asker):
 
     def on_away(self, problem: TransportUnavailable) -> None:
         self.problem = str(problem)
-        if self._worker is not None and self._worker.is_apart and isinstance(problem, BrokerFailed):
-            self._tell(f"the broker fails at it, and closes the connection: {problem.problem}")
+        if self._worker is not None and self._worker.is_apart:
+            # Nobody else tells of that connection, nor of each time that it is open for a moment.
+            fails = isinstance(problem, BrokerFailed)
+            self._tell(
+                f"the broker fails at it, and closes the connection: {problem.problem}"
+                if fails
+                else str(problem)
+            )
         self._connection = None
         self._void()
         if self._is_closing:
