@@ -135,6 +135,11 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
             "queue_workers => { 'usr_activity' => 2 }",
             "queue_workers names queues that nothing declares: usr_activity",
         ),
+        (
+            "",
+            "queue_workers => { 'user_activity' => 2 }, queue_workers_multiprocess => false",
+            "queue_workers are processes: with queue_workers_multiprocess => false there is one",
+        ),
         ("", "queue_workers => { 'user_activity' => 0 }", "expects an Integer[1] value"),
         (
             "",

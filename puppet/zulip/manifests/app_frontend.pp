@@ -3,7 +3,8 @@
 # @param environment  Variables of all programs; a password goes into a file that QUEUE_PASSWORD_FILE names.
 # @param nice  Workers give way to the web server.
 # @param queue_workers  Worker processes of some queues on this host, where they differ from what is declared.
-# @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory.
+# @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory, and
+#   queue_workers cannot be given.
 class zulip::app_frontend (
   Hash[String, String] $environment = {},
   Integer[-20, 19] $nice = 10,
@@ -31,6 +32,10 @@ class zulip::app_frontend (
   $unknown = $queue_workers.keys - $zulip::base::normal_queues
   unless $unknown.empty {
     fail("queue_workers names queues that nothing declares: ${unknown.join(', ')}")
+  }
+
+  if !$queue_workers_multiprocess and !$queue_workers.empty {
+    fail('queue_workers are processes: with queue_workers_multiprocess => false there is one, with a thread for each worker declared')
   }
 
   # With each queue what is true of it here.
