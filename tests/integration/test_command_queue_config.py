@@ -106,6 +106,16 @@ def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: N
         assert (ran.code, ran.json["findings"]) == (0, [])
 
 
+def test_what_is_not_given_of_a_site_follows_from_its_name() -> None:
+    section = run("queue_config", "supervisor", "--name=shop").out.partition("\n\n")[2]
+    assert (
+        "/home/shop/deployments/current/.venv/bin/python /home/shop/deployments/current/manage.py" in section
+    )
+    assert '\nuser=shop\nenvironment=HOME="/home/shop",USER="shop"\n' in section
+    assert "stdout_logfile=/var/log/shop/events_" in section
+    assert "zulip" not in section
+
+
 def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None) -> None:
     out = run("queue_config", "supervisor").out
     [section] = [part for part in out.split("\n\n") if part.startswith("[program:zulip_events_ledger]\n")]

@@ -92,7 +92,12 @@ def test_the_list_in_the_manifest_is_what_the_code_declares() -> None:
     ("base", "frontend", "arguments", "env"),
     [
         ("", "", [], {}),
-        ("", "queue_workers_multiprocess => false", ["--multi-threaded"], {}),
+        (
+            "app_name => 'shop'",
+            "queue_workers_multiprocess => false",
+            ["--name=shop", "--multi-threaded"],
+            {},
+        ),
         (
             "app_name => 'shop', home => '/srv', directory => '/srv/shop', python => '/usr/bin/python3', "
             "log_directory => '/var/log/shop-queues'",
@@ -120,9 +125,7 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
     assert puppet.apply(base, frontend) == CHANGED, puppet.output
     [written] = (puppet.root / "etc/supervisor/conf.d").iterdir()
     user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
-    home = [] if any(argument.startswith("--home") for argument in arguments) else [f"--home=/home/{user}"]
-    directory = [] if home == [] else [f"--directory=/home/{user}/deployments/current"]
-    printed = queue_config("supervisor", f"--user={user}", *home, *directory, *arguments, env=env)
+    printed = queue_config("supervisor", f"--user={user}", *arguments, env=env)
     assert written.read_text() == printed
     assert puppet.apply(base, frontend) == NOTHING_CHANGED, puppet.output
 

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
+from typing import Self
 
 from zerver.lib.errors import ConfigurationError
 
@@ -19,31 +20,55 @@ _PASSWORD = re.compile(r"://[^@\s]*:.*@", re.DOTALL)
 #: What is called so is one, whatever it looks like; ``QUEUE_PASSWORD_FILE`` names where one is.
 _SECRET_NAME = re.compile(r"(.*(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)|QUEUE_BODY_KEYS)", re.IGNORECASE)
 
+DEFAULT_NAME = "zulip"
+DEFAULT_NICE = 10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Defaults are those of the puppet module's parameters.
-
-    Raises: InvalidSite for what no configuration file could carry, or should.
-    """
+    """Raises: InvalidSite for what no configuration file could carry, or should."""
 
     #: Programs are called after it: ``zulip_events_user_activity``.
-    name: str = "zulip"
-    user: str = "zulip"
+    name: str
+    user: str
     #: The user's; supervisord leaves root's in the environment.
-    home: PurePosixPath = PurePosixPath("/home/zulip")
+    home: PurePosixPath
     #: Where ``manage.py`` is.
-    directory: PurePosixPath = PurePosixPath("/home/zulip/deployments/current")
-    #: None: ``.venv/bin/python`` in the directory.
-    python: PurePosixPath | None = None
-    log_directory: PurePosixPath = PurePosixPath("/var/log/zulip")
-    nice: int = 10
+    directory: PurePosixPath
+    #: The interpreter that has the project's packages.
+    python: PurePosixPath
+    log_directory: PurePosixPath
+    nice: int
     #: Of each program, beside HOME and USER.
     environment: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def interpreter(self) -> PurePosixPath:
-        return self.python or self.directory / ".venv/bin/python"
+    @classmethod
+    def derived(
+        cls,
+        *,
+        name: str = DEFAULT_NAME,
+        user: str | None = None,
+        home: PurePosixPath | None = None,
+        directory: PurePosixPath | None = None,
+        python: PurePosixPath | None = None,
+        log_directory: PurePosixPath | None = None,
+        nice: int = DEFAULT_NICE,
+        environment: Mapping[str, str],
+    ) -> Self:
+        """What is None follows from what is given, as the puppet module's parameters do. Raises: InvalidSite."""
+        user = name if user is None else user
+        home = home or PurePosixPath(f"/home/{user}")
+        directory = directory or home / "deployments/current"
+        return cls(
+            name=name,
+            user=user,
+            home=home,
+            directory=directory,
+            python=python or directory / ".venv/bin/python",
+            log_directory=log_directory or PurePosixPath(f"/var/log/{name}"),
+            nice=nice,
+            environment=environment,
+        )
 
     @property
     def variables(self) -> list[tuple[str, str]]:
@@ -59,7 +84,7 @@ class Site:
         for what, path in (
             ("home", self.home),
             ("directory", self.directory),
-            ("python", self.interpreter),
+            ("python", self.python),
             ("log directory", self.log_directory),
         ):
             if not path.is_absolute() or _UNFIT.search(str(path)) or _SPACE.search(str(path)):

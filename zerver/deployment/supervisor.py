@@ -42,7 +42,7 @@ def _program(site: Site, name: str, arguments: str, log: str, processes: str, st
     """
     return f"""
 [program:{name}]
-command=nice -n{site.nice} {site.interpreter} {site.directory}/manage.py process_queue {arguments}
+command=nice -n{site.nice} {site.python} {site.directory}/manage.py process_queue {arguments}
 {processes}directory={site.directory}
 user={site.user}
 environment={",".join(f'{variable}="{value}"' for variable, value in site.variables)}

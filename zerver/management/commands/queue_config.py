@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 
 from zerver.deployment import normal_queues, supervisor
 from zerver.deployment.programs import programs_of
-from zerver.deployment.site import Site
+from zerver.deployment.site import DEFAULT_NAME, DEFAULT_NICE, Site
 from zerver.lib.conf import get_settings
 from zerver.lib.printable import one_line
 from zerver.lib.queue_stats import write_whole
@@ -20,7 +20,6 @@ from zerver.management.base import QueueCommand
 from zerver.monitoring.checkup.finding import expected
 
 _MANIFEST = "puppet/zulip/manifests/base.pp"
-_SITE = Site()
 
 
 class Command(QueueCommand):
@@ -42,25 +41,21 @@ class Command(QueueCommand):
             "supervisor",
             help="supervisord's programs, as puppet writes them",
             description=(
-                "Prints supervisord's programs, byte for byte as zulip::app_frontend writes them. Defaults are those "
-                "of its parameters."
+                "Prints supervisord's programs, byte for byte as zulip::app_frontend writes them. What is not given "
+                "follows from what is, as there: the user from the name, the directory from the user's home."
             ),
         )
         self._add_file(supervising, "/etc/supervisor/conf.d/NAME.conf")
-        supervising.add_argument("--name", default=_SITE.name, help="programs begin with it (%(default)s)")
-        supervising.add_argument("--user", default=_SITE.user, help="who runs them (%(default)s)")
-        for flag, what, value in (
-            ("--home", "the user's", _SITE.home),
-            ("--directory", "where manage.py is", _SITE.directory),
-            ("--log-directory", "where their logs go", _SITE.log_directory),
+        supervising.add_argument("--name", default=DEFAULT_NAME, help="programs begin with it (%(default)s)")
+        supervising.add_argument("--user", help="who runs them (NAME)")
+        for flag, what in (
+            ("--home", "the user's (/home/USER)"),
+            ("--directory", "where manage.py is (HOME/deployments/current)"),
+            ("--python", "the interpreter (DIRECTORY/.venv/bin/python)"),
+            ("--log-directory", "where their logs go (/var/log/NAME)"),
         ):
-            supervising.add_argument(
-                flag, type=PurePosixPath, default=value, metavar="PATH", help=f"{what} (%(default)s)"
-            )
-        supervising.add_argument(
-            "--python", type=PurePosixPath, metavar="PATH", help="(.venv/bin/python in the directory)"
-        )
-        supervising.add_argument("--nice", type=int, default=_SITE.nice, metavar="N", help="(%(default)s)")
+            supervising.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
+        supervising.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N", help="(%(default)s)")
         supervising.add_argument(
             "--environment",
             type=_variable,
@@ -103,7 +98,7 @@ class Command(QueueCommand):
         self._deliver(options, path, before, normal_queues.written_into(before, programs))
 
     def _supervisor(self, options: dict[str, Any]) -> None:
-        site = Site(
+        site = Site.derived(
             environment=dict(options["environment"]),
             **{
                 name: options[name]
