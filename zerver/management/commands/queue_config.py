@@ -89,7 +89,7 @@ class Command(QueueCommand):
         kinds[options["kind"]](options)
 
     def _normal_queues(self, options: dict[str, Any]) -> None:
-        programs = programs_of(expected(queues.all(test_queues=False), has_broker=True))
+        programs = programs_of(_declared())
         if not (options["check"] or options["write"]):
             self.stdout.write(normal_queues.render(programs), ending="")
             return
@@ -105,7 +105,7 @@ class Command(QueueCommand):
                 for name in ("name", "user", "home", "directory", "log_directory", "python", "nice")
             },
         )
-        programs = programs_of(_wanted())
+        programs = programs_of(_effective())
         if not programs:
             raise CommandError(
                 "no queue is declared that workers should be at: see ./manage.py queue_list --all"
@@ -140,7 +140,14 @@ class Command(QueueCommand):
             )
 
 
-def _wanted() -> list[QueueDeclaration]:
+def _declared() -> list[QueueDeclaration]:
+    """For all hosts: what this one's environment says of queues and broker must not get into a committed list."""
+    code = [queues.declared(queue.name) for queue in queues.all(test_queues=True)]
+    return expected(code, has_broker=True)
+
+
+def _effective() -> list[QueueDeclaration]:
+    """For this host."""
     return expected(queues.all(test_queues=False), has_broker=get_settings().has_broker)
 
 
