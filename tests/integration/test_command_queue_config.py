@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +14,10 @@ from supervisor.options import ServerOptions
 
 from tests.integration.checkup import check
 from tests.integration.commands import Ran, run
+from zerver.deployment import normal_queues
 from zerver.deployment.normal_queues import BEGIN, END
 from zerver.lib.registry import queues
+from zerver.management.commands.queue_config import EXIT_NO_ANSWER, Command
 
 MANIFEST = f"class shop::base {{\n{BEGIN}  # of last year\n{END}  include shop::users\n}}\n"
 
@@ -88,20 +92,22 @@ def test_a_manifest_that_has_no_place_for_the_list_is_left_as_it_is(
     path = tmp_path / "base.pp"
     if text is not None:
         path.write_text(text)
-    ran = listed("--write", f"--file={path}")
-    assert ran.code == 1
-    assert problem in ran.err
-    assert text is None or path.read_text() == text
+    for how, code in (("--write", 1), ("--check", 3)):
+        ran = listed(how, f"--file={path}")
+        assert ran.code == code
+        assert problem in ran.err
+        assert text is None or path.read_text() == text
 
 
 def test_with_a_module_that_does_not_import_nothing_is_written(
     manifest: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(queues.broken_modules, "shop.queue_processors", "KeyError: 'SHOP'")
-    ran = listed("--write", f"--file={manifest}")
-    assert ran.code == 1
-    assert "shop.queue_processors failed to import (KeyError: 'SHOP')" in ran.err
-    assert manifest.read_text() == MANIFEST
+    for how, code in (("--write", 1), ("--check", 3)):
+        ran = listed(how, f"--file={manifest}")
+        assert ran.code == code
+        assert "shop.queue_processors failed to import (KeyError: 'SHOP')" in ran.err
+        assert manifest.read_text() == MANIFEST
 
 
 def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: None) -> None:
@@ -198,6 +204,43 @@ def test_what_no_configuration_could_carry_is_refused(argument: str, problem: st
     assert (ran.code, ran.out) == (1, "")
     assert problem in ran.err
     assert "s3cret" not in ran.err
+
+
+def test_a_check_that_could_not_tell_is_no_difference(tmp_path: Path) -> None:
+    path = tmp_path / "shop.conf"
+    check_it = ("queue_config", "supervisor", "--check", f"--file={path}")
+    assert run(*check_it).code == 1, "the file is not there: its programs are not"
+    assert run(*check_it, "--name=Shop").code == 3
+    path.write_bytes(b"\xff")
+    assert run(*check_it).code == 3
+
+
+def test_a_traceback_is_no_difference(manifest: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(normal_queues, "written_into")
+    argv = ["manage.py", "queue_config", "normal-queues", "--check", f"--file={manifest}"]
+    with pytest.raises(SystemExit) as end:
+        Command().run_from_argv(argv)
+    assert end.value.code == EXIT_NO_ANSWER
+
+
+def test_a_reader_that_has_gone_does_not_make_a_difference_a_success(
+    manifest: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w", encoding="utf-8") as lost:
+        monkeypatch.setattr(sys, "stdout", lost)
+        with pytest.raises(SystemExit) as end:
+            Command().run_from_argv(
+                ["manage.py", "queue_config", "normal-queues", "--check", f"--file={manifest}"]
+            )
+    assert end.value.code == 1
+
+
+def test_a_file_that_nothing_is_done_with_is_wrong_usage(manifest: Path) -> None:
+    ran = listed(f"--file={manifest}")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--file is of --check and --write: give one of them" in ran.err
 
 
 def test_a_variable_may_name_the_file_of_a_secret_and_an_address_without_a_password() -> None:

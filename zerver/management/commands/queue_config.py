@@ -1,6 +1,8 @@
 """What operators' programs are told of the queues, made from the declarations."""
 
 import difflib
+import sys
+import traceback
 from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -17,16 +19,44 @@ from zerver.lib.printable import one_line
 from zerver.lib.queue_stats import write_whole
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management.base import QueueCommand
+from zerver.management.stdout import OutputLost
 from zerver.monitoring.checkup.finding import expected
+
+#: Of --check: what keeps it from an answer.
+EXIT_NO_ANSWER = 3
 
 _MANIFEST = "puppet/zulip/manifests/base.pp"
 
 
 class Command(QueueCommand):
+    """Exit codes of ``--check``: 0 the file says what is declared, 1 it does not, 2 usage, 3 it could not tell."""
+
     help = (
         "Prints what operators' programs are told of the queues, made from what is declared; --check says whether a "
-        "file still says so (exit code 1: it does not), --write makes it."
+        "file still says so (exit code 1: it does not, 3: it could not tell), --write makes it."
     )
+
+    #: The exit code is the answer, and has not been found yet.
+    _owes_answer = False
+
+    def run_from_argv(self, argv: list[str]) -> None:
+        """As from a shell, where a traceback may not be taken for the answer that a file differs."""
+        try:
+            super().run_from_argv(argv)
+        except Exception:
+            if not self._owes_answer:
+                raise
+            traceback.print_exc()
+            sys.exit(EXIT_NO_ANSWER)
+
+    def execute(self, *args: Any, **options: Any) -> str | None:
+        self._owes_answer = options["check"]
+        try:
+            return super().execute(*args, **options)
+        except CommandError as error:
+            if self._owes_answer and error.returncode == 1:
+                error.returncode = EXIT_NO_ANSWER
+            raise
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
@@ -73,10 +103,16 @@ class Command(QueueCommand):
     def _add_file(self, parser: ArgumentParser, usual: str) -> None:
         parser.add_argument("--file", type=Path, metavar="PATH", help=f"of --check and --write ({usual})")
         how = parser.add_mutually_exclusive_group()
-        how.add_argument("--check", action="store_true", help="say in what the file differs; 1 if it does")
+        how.add_argument(
+            "--check",
+            action="store_true",
+            help="say in what the file differs; 1 if it does, 3 if it could not tell",
+        )
         how.add_argument("--write", action="store_true", help="make the file say so")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if options["file"] and not (options["check"] or options["write"]):
+            self.usage("--file is of --check and --write: give one of them")
         if queues.broken_modules:
             self.warn_of_broken_modules()
             raise CommandError(
@@ -115,12 +151,12 @@ class Command(QueueCommand):
             self.stdout.write(text, ending="")
             return
         path = options["file"] or Path(f"/etc/supervisor/conf.d/{site.name}.conf")
-        self._deliver(options, path, _read(path) if path.exists() else "", text)
+        self._deliver(options, path, _read(path, missing=""), text)
 
     def _deliver(self, options: dict[str, Any], path: Path, before: str, wanted: str) -> None:
-        """``--write`` or ``--check``."""
+        """``--write`` or ``--check``. Raises: CommandError."""
         if before == wanted:
-            self.stdout.write(f"{path}: as declared")
+            self._tell(f"{path}: as declared\n")
         elif options["write"]:
             try:
                 write_whole(path, wanted)
@@ -134,10 +170,20 @@ class Command(QueueCommand):
                 fromfile=str(path),
                 tofile="as declared",
             )
-            self.stdout.write("".join(difference), ending="")
+            self._tell("".join(difference))
             raise CommandError(
                 f"{path} does not say what is declared: the same command with --write mends it"
             )
+
+    def _tell(self, answer: str) -> None:
+        try:
+            self.stdout.write(answer, ending="")
+            self.stdout.flush()
+        except OutputLost as error:
+            # The exit code is the answer, whether anybody wants to read more of it or not.
+            if not error.is_reader_gone:
+                raise
+        self._owes_answer = False
 
 
 def _declared() -> list[QueueDeclaration]:
@@ -151,10 +197,16 @@ def _effective() -> list[QueueDeclaration]:
     return expected(queues.all(test_queues=False), has_broker=get_settings().has_broker)
 
 
-def _read(path: Path) -> str:
-    """Raises: CommandError."""
+def _read(path: Path, *, missing: str | None = None) -> str:
+    """``missing``: what a file that is not there says; None: it must be there. Raises: CommandError."""
     try:
         return path.read_text()
+    except FileNotFoundError as error:
+        if missing is None:
+            raise CommandError(
+                f"{path} cannot be read: {one_line(error)}; name another with --file"
+            ) from error
+        return missing
     except (OSError, UnicodeDecodeError) as error:
         raise CommandError(f"{path} cannot be read: {one_line(error)}; name another with --file") from error
 
