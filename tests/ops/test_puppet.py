@@ -13,6 +13,7 @@ import pytest
 
 from tests.servers.processes import REPOSITORY
 from tests.servers.spawn import ServerMissingError
+from zerver.deployment.normal_queues import written_into
 
 #: ``--detailed-exitcodes``.
 NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
@@ -25,6 +26,7 @@ class Puppet:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.modules = REPOSITORY / "puppet"
         self.root = directory / "root"
         for path in ("etc/supervisor/conf.d", "var/log"):
             (self.root / path).mkdir(parents=True)
@@ -41,7 +43,7 @@ class Puppet:
         done = subprocess.run(
             [
                 *("puppet", "apply", "--detailed-exitcodes", "--color=false"),
-                *("--modulepath", REPOSITORY / "puppet"),
+                *("--modulepath", self.modules),
                 *("--confdir", self._directory / "conf", "--vardir", self._directory / "var"),
                 manifest,
             ],
@@ -168,3 +170,30 @@ def test_what_no_configuration_could_carry_is_refused_before_anything_is_written
     assert problem in puppet.output
     assert "s3cret" not in puppet.output
     assert not list((puppet.root / "etc/supervisor/conf.d").iterdir())
+
+
+@pytest.mark.parametrize("frontend", ["", "queue_workers_multiprocess => false"])
+def test_a_list_without_queues_is_refused_as_queue_config_refuses_it(
+    puppet: Puppet, tmp_path: Path, frontend: str
+) -> None:
+    puppet.modules = tmp_path / "modules"
+    shutil.copytree(REPOSITORY / "puppet", puppet.modules)
+    manifest = puppet.modules / "zulip/manifests/base.pp"
+    manifest.write_text(written_into(manifest.read_text(), []))
+    assert puppet.apply(frontend=frontend) == FAILED_TO_COMPILE, puppet.output
+    assert "no queue is declared that workers should be at" in puppet.output
+
+
+def test_puppet_knows_the_module_by_its_metadata(puppet: Puppet, tmp_path: Path) -> None:
+    listed = subprocess.run(
+        [
+            *("puppet", "module", "list", "--color=false", "--modulepath", puppet.modules),
+            *("--confdir", tmp_path / "conf", "--vardir", tmp_path / "var"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    assert "zulip-zulip (v0.1.0)" in listed.stdout
+    assert not listed.stderr

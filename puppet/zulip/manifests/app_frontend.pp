@@ -29,6 +29,10 @@ class zulip::app_frontend (
     }
   }
 
+  if $zulip::base::normal_queues.empty {
+    fail('no queue is declared that workers should be at: ./manage.py queue_config normal-queues --write lists them')
+  }
+
   $unknown = $queue_workers.keys - $zulip::base::normal_queues
   unless $unknown.empty {
     fail("queue_workers names queues that nothing declares: ${unknown.join(', ')}")

@@ -5,6 +5,8 @@
 # and the same with --check fails where it differs.
 #
 # @param app_name  Programs and configuration files are called after it.
+# @param user  Who runs the workers.
+# @param group  The user's, and the logs'.
 # @param home  The user's.
 # @param directory  Where manage.py is.
 # @param python  The interpreter that has the application's packages.
