@@ -48,6 +48,15 @@ def test_what_a_later_release_says_besides_is_passed_over(tmp_path: Path) -> Non
     assert read_stats(path) == _stats()
 
 
+def test_who_may_read_a_file_stays_as_it_was(tmp_path: Path) -> None:
+    write_stats(tmp_path, _stats())
+    path = stats_path(tmp_path, "mail", 2)
+    path.chmod(0o640)
+    write_stats(tmp_path, _stats(consumed=6))
+    assert path.stat().st_mode & 0o777 == 0o640
+    assert [file.name for file in tmp_path.iterdir()] == ["mail.2.stats"]
+
+
 def test_only_who_wrote_a_file_last_takes_it_away(tmp_path: Path) -> None:
     write_stats(tmp_path, _stats(pid=7))
     write_stats(tmp_path, _stats(pid=8))

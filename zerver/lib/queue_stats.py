@@ -6,6 +6,8 @@ whole, by renaming, so that a reader never sees half of one. Standard library on
 
 import json
 import os
+import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
 from pathlib import Path
@@ -93,10 +95,12 @@ def remove_stats(state_dir: Path, queue: str, worker_num: int, pid: int) -> None
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file that is seen either as it was or as it will be."""
+    """Write a file that is seen either as it was or as it will be. Who may read it stays as it was."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         fresh.write_text(text)
+        with suppress(OSError):  # most often there is none yet; some file systems have no modes
+            shutil.copymode(path, fresh)
         fresh.replace(path)
     except BaseException:
         # A full disk has room for an empty file, and would have one of every process.
