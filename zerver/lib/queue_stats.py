@@ -99,7 +99,7 @@ def write_whole(path: Path, text: str) -> None:
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         fresh.write_text(text)
-        with suppress(OSError):  # most often there is none yet; some file systems have no modes
+        with suppress(OSError):  # there may be none yet, and not every file system has modes
             shutil.copymode(path, fresh)
         fresh.replace(path)
     except BaseException:
