@@ -187,7 +187,6 @@ class PublisherMachine(RuleBasedStateMachine):
         #: Message ids, as often as the broker has stored them.
         self.stored: list[str] = []
         #: Message ids that came back at least once.
-        self.nacked: set[str] = set()
         # From the midst of things: chance alone seldom comes as far.
         self.connect()
         for queue in QUEUES:
@@ -440,7 +439,6 @@ class PublisherMachine(RuleBasedStateMachine):
             for each in tags:
                 del channel.unconfirmed[each]
         else:
-            self.nacked.update(channel.unconfirmed[each] for each in tags)
             self._forget(channel, tags)
         method = pika.spec.Basic.Ack if is_ack else pika.spec.Basic.Nack
         self._confirm_one(channel, method(tag, multiple))
@@ -494,11 +492,10 @@ class PublisherMachine(RuleBasedStateMachine):
         self.only_the_guilty_are_called_guilty()
         self.lose(forgets=True)
         for call in self.calls:
-            for event, answer in zip(call.events, call.answers, strict=True):
+            for answer in call.answers:
                 if answer.late is not None:
-                    # A nacked one that nobody waits for may be dropped unsaid when its turn would come again.
-                    assert answer.late.done() or event.message_id in self.nacked, "in doubt for ever"
-                    self.reached["stored, as was heard late"] += answer.late.done() and answer.late.result()
+                    assert answer.late.done(), "in doubt for ever"
+                    self.reached["stored, as was heard late"] += answer.late.result()
         self.answers_are_true()
 
 

@@ -87,7 +87,13 @@ class QueueLine:
 
     def let_go(self) -> None:
         """Of those whose callers have given up: where nothing goes on, they would stay for ever."""
-        self._waiting = deque(flight for flight in self._waiting if not flight.batch.is_concluded)
+        waiting, self._waiting = self._waiting, deque()
+        for flight in waiting:
+            if flight.batch.is_concluded:
+                # Its caller may have been told that nobody knows: it was sent, and was to be sent again after a nack.
+                flight.answer(_unstored(flight, "its caller waits no more"))
+            else:
+                self._waiting.append(flight)
         self._go_on()
 
     def block(self, problem: str) -> None:
