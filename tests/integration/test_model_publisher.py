@@ -506,7 +506,7 @@ def test_the_publisher_tells_the_truth_whatever_the_broker_does(monkeypatch: pyt
     monkeypatch.setattr(line, "WINDOW_EVENTS", 3)
     PublisherMachine.reached.clear()
     missed: set[str] = set()
-    for _ in range(3):  # by chance one run may try little of something
+    for _ in range(6):  # by chance one run may try little of something
         run_state_machine_as_test(
             PublisherMachine,
             settings=settings(
