@@ -37,7 +37,11 @@ DOCS = REPOSITORY / "docs"
 COMMANDS = sorted(name for name, app in get_commands().items() if app == "zerver")
 
 _LINK = re.compile(r"\[[^\]]+\]\((?P<target>[^)\s]+)\)")
-_TEST = re.compile(r"`(?P<file>tests/[\w/]+\.py)::(?P<name>\w+)(\[[^\]]*\])?`")
+#: Alone, or in the command that runs it.
+_TEST = re.compile(
+    r"`(CHAOS_SEED=\w+ \./scripts/test (--chaos )?'?)?"
+    r"(?P<file>tests/[\w/]+\.py)::(?P<name>\w+)(\[[^\]]*\])?'?`"
+)
 _FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 #: After ``manage.py`` or between backticks, up to the end of the line, a comment or a sign of the shell.
 _COMMAND = re.compile(r"(?:manage\.py |`)((?:process_queue|purge_queue|queue_[a-z]+)(?: [^`\n#|&;]*)?)")
