@@ -69,13 +69,21 @@ class ManagementApi:
     def vhost(self) -> Iterator[str]:
         """The name of a fresh vhost, deleted afterwards with all that is in it: isolation for 60 ms."""
         name = f"test-{secrets.token_hex(4)}"
-        self.api("PUT", f"/vhosts/{name}")
+        # A cluster that has just come up may not answer for once.
+        wait_for(lambda: self._has_made(name), 30, f"vhost {name} to be made")
         self.permit(name, True)
         try:
             yield name
         finally:
             with suppress(OSError):  # a test may have killed the broker, and the vhost is nobody else's
                 self.api("DELETE", f"/vhosts/{name}")
+
+    def _has_made(self, vhost: str) -> bool:
+        try:
+            self.api("PUT", f"/vhosts/{vhost}")
+        except TimeoutError:
+            return False
+        return True
 
     def permit(self, vhost: str, on: bool) -> None:
         """Everything, or nothing: then clients may still log in. ``vhost`` is a name or a URL.
