@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -30,26 +30,29 @@ from zerver.lib.transport.rabbitmq import RabbitTransport, connection, engine, l
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
 
 
-@contextmanager
-def standing_still(server: RabbitServer, url: str, queue: str = "parcels") -> Iterator[None]:
+def standing_still(server: RabbitServer, url: str, queue: str = "parcels") -> AbstractContextManager[None]:
     """One quorum queue's leader hangs; the broker and all other queues go on."""
-    process = f"'{url.rpartition('/')[2]}_{queue}'"
-    server.rabbitmqctl("eval", f"sys:suspend({process}).")
-    try:
-        yield
-    finally:
-        server.rabbitmqctl("eval", f"sys:resume({process}).")
+    return evaluated(server, "sys:suspend({})", "sys:resume({})", _process(url, queue))
+
+
+def gone(server: RabbitServer, url: str, queue: str = "parcels") -> AbstractContextManager[None]:
+    """One quorum queue has lost its process, as after a crash of the broker that its data did not outlive whole."""
+    member = f"quorum_queues, {{{_process(url, queue)}, node()}}"
+    return evaluated(server, "ra:stop_server({})", "ra:restart_server({})", member)
 
 
 @contextmanager
-def gone(server: RabbitServer, url: str, queue: str = "parcels") -> Iterator[None]:
-    """One quorum queue has lost its process, as after a crash of the broker that its data did not outlive whole."""
-    member = f"{{'{url.rpartition('/')[2]}_{queue}', node()}}"
-    server.rabbitmqctl("eval", f"ra:stop_server(quorum_queues, {member}).")
+def evaluated(server: RabbitServer, before: str, after: str, of: str) -> Iterator[None]:
+    """On the broker's own node, and what undoes it."""
+    server.rabbitmqctl("eval", f"{before.format(of)}.")
     try:
         yield
     finally:
-        server.rabbitmqctl("eval", f"ra:restart_server(quorum_queues, {member}).")
+        server.rabbitmqctl("eval", f"{after.format(of)}.")
+
+
+def _process(url: str, queue: str) -> str:
+    return f"'{url.rpartition('/')[2]}_{queue}'"
 
 
 def stored_everywhere_else(transport: RabbitTransport, count: int = 200) -> None:
