@@ -18,8 +18,6 @@ from zerver.deployment.normal_queues import written_into
 #: ``--detailed-exitcodes``.
 NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
 
-PROGRAMS = "etc/supervisor/conf.d/zulip.conf"
-
 
 class Puppet:
     """``puppet apply`` of some classes; all that they write is below ``root``."""
