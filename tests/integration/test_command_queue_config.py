@@ -20,6 +20,10 @@ from zerver.lib.registry import queues
 from zerver.management.commands.queue_config import EXIT_NO_ANSWER, Command
 
 MANIFEST = f"class shop::base {{\n{BEGIN}  # of last year\n{END}  include shop::users\n}}\n"
+LEDGER_FACTS = (
+    "{ 'workers' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, "
+    "'warn_seconds' => 30.0, 'crit_seconds' => 60.0 }"
+)
 
 
 @pytest.fixture
@@ -43,7 +47,7 @@ def listed(*arguments: str) -> Ran:
 def test_the_list_is_of_queues_that_workers_should_be_at_with_what_is_declared_of_them() -> None:
     out = listed().out
     assert "    'ledger',\n    'ledger_batch',\n" in out
-    assert "    'ledger' => { 'workers' => 1, 'stop_seconds' => 45 },\n" in out
+    assert f"    'ledger' => {LEDGER_FACTS},\n" in out
     assert "'zerver_dead'" in out
     assert "'noop'" not in out, "a test queue"
     assert "'ledger_disabled'" not in out
@@ -74,7 +78,7 @@ def test_a_list_that_differs_is_shown_and_is_a_failure(manifest: Path) -> None:
     ran = listed("--check", f"--file={manifest}")
     assert ran.code == 1
     assert "+    'ledger_batch',\n" in ran.out
-    assert "+    'ledger' => { 'workers' => 1, 'stop_seconds' => 45 },\n" in ran.out
+    assert f"+    'ledger' => {LEDGER_FACTS},\n" in ran.out
     assert "does not say what is declared: the same command with --write mends it" in ran.err
 
 

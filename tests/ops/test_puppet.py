@@ -127,6 +127,9 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
     user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
     printed = queue_config("supervisor", f"--user={user}", *arguments, env=env)
     assert written.read_text() == printed
+    [told] = puppet.root.glob("etc/*/queues.json")
+    assert told.parent.name == written.stem
+    assert told.read_text() == queue_config("declarations", env=env)
     assert puppet.apply(base, frontend) == NOTHING_CHANGED, puppet.output
 
 

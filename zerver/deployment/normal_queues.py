@@ -21,14 +21,20 @@ class NoPlaceForQueues(ConfigurationError):
 
 def render(programs: Sequence[QueueProgram]) -> str:
     names = "".join(f"    '{program.queue}',\n" for program in programs)
-    facts = "".join(
-        f"    '{program.queue}' => {{ 'workers' => {program.workers}, 'stop_seconds' => {program.stop_seconds} }},\n"
-        for program in programs
-    )
+    facts = "".join(f"    '{program.queue}' => {_facts(program)},\n" for program in programs)
     return (
         f"{BEGIN}  $normal_queues = [\n{names}  ]\n"
-        f"  # What is declared of each: worker processes, and the seconds that one may take to drain.\n"
+        "  # What is declared of each: worker processes; how long one may take to drain, and for one event; and the\n"
+        "  # backlog from which on to warn.\n"
         f"  $queue_declarations = {{\n{facts}  }}\n{END}"
+    )
+
+
+def _facts(program: QueueProgram) -> str:
+    return (
+        f"{{ 'workers' => {program.workers}, 'stop_seconds' => {program.stop_seconds}, "
+        f"'timeout_seconds' => {program.timeout_seconds}, "
+        f"'warn_seconds' => {program.warn_seconds}, 'crit_seconds' => {program.crit_seconds} }}"
     )
 
 

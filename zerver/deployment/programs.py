@@ -15,6 +15,11 @@ class QueueProgram:
     queue: str
     #: Processes; with several, each has a number from 1 on.
     workers: int
+    #: How long its workers may be busy with one event.
+    timeout_seconds: float
+    #: Of its backlog.
+    warn_seconds: float
+    crit_seconds: float
     #: How long a worker may take to drain: what runs finishes or times out, what is done reaches the other side.
     stop_seconds: int
 
@@ -24,6 +29,9 @@ def programs_of(queues: Sequence[QueueDeclaration]) -> list[QueueProgram]:
         QueueProgram(
             queue=queue.name,
             workers=queue.workers,
+            timeout_seconds=float(queue.timeout_seconds),
+            warn_seconds=float(queue.warn_seconds),
+            crit_seconds=float(queue.crit_seconds),
             stop_seconds=math.ceil(queue.timeout_seconds + DRAIN_GRACE_SECONDS),
         )
         for queue in queues

@@ -65,4 +65,12 @@ class zulip::app_frontend (
       'multiprocess'  => $queue_workers_multiprocess,
     }),
   }
+  # What monitoring plugins read, which import no Django.
+  file { "${zulip::base::root}/etc/${zulip::base::app_name}/queues.json":
+    ensure  => file,
+    owner   => 'root',
+    group   => 'root',
+    mode    => '0644',
+    content => epp('zulip/queues.json.epp', { 'programs' => $programs }),
+  }
 }

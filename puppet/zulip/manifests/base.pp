@@ -30,11 +30,12 @@ class zulip::base (
     'user_activity',
     'zerver_dead',
   ]
-  # What is declared of each: worker processes, and the seconds that one may take to drain.
+  # What is declared of each: worker processes; how long one may take to drain, and for one event; and the
+  # backlog from which on to warn.
   $queue_declarations = {
-    'incoming_webhooks' => { 'workers' => 1, 'stop_seconds' => 45 },
-    'user_activity' => { 'workers' => 1, 'stop_seconds' => 45 },
-    'zerver_dead' => { 'workers' => 1, 'stop_seconds' => 45 },
+    'incoming_webhooks' => { 'workers' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
+    'user_activity' => { 'workers' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
+    'zerver_dead' => { 'workers' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
   }
   # end
 
@@ -59,5 +60,12 @@ class zulip::base (
     owner  => $user,
     group  => $group,
     mode   => '0750',
+  }
+
+  file { "${root}/etc/${app_name}":
+    ensure => directory,
+    owner  => 'root',
+    group  => 'root',
+    mode   => '0755',
   }
 }

@@ -1,0 +1,20 @@
+"""What is declared of each queue, in a file for programs that import no Django.
+
+Shape: ``{"format": 1, "queues": {queue: {"workers", "timeout_seconds", "warn_seconds", "crit_seconds"}}}``.
+"""
+
+from collections.abc import Sequence
+
+from zerver.deployment.programs import QueueProgram
+
+#: Readers refuse any other; a field more is no new format.
+FORMAT = 1
+
+
+def render(programs: Sequence[QueueProgram]) -> str:
+    queues = ",\n".join(
+        f'    "{program.queue}": {{"workers": {program.workers}, "timeout_seconds": {program.timeout_seconds}, '
+        f'"warn_seconds": {program.warn_seconds}, "crit_seconds": {program.crit_seconds}}}'
+        for program in programs
+    )
+    return f'{{\n  "format": {FORMAT},\n  "queues": {{\n{queues}\n  }}\n}}\n'

@@ -1,0 +1,1 @@
+"""The kinds of files that ``queue_config`` makes, one to a module."""

@@ -1,0 +1,78 @@
+"""What a kind of file is asked for; ``queue_config`` does with all of them the same."""
+
+from abc import ABC, abstractmethod
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from django.core.management.base import CommandError
+
+from zerver.deployment.programs import QueueProgram, programs_of
+from zerver.lib.conf import get_settings
+from zerver.lib.printable import one_line
+from zerver.lib.registry import queues
+from zerver.monitoring.checkup.finding import expected
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """A file, and what it should say."""
+
+    path: Path
+    text: str
+    #: What it says when it is not there yet; None: it must be there.
+    missing: str | None = ""
+
+    def current(self) -> str:
+        """Raises: CommandError."""
+        return read(self.path, missing=self.missing)
+
+
+class Kind(ABC):
+    """Something that operators' programs are told of the queues."""
+
+    #: As it is typed.
+    name: ClassVar[str]
+    help: ClassVar[str]
+    description: ClassVar[str] = ""
+    #: Where ``--check`` and ``--write`` look without being told.
+    usual_path: ClassVar[str]
+
+    def add_arguments(self, parser: ArgumentParser) -> None:  # noqa: B027 (a kind may have none)
+        """Those of this kind alone; ``--file``, ``--check`` and ``--write`` are there already."""
+
+    @abstractmethod
+    def text(self, options: Options) -> str:
+        """What is printed. Raises: CommandError, ConfigurationError."""
+
+    @abstractmethod
+    def documents(self, options: Options) -> Sequence[Document]:
+        """What ``--check`` compares and ``--write`` writes. Raises: CommandError, ConfigurationError."""
+
+
+def read(path: Path, *, missing: str | None = None) -> str:
+    """``missing``: what a file that is not there says; None: it must be there. Raises: CommandError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        if missing is not None and isinstance(error, FileNotFoundError):
+            return missing
+        raise CommandError(f"{path} cannot be read: {one_line(error)}; name another with --file") from error
+
+
+def programs_everywhere() -> list[QueueProgram]:
+    """For all hosts: what this one's environment says of queues and broker must not get into a committed list."""
+    code = [queues.declared(queue.name) for queue in queues.all(test_queues=True)]
+    return programs_of(expected(code, has_broker=True))
+
+
+def programs_here() -> list[QueueProgram]:
+    """For this host. Raises: CommandError where it would run none."""
+    programs = programs_of(expected(queues.all(test_queues=False), has_broker=get_settings().has_broker))
+    if not programs:
+        raise CommandError("no queue is declared that workers should be at: see ./manage.py queue_list --all")
+    return programs

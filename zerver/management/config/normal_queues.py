@@ -1,0 +1,25 @@
+"""The list that puppet reads."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from django.conf import settings
+
+from zerver.deployment import normal_queues
+from zerver.management.config.kind import Document, Kind, Options, programs_everywhere, read
+
+_MANIFEST = "puppet/zulip/manifests/base.pp"
+
+
+class NormalQueues(Kind):
+    name = "normal-queues"
+    help = "the list that puppet reads: a file of which the part between two marks is it"
+    usual_path = f"{_MANIFEST} beside manage.py"
+
+    def text(self, options: Options) -> str:
+        return normal_queues.render(programs_everywhere())
+
+    def documents(self, options: Options) -> Sequence[Document]:
+        path = options["file"] or Path(settings.BASE_DIR) / _MANIFEST
+        wanted = normal_queues.written_into(read(path), programs_everywhere())
+        return [Document(path=path, text=wanted, missing=None)]

@@ -1,0 +1,53 @@
+"""Options that say where a project lives on a host, the same for every kind that needs to know."""
+
+from argparse import ArgumentParser, ArgumentTypeError
+from pathlib import PurePosixPath
+
+from zerver.deployment.site import DEFAULT_NAME, DEFAULT_NICE, Site
+from zerver.management.config.kind import Options
+
+_PATHS = (
+    ("--home", "the user's (/home/USER)"),
+    ("--directory", "where manage.py is (HOME/deployments/current)"),
+    ("--python", "the interpreter (DIRECTORY/.venv/bin/python)"),
+    ("--log-directory", "where their logs go (/var/log/NAME)"),
+)
+
+
+def add_name(parser: ArgumentParser) -> None:
+    parser.add_argument("--name", default=DEFAULT_NAME, help="programs and files begin with it (%(default)s)")
+
+
+def add_site(parser: ArgumentParser) -> None:
+    add_name(parser)
+    parser.add_argument("--user", help="who runs them (NAME)")
+    for flag, what in _PATHS:
+        parser.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
+    parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N", help="(%(default)s)")
+    parser.add_argument(
+        "--environment",
+        type=_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a variable that all of them get, and no secret; may be given again",
+    )
+
+
+def site_of(options: Options) -> Site:
+    """Raises: InvalidSite."""
+    return Site.derived(
+        environment=dict(options["environment"]),
+        **{
+            name: options[name]
+            for name in ("name", "user", "home", "directory", "log_directory", "python", "nice")
+        },
+    )
+
+
+def _variable(text: str) -> tuple[str, str]:
+    name, has_value, value = text.partition("=")
+    if not has_value:
+        # Not quoted: it may be a secret that was mistyped.
+        raise ArgumentTypeError("give NAME=VALUE")
+    return name, value
