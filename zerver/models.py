@@ -166,6 +166,8 @@ class WorkerProcess(models.Model):
         RUNNING = "running"
         #: It cannot start, as ``breaker`` says, and tries again.
         FAILING = "failing"
+        #: Its queue is paused, and it has nothing of it in hand.
+        PAUSED = "paused"
         DRAINING = "draining"
         STOPPED = "stopped"
         #: It ended without a word, and others have found it so.
@@ -201,6 +203,11 @@ class WorkerProcess(models.Model):
     rss_bytes = models.BigIntegerField(null=True, blank=True)
     #: Why nothing of the queue runs here: its breaker is open, it cannot start, or it ended badly; empty otherwise.
     breaker = models.TextField(default="", blank=True)
+    #: The pause that it obeys, by its time: it takes nothing, and has nothing in hand. Null: it obeys none, and one of
+    #: an earlier version never does.
+    paused_at_ms = models.BigIntegerField(null=True, blank=True)
+    #: Who has told it to stop, by ``queue_workers stop``; null: nobody has.
+    stop_asked_by = models.CharField(max_length=150, null=True, blank=True)
 
     class Meta:
         db_table = "zerver_worker_process"
@@ -210,3 +217,19 @@ class WorkerProcess(models.Model):
 
     def __str__(self) -> str:
         return f"{self.queue} {self.host}:{self.pid}"
+
+
+class PausedQueue(models.Model):
+    """A queue of which no worker process takes anything, those that start later neither, until somebody resumes it."""
+
+    queue = models.CharField(primary_key=True, max_length=63)
+    paused_at_ms = models.BigIntegerField()
+    paused_by = models.CharField(max_length=150, default="", blank=True)
+    #: In the words of who paused it.
+    reason = models.TextField(default="", blank=True)
+
+    class Meta:
+        db_table = "zerver_paused_queue"
+
+    def __str__(self) -> str:
+        return self.queue
