@@ -25,6 +25,8 @@ _NAMES = [
     "QUEUE_STATE_DIR",
     "QUEUE_BODY_KEYS",
     "QUEUE_BODY_KEYS_FILE",
+    "QUEUE_LOG_FORMAT",
+    "QUEUE_SENTRY_BODIES",
 ]
 
 
@@ -84,6 +86,14 @@ def test_the_environment_s_text_is_converted(monkeypatch: pytest.MonkeyPatch) ->
     assert found.state_dir == Path("/var/lib/shop")
 
 
+@pytest.mark.parametrize(("text", "meant"), [("1", True), ("Yes", True), ("off", False), ("FALSE", False)])
+def test_yes_and_no_are_understood_in_the_environment(
+    monkeypatch: pytest.MonkeyPatch, text: str, meant: bool
+) -> None:
+    monkeypatch.setenv("QUEUE_SENTRY_BODIES", text)
+    assert get_settings().sentry_bodies is meant
+
+
 @pytest.mark.parametrize("url", ["db://", "immediate://", "amqp://u:p@h:5672/v", "amqps://h1:5671,h2:5671/v"])
 def test_every_kind_of_url_is_taken(settings: Settings, url: str) -> None:
     settings.QUEUE_URL = url
@@ -106,6 +116,8 @@ _REFUSED: list[tuple[str, Any, str]] = [
     *product(("QUEUE_RETENTION_DAYS",), (0, "ever", []), (_NUMBER_MEND,)),
     *product(("QUEUE_MAX_EVENT_BYTES",), (0, "1MB", 1.5, "1.5", None), (_WHOLE_MEND,)),
     ("QUEUE_STATE_DIR", None, "NoneType"),
+    *product(("QUEUE_LOG_FORMAT",), ("", "JSON", "xml", None, b"json", ["json"]), ("write line or json",)),
+    *product(("QUEUE_SENTRY_BODIES",), ("", "maybe", None, 1, 2, []), ("write True or False",)),
 ]
 
 

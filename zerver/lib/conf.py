@@ -24,6 +24,10 @@ T = TypeVar("T")
 N = TypeVar("N", int, float)
 
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
+_WORDS = {
+    **dict.fromkeys(("1", "true", "yes", "on"), True),
+    **dict.fromkeys(("0", "false", "no", "off"), False),
+}
 
 #: RabbitMQ's own login, which every broker that is fresh has, is no secret.
 _HOLDS_PASSWORD = re.compile(r"//(?!guest:guest@)[^:@]*:.+@")
@@ -48,6 +52,9 @@ class QueueSettings:
     #: Newest first; see ``lib.vault``, which checks them.
     body_keys: tuple[str, ...] = field(repr=False)
     body_keys_file: Path | None
+    #: ``line`` or ``json``.
+    log_format: str
+    sentry_bodies: bool
 
     @property
     def scheme(self) -> str:
@@ -77,6 +84,8 @@ def get_settings() -> QueueSettings:
         state_dir=_read("QUEUE_STATE_DIR", _default_state_dir(), Path),
         body_keys=_read("QUEUE_BODY_KEYS", (), _keys),
         body_keys_file=_read("QUEUE_BODY_KEYS_FILE", None, _optional_path),
+        log_format=_read("QUEUE_LOG_FORMAT", "line", _log_format),
+        sentry_bodies=_read("QUEUE_SENTRY_BODIES", False, _yes_or_no),
     )
 
 
@@ -153,6 +162,22 @@ def _keys(value: Any) -> tuple[str, ...]:
             "write a list of keys as text, newest first; in the environment, with commas between them"
         )
     return tuple(value)
+
+
+def _log_format(value: Any) -> str:
+    if value not in ("line", "json"):
+        raise ValueError("write line or json")
+    return str(value)
+
+
+def _yes_or_no(value: Any) -> bool:
+    """What turns something on is never guessed at."""
+    if isinstance(value, bool):
+        return value
+    found = _WORDS.get(value.lower()) if isinstance(value, str) else None
+    if found is None:
+        raise ValueError("write True or False; in the environment 1, true, yes or on, or 0, false, no or off")
+    return found
 
 
 def _positive(kind: type[N]) -> Callable[[Any], N]:

@@ -6,6 +6,7 @@ Django gives every command, shows where a failure came from.
 
 import sys
 from argparse import ArgumentParser
+from contextlib import suppress
 from typing import Any, NoReturn, TextIO
 
 from django.core.management.base import BaseCommand, CommandError, OutputWrapper
@@ -14,12 +15,13 @@ from django.db.models import QuerySet
 
 from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
-from zerver.lib.errors import ZerverError, meant
+from zerver.lib.errors import ConfigurationError, ZerverError, meant
 from zerver.lib.printable import one_line, printable
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management import output
 from zerver.management.stdout import OutputLost, Stdout, drop_unwritable, write_plainly
+from zerver.monitoring.log_format import json_on_console
 
 #: As a shell says that SIGINT ended a program.
 EXIT_STOPPED = 130
@@ -49,6 +51,9 @@ class QueueCommand(BaseCommand):
 
         Raises: CommandError; Django prints it on stderr and exits with its ``returncode``.
         """
+        with suppress(ConfigurationError):  # the command itself tells it, or looks at the rest all the same
+            if get_settings().log_format == "json":
+                json_on_console()
         try:
             return super().execute(*args, **options)
         except CommandError as error:

@@ -15,6 +15,7 @@ from zerver.lib.database_trouble import is_unmigrated
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management.base import QueueCommand
 from zerver.models import WorkerProcess
+from zerver.monitoring.log_format import show_where_nobody_does
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
@@ -68,6 +69,7 @@ class Command(QueueCommand):
             self._usage_error(
                 "argument --worker_num: only with --queue; other processes number their workers"
             )
+        show_where_nobody_does(get_settings().log_format)
         for module, why in queues.broken_modules.items():
             self.stderr.write(f"{module} failed to import ({why}); its queues are not run")
         self._refuse_nonsense()
