@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, TypeVar
 
 import pytest
 from pytest_django import DjangoDbBlocker
@@ -14,15 +13,13 @@ from pytest_django import DjangoDbBlocker
 from tests.servers import spawn
 from tests.servers.cluster import RabbitCluster
 from tests.servers.databases import TestDatabase, copy_sqlite, migrate, sqlite_url, use_database
+from tests.servers.missing import or_skip
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import ROOT, Programs
-from tests.servers.spawn import ServerMissingError
-
-T = TypeVar("T", RabbitServer, RabbitCluster, PostgresServer)
 
 # -- servers
 
@@ -30,14 +27,14 @@ T = TypeVar("T", RabbitServer, RabbitCluster, PostgresServer)
 @pytest.fixture(scope="session")
 def rabbit_server() -> Iterator[RabbitServer]:
     """One broker for the whole session, started when a test first asks; see ``rabbit_vhost``."""
-    with _or_skip(RabbitServer) as server:
+    with or_skip(RabbitServer) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
     """One cluster for the whole session, started when a test first asks; see ``postgres_database``."""
-    with _or_skip(PostgresServer) as server:
+    with or_skip(PostgresServer) as server:
         yield server
 
 
@@ -45,27 +42,27 @@ def postgres_server() -> Iterator[PostgresServer]:
 def start_rabbit_server() -> Iterator[Callable[..., RabbitServer]]:
     """A broker of the test's own: ``start_rabbit_server(conf={"consumer_timeout": "4000"})``."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(_or_skip(RabbitServer, **options))
+        yield lambda **options: stack.enter_context(or_skip(RabbitServer, **options))
 
 
 @pytest.fixture
 def start_postgres_server() -> Iterator[Callable[..., PostgresServer]]:
     """A cluster of the test's own: ``start_postgres_server(durable=True)``."""
     with ExitStack() as stack:
-        yield lambda **options: stack.enter_context(_or_skip(PostgresServer, **options))
+        yield lambda **options: stack.enter_context(or_skip(PostgresServer, **options))
 
 
 @pytest.fixture(scope="module")
 def rabbit_cluster() -> Iterator[RabbitCluster]:
     """Three nodes for all tests of a module; see ``RabbitCluster.start`` for what a test before may have left."""
-    with _or_skip(RabbitCluster) as cluster:
+    with or_skip(RabbitCluster) as cluster:
         yield cluster
 
 
 @pytest.fixture(scope="module")
 def impatient_rabbit_server() -> Iterator[RabbitServer]:
     """For all tests of a module: one that leaves an event with a worker for 8 seconds, and then takes it away."""
-    with _or_skip(RabbitServer, conf={"consumer_timeout": "8000"}) as server:
+    with or_skip(RabbitServer, conf={"consumer_timeout": "8000"}) as server:
         yield server
 
 
@@ -125,7 +122,7 @@ def postgres_database(postgres_server: PostgresServer, postgres_template: str) -
 @pytest.fixture
 def pgbouncer(postgres_server: PostgresServer) -> Iterator[PgBouncer]:
     """A pooler before the session's PostgreSQL."""
-    with _or_skip(PgBouncer, postgres=postgres_server) as pooler:
+    with or_skip(PgBouncer, postgres=postgres_server) as pooler:
         yield pooler
 
 
@@ -205,16 +202,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 # -- what is missing, and the end
-
-
-def _or_skip(server: Callable[..., T], **options: Any) -> T:
-    """Make a server; where it is not installed, skip at home and fail in CI."""
-    try:
-        return server(**options)
-    except ServerMissingError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error), pytrace=False)
-        pytest.skip(str(error))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -3,66 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 
+from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet
 from tests.servers.processes import REPOSITORY
-from tests.servers.spawn import ServerMissingError
 from zerver.deployment.normal_queues import written_into
-
-#: ``--detailed-exitcodes``.
-NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
-
-
-class Puppet:
-    """``puppet apply`` of some classes; all that they write is below ``root``."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self.modules = REPOSITORY / "puppet"
-        self.root = directory / "root"
-        for path in ("etc/supervisor/conf.d", "var/log"):
-            (self.root / path).mkdir(parents=True)
-        self.output = ""
-
-    def apply(self, base: str = "", frontend: str = "") -> int:
-        """With further parameters, as a manifest writes them; the exit code."""
-        user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
-        manifest = self._directory / "site.pp"
-        manifest.write_text(
-            f"class {{ 'zulip::base': root => '{self.root}', manage_user => false, user => '{user}', {base} }}\n"
-            f"class {{ 'zulip::app_frontend': {frontend} }}\n"
-        )
-        done = subprocess.run(
-            [
-                *("puppet", "apply", "--detailed-exitcodes", "--color=false"),
-                *("--modulepath", self.modules),
-                *("--confdir", self._directory / "conf", "--vardir", self._directory / "var"),
-                manifest,
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=120,
-            check=False,
-        )
-        self.output = done.stdout
-        return done.returncode
-
-
-@pytest.fixture
-def puppet(tmp_path: Path) -> Puppet:
-    if shutil.which("puppet") is None:
-        missing = str(ServerMissingError("puppet", "puppet"))
-        if os.environ.get("CI") == "true":
-            pytest.fail(missing, pytrace=False)
-        pytest.skip(missing)
-    return Puppet(tmp_path)
 
 
 def queue_config(*arguments: str, env: Mapping[str, str] | None = None) -> str:
@@ -124,8 +76,7 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
 ) -> None:
     assert puppet.apply(base, frontend) == CHANGED, puppet.output
     [written] = (puppet.root / "etc/supervisor/conf.d").iterdir()
-    user = "root" if os.geteuid() == 0 else os.environ.get("USER", "")
-    printed = queue_config("supervisor", f"--user={user}", *arguments, env=env)
+    printed = queue_config("supervisor", f"--user={USER}", *arguments, env=env)
     assert written.read_text() == printed
     [told] = puppet.root.glob("etc/*/queues.json")
     assert told.parent.name == written.stem
@@ -162,6 +113,7 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
         ("", "environment => { 'A' => 's3cret #x' }", "environment: A: its value has a ; or # after a space"),
         ("", "environment => { '2ND' => 's3cret' }", "environment: 2ND: use letters"),
         ("directory => '/srv/my shop'", "", "parameter 'directory'"),
+        ("directory => '/srv/shop/'", "", "parameter 'directory'"),
     ],
 )
 def test_what_no_configuration_could_carry_is_refused_before_anything_is_written(
@@ -171,6 +123,30 @@ def test_what_no_configuration_could_carry_is_refused_before_anything_is_written
     assert problem in puppet.output
     assert "s3cret" not in puppet.output
     assert not list((puppet.root / "etc/supervisor/conf.d").iterdir())
+
+
+def test_puppet_takes_a_path_that_queue_config_would_write_as_it_is(puppet: Puppet) -> None:
+    """What it would write otherwise, puppet refuses: the two would differ by a slash."""
+    paths = ["/srv", "/srv/a.b", "/srv/.a", "/srv/..a", "/srv/...", "/srv/shop-1/_/current"]
+    refused = [
+        "/",
+        "//srv",
+        "/srv/",
+        "/srv//a",
+        "/srv/./a",
+        "/srv/.",
+        "/srv/a b",
+        "srv",
+        "",
+        "/srv/\na",
+        "/srv\n",
+    ]
+    assert [path for path in paths if str(PurePosixPath(path)) != path] == []
+    listed = ", ".join(f'"{path}"' for path in [*paths, *refused])
+    puppet.apply_manifest(
+        f"[{listed}].filter |$path| {{ $path =~ Zulip::Path }}.each |$path| {{ notice($path) }}"
+    )
+    assert re.findall(r"Scope\(Class\[main\]\): (.*)", puppet.output) == paths
 
 
 @pytest.mark.parametrize("frontend", ["", "queue_workers_multiprocess => false"])

@@ -1,0 +1,58 @@
+"""``puppet apply``, for real: into a directory of the test's own, without a server."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.servers.processes import REPOSITORY
+from tests.servers.spawn import ServerMissingError
+
+#: ``--detailed-exitcodes``.
+NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
+#: Whom files may belong to without being root.
+USER = getpass.getuser()
+
+
+class Puppet:
+    """All that our classes write, and look at, is below ``root``."""
+
+    def __init__(self, directory: Path) -> None:
+        if shutil.which("puppet") is None:
+            raise ServerMissingError("puppet", "puppet")
+        self._directory = directory
+        self.modules = REPOSITORY / "puppet"
+        self.root = directory / "root"
+        for path in ("etc/supervisor/conf.d", "var/log"):
+            (self.root / path).mkdir(parents=True)
+        self.output = ""
+
+    def apply(self, base: str = "", frontend: str = "") -> int:
+        """The workers' classes, with further parameters as a manifest writes them; the exit code."""
+        return self.apply_manifest(
+            f"class {{ 'zulip::base': root => '{self.root}', manage_user => false, user => '{USER}', {base} }}\n"
+            f"class {{ 'zulip::app_frontend': {frontend} }}\n"
+        )
+
+    def apply_manifest(self, text: str) -> int:
+        manifest = self._directory / "site.pp"
+        manifest.write_text(text)
+        done = subprocess.run(
+            [
+                *("puppet", "apply", "--detailed-exitcodes", "--color=false"),
+                *("--modulepath", self.modules),
+                *("--confdir", self._directory / "conf", "--vardir", self._directory / "var"),
+                manifest,
+            ],
+            env={**os.environ, "ZULIP_ROOT": str(self.root)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        self.output = done.stdout
+        return done.returncode
