@@ -200,6 +200,8 @@ class WorkerProcess(models.Model):
     lag_ms = models.BigIntegerField(null=True, blank=True)
     #: JSON object, bucket to count: see ``lib.latency``.
     latencies = models.TextField(default="{}")
+    #: Likewise, how long the handling of an event took. Null: a process of an earlier version, which does not tell.
+    consume_times = models.TextField(null=True, blank=True)  # noqa: DJ001 (it leaves the column out)
     rss_bytes = models.BigIntegerField(null=True, blank=True)
     #: Why nothing of the queue runs here: its breaker is open, it cannot start, or it ended badly; empty otherwise.
     breaker = models.TextField(default="", blank=True)
@@ -217,6 +219,27 @@ class WorkerProcess(models.Model):
 
     def __str__(self) -> str:
         return f"{self.queue} {self.host}:{self.pid}"
+
+
+class QueueTotals(models.Model):
+    """What was counted at a queue by worker processes whose rows are gone: with the rows that are there, counts that
+    never fall. See ``worker.totals``.
+    """
+
+    queue = models.CharField(primary_key=True, max_length=63)
+    consumed = models.BigIntegerField(default=0)
+    retried = models.BigIntegerField(default=0)
+    failed = models.BigIntegerField(default=0)
+    discarded = models.BigIntegerField(default=0)
+    #: As a worker process has them.
+    latencies = models.TextField(default="{}")
+    consume_times = models.TextField(default="{}")
+
+    class Meta:
+        db_table = "zerver_queue_totals"
+
+    def __str__(self) -> str:
+        return f"{self.queue}: {self.consumed} consumed"
 
 
 class PausedQueue(models.Model):

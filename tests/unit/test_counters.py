@@ -77,6 +77,32 @@ def test_a_retry_s_wait_is_no_latency() -> None:
     assert counters.read().lag_ms == 3_600_000
 
 
+def test_handling_times_are_told_for_each_event_of_a_group() -> None:
+    counters = Counters()
+    counters.took(0.01, 1)
+    counters.took(2, 3)
+    found = Histogram.from_json(counters.read().consume_times)
+    assert found.count == 4
+    assert found.up_to([100, 10_000]) == [1, 4]
+
+
+def test_what_was_counted_since_an_earlier_reading_can_be_told() -> None:
+    counters = Counters()
+    counters.started(3)
+    counters.ended(delivery(), DONE, now_ms=5)
+    counters.took(0.01, 1)
+    earlier = counters.read()
+    counters.ended(delivery(), DONE, now_ms=700)
+    counters.ended(delivery(), Retry(1), now_ms=9)
+    counters.took(0.2, 2)
+
+    found = counters.read().since(earlier)
+
+    assert (found.consumed, found.retried, found.in_flight, found.lag_ms) == (1, 1, 0, 700)
+    assert Histogram.from_json(found.latencies).count == 1
+    assert Histogram.from_json(found.consume_times).count == 2
+
+
 def test_many_threads_count_together() -> None:
     counters, each = Counters(), delivery()
 

@@ -51,9 +51,33 @@ def test_two_are_added_up() -> None:
     assert right.count == 2
 
 
+def test_a_duration_may_count_many_times() -> None:
+    histogram = filled(5)
+    histogram.add(70, 9)
+    assert histogram.count == 10
+    assert histogram.quantile(0.2) == pytest.approx(70, rel=0.05)
+
+
+def test_the_sum_is_off_by_less_than_five_percent() -> None:
+    durations_ms = [0.3, 2, 2, 75, 1234.5, 60_000]
+    assert filled(*durations_ms).sum_ms == pytest.approx(sum(durations_ms), rel=0.05)
+    assert Histogram().sum_ms == 0
+
+
+def test_so_many_stay_under_each_limit() -> None:
+    histogram = filled(0.05, 3, 3, 80, 5000)
+    assert histogram.up_to([0.1, 1, 10, 100, 1000]) == [1, 1, 3, 4, 4]
+    assert histogram.up_to([]) == []
+
+
+def test_what_may_be_over_a_limit_counts_as_over_it() -> None:
+    assert filled(100).up_to([100, 110]) == [0, 1]
+
+
 def test_it_is_kept_as_json() -> None:
     histogram = filled(0.1, 1, 1, 500)
     text = histogram.to_json()
     assert sum(json.loads(text).values()) == 4
     assert Histogram.from_json(text).to_json() == text
     assert Histogram.from_json("").count == Histogram.from_json("{}").count == 0
+    assert Histogram.from_json(None).count == 0

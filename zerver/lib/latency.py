@@ -6,8 +6,10 @@ histograms are merged by adding counts. Source: the idea is that of DDSketch (Ma
 
 import json
 import math
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import accumulate
 
 _RATIO = 1.1
 _LOG_RATIO = math.log(_RATIO)
@@ -22,10 +24,10 @@ class Histogram:
     def __init__(self, counts: Mapping[int, int] | None = None) -> None:
         self._counts: Counter[int] = Counter(counts or {})
 
-    def add(self, duration_ms: float) -> None:
+    def add(self, duration_ms: float, count: int = 1) -> None:
         """Durations below 0.1 ms, or negative ones by clocks that disagree, count as 0.1 ms."""
         bucket = int(math.log(duration_ms / _FLOOR_MS) / _LOG_RATIO) + 1 if duration_ms > _FLOOR_MS else 0
-        self._counts[bucket] += 1
+        self._counts[bucket] += count
 
     def merge(self, other: "Histogram") -> None:
         """Add another's counts to this one's."""
@@ -38,6 +40,20 @@ class Histogram:
     @property
     def count(self) -> int:
         return self._counts.total()
+
+    @property
+    def sum_ms(self) -> float:
+        """All durations together, as well as the buckets tell: off by less than 5 %."""
+        return sum(_middle_ms(bucket) * count for bucket, count in self._counts.items())
+
+    def up_to(self, limits_ms: Sequence[float]) -> list[int]:
+        """How many stayed under each of these rising limits; a bucket that a limit cuts counts as over it."""
+        found = [0] * len(limits_ms)
+        for bucket, count in self._counts.items():
+            first = bisect_left(limits_ms, _FLOOR_MS * _RATIO**bucket)
+            if first < len(limits_ms):
+                found[first] += count
+        return list(accumulate(found))
 
     def quantile(self, share: float) -> float | None:
         """The duration that ``share`` of all stay under, 0 < share <= 1. Units: milliseconds; None when empty."""
@@ -54,7 +70,8 @@ class Histogram:
         return json.dumps({str(bucket): count for bucket, count in sorted(self._counts.items())})
 
     @classmethod
-    def from_json(cls, text: str) -> "Histogram":
+    def from_json(cls, text: str | None) -> "Histogram":
+        """None, where nobody tells, is an empty one."""
         return cls({int(bucket): int(count) for bucket, count in json.loads(text or "{}").items()})
 
 

@@ -21,6 +21,7 @@ from zerver.lib.transport.base import Depth, Transport, Unbegun
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import FailedEvent, WorkerProcess
 from zerver.monitoring import workers
+from zerver.monitoring.tally import Tally, tallies
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
 from zerver.monitoring.workers import Progress, failing_workers, live_workers, workers_at_work
 
@@ -59,6 +60,8 @@ class QueueSnapshot:
     breaker: str | None = None
     #: Why workers cannot start; empty when all could; None when nobody is there to say so.
     failing: str | None = None
+    #: What was ever counted at it; None when the database could not be asked.
+    tally: Tally | None = None
 
     @property
     def ready(self) -> int | None:
@@ -74,6 +77,11 @@ class QueueSnapshot:
     def later(self) -> int | None:
         """Waiting for their due time."""
         return self._total("later")
+
+    @property
+    def untaken(self) -> int:
+        """Due events in a lane that nobody takes from: less than the truth while something cannot be asked."""
+        return sum(depth.ready or 0 for depth in self.lanes.values() if self._takers(depth) == 0)
 
     @property
     def oldest_ms(self) -> int | None:
@@ -102,7 +110,7 @@ class QueueSnapshot:
         return judge(
             Signs(
                 ready=self.ready,
-                untaken=sum(depth.ready or 0 for depth in self.lanes.values() if self._takers(depth) == 0),
+                untaken=self.untaken,
                 ready_of_unknown_age=sum(
                     depth.ready or 0 for depth in self.lanes.values() if depth.oldest_ms is None
                 ),
@@ -195,6 +203,8 @@ class _DatabaseFacts:
     now_ms: int
     #: The event table's lane; only queues that have rows in it.
     depths: Mapping[str, Depth] | None = None
+    #: By queue.
+    tallies: Mapping[str, Tally] | None = None
 
 
 def take_snapshot(
@@ -225,7 +235,7 @@ def take_snapshot(
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
-    """In four queries, however many queues there are."""
+    """In five queries, however many queues there are."""
     alias = get_settings().database
     try:
         table = current.table()
@@ -238,6 +248,7 @@ def _ask_database(problems: list[str]) -> _DatabaseFacts:
             failed=dict(counted),
             workers=list(WorkerProcess.objects.using(alias)),
             depths={name: _of_table(depth) for name, depth in depths.items()},
+            tallies=tallies(alias),
         )
     except TransportUnavailable as error:
         problems.append(str(error))
@@ -335,4 +346,5 @@ def _queue_snapshot(
         p99_ms=latencies.quantile(0.99),
         breaker=workers.reasons(live) if live else None,
         failing=workers.reasons(failing_workers(there)) if there else None,
+        tally=None if facts.tallies is None else facts.tallies.get(queue.name, Tally()),
     )

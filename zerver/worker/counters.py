@@ -1,7 +1,7 @@
 """What a worker process counts at a queue."""
 
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zerver.lib.latency import Histogram
 from zerver.lib.transport.base import Delivery
@@ -21,6 +21,24 @@ class Counts:
     lag_ms: int | None
     #: JSON histogram of publish-to-done, first attempts only: a retry's wait is no latency.
     latencies: str
+    #: JSON histogram of handling times, one for each event and attempt; a batch's is shared out evenly.
+    consume_times: str
+
+    def since(self, earlier: "Counts") -> "Counts":
+        """What has been counted since an earlier reading of the same counters; what is no count stays as it is."""
+        return replace(
+            self,
+            consumed=self.consumed - earlier.consumed,
+            retried=self.retried - earlier.retried,
+            failed=self.failed - earlier.failed,
+            discarded=self.discarded - earlier.discarded,
+            latencies=_since(self.latencies, earlier.latencies),
+            consume_times=_since(self.consume_times, earlier.consume_times),
+        )
+
+
+def _since(now: str, earlier: str) -> str:
+    return Histogram.from_json(now).since(Histogram.from_json(earlier)).to_json()
 
 
 class Counters:
@@ -32,10 +50,16 @@ class Counters:
         self._by_kind: dict[type, int] = dict.fromkeys((Done, Retry, Dead, Discard, Release), 0)
         self._lag_ms: int | None = None
         self._latencies = Histogram()
+        self._consume_times = Histogram()
 
     def started(self, count: int) -> None:
         with self._lock:
             self._in_flight += count
+
+    def took(self, event_seconds: float, count: int) -> None:
+        """So many events were handled, each in this time."""
+        with self._lock:
+            self._consume_times.add(event_seconds * 1000, count)
 
     def ended(self, delivery: Delivery, outcome: Outcome | None, now_ms: int) -> None:
         """One event left the hand; ``outcome`` is None when it was dropped because somebody else has it."""
@@ -65,4 +89,5 @@ class Counters:
                 discarded=self._by_kind[Discard],
                 lag_ms=self._lag_ms,
                 latencies=self._latencies.to_json(),
+                consume_times=self._consume_times.to_json(),
             )

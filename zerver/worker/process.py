@@ -4,15 +4,18 @@ import os
 import resource
 import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from zerver import __version__
 from zerver.lib import clock
 from zerver.lib.event_table import EventTable
 from zerver.lib.queue_stats import QueueStats
 from zerver.models import WorkerProcess
+from zerver.worker.counters import Counts
 from zerver.worker.runner import QueueRunner
+from zerver.worker.totals import forget_ended
 
 #: A process of another host that has not been heard of for so long is dead.
 SILENT_MS = 60_000
@@ -99,6 +102,26 @@ class Pulse:
 pulse = Pulse()
 
 
+@dataclass(slots=True)
+class _Telling:
+    """What of a process's counts its row has been told, and what a row before that had been."""
+
+    _told: Counts | None = None
+    _before: Counts | None = None
+
+    def of_this_row(self, counts: Counts) -> Counts:
+        return counts if self._before is None else counts.since(self._before)
+
+    def told(self, counts: Counts) -> None:
+        self._told = counts
+
+    def begin_row(self) -> None:
+        """There is none. If there was one, others took the process for dead and have added to the totals what it said:
+        a process that was stopped for over an hour, say.
+        """
+        self._before = self._told
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
     """One runner's row, written by the housekeeper."""
@@ -107,6 +130,7 @@ class ProcessRow:
     alias: str
     worker_num: int | None
     runner: QueueRunner
+    _telling: _Telling = field(default_factory=_Telling)
 
     @property
     def number(self) -> int:
@@ -145,21 +169,10 @@ class ProcessRow:
     def write(self, *, is_last: bool = False) -> None:
         """Say how things stand. Raises: database errors; the caller tries again at its next round."""
         now_ms = EventTable(self.alias).now_ms()
-        unbegun = self.runner.unbegun
-        said = {
-            "heartbeat_at_ms": now_ms,
-            "state": self.state,
-            "rss_bytes": rss_bytes(),
-            "breaker": self.runner.failure or self.runner.breaker.reason,
-            "unbegun": unbegun.count,
-            "oldest_unbegun_ms": unbegun.oldest_ms,
-            **asdict(self.runner.counters.read()),
-        }
-        if is_last:
-            # A breaker that was open at the end is no bad end.
-            said |= {"state": WorkerProcess.State.STOPPED, "breaker": self.runner.failure, **_NOTHING_IN_HAND}
+        counts = self.runner.counters.read()
         rows = WorkerProcess.objects.using(self.alias)
-        if not rows.filter(id=self.id).update(**said):
+        if not rows.filter(id=self.id).update(**self._said(now_ms, counts, is_last=is_last)):
+            self._telling.begin_row()
             rows.create(
                 id=self.id,
                 queue=self.runner.queue.name,
@@ -169,9 +182,27 @@ class ProcessRow:
                 start_mark=start_mark(os.getpid()),
                 version=__version__,
                 started_at_ms=now_ms,
-                **said,
+                **self._said(now_ms, counts, is_last=is_last),
             )
+        self._telling.told(counts)
         pulse.beat(now_ms)
+
+    def _said(self, now_ms: int, counts: Counts, *, is_last: bool) -> dict[str, Any]:
+        """Shape: the row's fields that change."""
+        unbegun = self.runner.unbegun
+        said = {
+            "heartbeat_at_ms": now_ms,
+            "state": self.state,
+            "rss_bytes": rss_bytes(),
+            "breaker": self.runner.failure or self.runner.breaker.reason,
+            "unbegun": unbegun.count,
+            "oldest_unbegun_ms": unbegun.oldest_ms,
+            **asdict(self._telling.of_this_row(counts)),
+        }
+        if is_last:
+            # A breaker that was open at the end is no bad end.
+            said |= {"state": WorkerProcess.State.STOPPED, "breaker": self.runner.failure, **_NOTHING_IN_HAND}
+        return said
 
 
 def sweep_dead(alias: str, own: Pulse = pulse) -> int:
@@ -184,7 +215,7 @@ def sweep_dead(alias: str, own: Pulse = pulse) -> int:
     table = EventTable(alias)
     now_ms = table.now_ms()
     rows = WorkerProcess.objects.using(alias)
-    rows.filter(state__in=WorkerProcess.ENDED, heartbeat_at_ms__lt=now_ms - _KEEP_ENDED_MS).delete()
+    forget_ended(alias, now_ms - _KEEP_ENDED_MS)
     silent_before_ms = now_ms - SILENT_MS if own.may_judge_silence(now_ms) else None
     living = rows.exclude(state__in=WorkerProcess.ENDED)
     dead = [row.id for row in living if _is_dead(row, silent_before_ms)]

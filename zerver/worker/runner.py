@@ -251,7 +251,7 @@ class QueueRunner:
             travelled = self._journey.travel(deliveries, deadline)
             handled = len(travelled.settled) + sum(map(len, travelled.again))
             if handled:  # what others have by now took no time, and says nothing of the handler
-                self._note_pace((clock.monotonic() - started_at) / handled)
+                self._note_pace((clock.monotonic() - started_at) / handled, handled)
         now_ms = clock.now_ms()
         for delivery, outcome in travelled.settled:
             if id(delivery) not in self._given_up:
@@ -297,7 +297,8 @@ class QueueRunner:
         self.counters.ended(delivery, outcome, now_ms)
         tell(delivery, outcome)
 
-    def _note_pace(self, event_seconds: float) -> None:
+    def _note_pace(self, event_seconds: float, count: int) -> None:
+        self.counters.took(event_seconds, count)
         before = self.event_seconds
         self.event_seconds = event_seconds if before is None else before * 0.8 + event_seconds * 0.2
 
