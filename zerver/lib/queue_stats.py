@@ -94,13 +94,18 @@ def remove_stats(state_dir: Path, queue: str, worker_num: int, pid: int) -> None
         path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a file that is seen either as it was or as it will be. Who may read it stays as it was."""
+def write_whole(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Write a file that is seen either as it was or as it will be. Who may read it stays as it was, or is as ``mode``
+    says.
+    """
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
     try:
         fresh.write_text(text)
         with suppress(OSError):  # there may be none yet, and not every file system has modes
-            shutil.copymode(path, fresh)
+            if mode is None:
+                shutil.copymode(path, fresh)
+            else:
+                fresh.chmod(mode)
         fresh.replace(path)
     except BaseException:
         # A full disk has room for an empty file, and would have one of every process.
