@@ -153,6 +153,9 @@ def _publish(
     encoded = [_encode(queue_name, event) for event in events]
     good = [item for item in encoded if isinstance(item, Event)]
     problems = _store(good, processor, due, using) if good else {}
+    signals.events_published.send_robust(
+        sender=None, queue=queue_name, accepted=len(good) - len(problems), lost=len(problems)
+    )
     return [
         PublishReport(message_id="", error=item)
         if not isinstance(item, Event)

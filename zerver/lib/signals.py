@@ -6,6 +6,9 @@ worker's handler thread), so they must be quick and must not raise.
 
 from django.dispatch import Signal
 
+#: A call has published. Arguments: queue; accepted, lost (how many of its events were stored, and how many could be
+#: stored nowhere).
+events_published = Signal()
 #: An event took the table instead of the fast lane. Arguments: queue, message_ids, problem.
 fast_lane_missed = Signal()
 #: The connection to the broker changed. Arguments: role ("publisher", "worker"), state, problem.

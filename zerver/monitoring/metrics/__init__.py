@@ -6,3 +6,7 @@ except ImportError as error:
     raise ImportError(
         f"the package prometheus-client cannot be imported ({error}): pip install zerver[metrics]"
     ) from error
+
+from zerver.monitoring.metrics.publishing import connect
+
+__all__ = ["connect"]
