@@ -82,7 +82,7 @@ def read(paths: Sequence[Path]) -> Configuration:
             continue
         seen.add(path.resolve())
         try:
-            sections = _sections(path)
+            sections = sections_of(path)
             found = list(_programs(sections, path))
         except (OSError, UnicodeDecodeError, configparser.Error) as error:
             # A parser's message quotes the line, and with it whatever secret stands there.
@@ -99,7 +99,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(path.glob("*.conf")) if path.is_dir() else [path]
 
 
-def _sections(path: Path) -> configparser.RawConfigParser:
+def sections_of(path: Path) -> configparser.RawConfigParser:
     """As supervisor reads it. Source: supervisor/options.py, ``UnhosedConfigParser``."""
     parser = configparser.RawConfigParser(inline_comment_prefixes=(";", "#"), strict=False)
     parser.read_string(path.read_text(), source=str(path))
@@ -111,7 +111,7 @@ def _included(sections: configparser.RawConfigParser, path: Path) -> list[Path]:
     here = path.resolve().parent
     found: list[Path] = []
     for pattern in patterns:
-        wanted = Path(_expanded(pattern, {"here": str(here)}))
+        wanted = Path(expanded(pattern, {"here": str(here)}))
         root, relative = (
             (Path(wanted.anchor), wanted.relative_to(wanted.anchor))
             if wanted.is_absolute()
@@ -145,7 +145,7 @@ def _program(options: Mapping[str, str], name: str, path: Path) -> Program | Non
             "numprocs": count,
             **{f"ENV_{key}": value for key, value in os.environ.items()},
         }
-        runs.append(_run(_expanded(options.get("command", ""), names)))
+        runs.append(run_of(expanded(options.get("command", ""), names)))
     first = runs[0]
     if first is None:
         return None
@@ -169,7 +169,7 @@ def _program(options: Mapping[str, str], name: str, path: Path) -> Program | Non
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Run:
+class Run:
     """What one command line says of queues."""
 
     queues: tuple[str, ...]
@@ -186,7 +186,7 @@ class _Arguments(argparse.ArgumentParser):
         raise ValueError
 
 
-def _run(command: str, *, has_shell: bool = False) -> _Run | None:
+def run_of(command: str, *, has_shell: bool = False) -> Run | None:
     """None for a command that is no ``process_queue``, or that says nothing of queues."""
     words = _words(command)
     for index, word in enumerate(words):
@@ -195,11 +195,11 @@ def _run(command: str, *, has_shell: bool = False) -> _Run | None:
         if "process_queue" in word and any(sign.isspace() for sign in word):
             # ``sh -c "…"``; with exec the worker takes the shell's place.
             is_shell = Path(words[0]).name in _SHELLS and "exec" not in _words(word)
-            return _run(word, has_shell=has_shell or is_shell)
+            return run_of(word, has_shell=has_shell or is_shell)
     return None
 
 
-def _arguments(words: Sequence[str], *, has_shell: bool) -> _Run | None:
+def _arguments(words: Sequence[str], *, has_shell: bool) -> Run | None:
     end = next((index for index, word in enumerate(words) if word in _SHELL_SIGNS), len(words))
     parser = _Arguments(add_help=False)
     parser.add_argument("--queue", "--queue_name", default=None)
@@ -214,7 +214,7 @@ def _arguments(words: Sequence[str], *, has_shell: bool) -> _Run | None:
     if not queues and not told.all:
         return None
     number = told.worker_num
-    return _Run(
+    return Run(
         queues=() if told.all else queues,
         runs_all=told.all,
         is_one_worker=told.queue is not None and not told.all and not told.multi_threaded,
@@ -230,7 +230,7 @@ def _words(command: str) -> list[str]:
         return command.split()
 
 
-def _expanded(text: str, names: Mapping[str, object]) -> str:
+def expanded(text: str, names: Mapping[str, object]) -> str:
     """``%(process_num)02d`` and the like; as it is where it names what is not known here."""
     try:
         return text % names
