@@ -265,9 +265,8 @@ def test_async_views_publish_without_blocking_their_loop(spine: Spine) -> None:
 
 def test_the_trace_of_the_publisher_reaches_what_its_handlers_publish(spine: Spine) -> None:
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-    token = trace.traceparent.set(parent)
-    spine.publish("ledger", ["publish", "ledger_disabled", {"n": 2}], n=1)
-    trace.traceparent.reset(token)
+    with trace.Carrying({"traceparent": parent, "tracestate": "shop=7", "x-other": "1"}):
+        spine.publish("ledger", ["publish", "ledger_disabled", {"n": 2}], n=1)
     spine.work("--queue=ledger")
     spine.wait_for_numbers([1])
     lanes = [
@@ -284,6 +283,8 @@ def test_the_trace_of_the_publisher_reaches_what_its_handlers_publish(spine: Spi
 
     [delivery] = wait_for(take, 10, "what the handler published")
     assert delivery.event.headers["traceparent"] == parent
+    assert delivery.event.headers["tracestate"] == "shop=7"
+    assert "x-other" not in delivery.event.headers
     for lane in lanes:
         lane.release([delivery for delivery in found if delivery.lane is lane])
         lane.close(2)

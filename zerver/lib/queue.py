@@ -12,7 +12,7 @@ from typing import Any
 from asgiref.sync import sync_to_async
 from django.db import connections, transaction
 
-from zerver.lib import clock, outbox, signals, trace
+from zerver.lib import clock, outbox, signals, spans, trace
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import EventError, PublishError, TransportError, ZerverError
 from zerver.lib.event import WIRE_VERSION, Event, encode_event
@@ -141,7 +141,7 @@ def _publish(
     due: _Due,
     using: str | None,
 ) -> list[PublishReport]:
-    """Encode, store what can be encoded, and put the answers back in the order of the events."""
+    """Check what was said of the events, then publish them: one span, however many they are."""
     if processor is not None and not callable(processor):
         raise TypeError(
             f"processor={processor!r}: give a function of the event, or delay_seconds= by its name"
@@ -150,6 +150,26 @@ def _publish(
         raise ValueError(
             f"using={using!r} names no database; choose from DATABASES: {', '.join(connections)}"
         )
+    with spans.publishing(queue_name, len(events)) as span:
+        reports = _reports(queue_name, events, processor, due, using)
+        if len(reports) == 1:
+            span.about(reports[0].message_id)
+        for report in reports:
+            if report.error is not None:
+                kind = type(report.error)
+                span.failed(f"{kind.__module__}.{kind.__qualname__}: {report.error}")
+                break
+        return reports
+
+
+def _reports(
+    queue_name: str,
+    events: Sequence[Any],
+    processor: Callable[[Any], object] | None,
+    due: _Due,
+    using: str | None,
+) -> list[PublishReport]:
+    """Encode, store what can be encoded, and put the answers back in the order of the events."""
     encoded = [_encode(queue_name, event) for event in events]
     good = [item for item in encoded if isinstance(item, Event)]
     problems = _store(good, processor, due, using) if good else {}

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from django.db import transaction
 
-from zerver.lib import trace
+from zerver.lib import spans
 from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
 from zerver.lib.redaction import Mask
@@ -67,11 +67,18 @@ class Handler:
 
         Shape: one result per delivery, in their order.
         """
-        decoded = [self._decode(delivery, deadline) for delivery in deliveries]
-        pairs = [item for item in decoded if isinstance(item, tuple)]
-        answers = iter(self._attempt(pairs, deadline) if pairs else ())
-        results = [next(answers) if isinstance(item, tuple) else item for item in decoded]
-        return self._redacted(deliveries, results)
+        with spans.processing(self._queue.name, [delivery.event for delivery in deliveries]) as span:
+            decoded = [self._decode(delivery, deadline) for delivery in deliveries]
+            pairs = [item for item in decoded if isinstance(item, tuple)]
+            answers = iter(self._attempt(pairs, deadline) if pairs else ())
+            results = [next(answers) if isinstance(item, tuple) else item for item in decoded]
+            results = self._redacted(deliveries, results)
+            for result in results:
+                failure = result.failure if isinstance(result, Again) else result
+                if isinstance(failure, (Failure, Dead)):
+                    span.failed(failure.error, failure.traceback)
+                    break
+            return results
 
     def _redacted(self, deliveries: Sequence[Delivery], results: list[Result]) -> list[Result]:
         """Here, before anybody logs, keeps or shows what is said. A batch's error may quote any of its events."""
@@ -125,7 +132,6 @@ class Handler:
         worker = self._worker
         deliveries = [delivery for delivery, _ in pairs]
         token = handled_events.set([delivery.event for delivery in deliveries])
-        trace_token = trace.traceparent.set(deliveries[0].event.headers.get(trace.HEADER, ""))
         try:
             if isinstance(worker, LoopQueueProcessingWorker):
                 events = [event for _, event in pairs]
@@ -136,7 +142,6 @@ class Handler:
             return [DONE]
         finally:
             handled_events.reset(token)
-            trace.traceparent.reset(trace_token)
 
     def _within(self, deadline: SoftDeadline, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
         """The author's code, and nothing else."""

@@ -1,0 +1,41 @@
+"""Spans around publishing and processing: OpenTelemetry's, where the project has set that up.
+
+Whoever has set it up has imported it. A project that does not use it never loads it, and pays one look into a dict.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from zerver.lib.event import Event
+from zerver.lib.trace import Carrying, Span
+
+if TYPE_CHECKING:
+    from zerver.lib.otel import Recorder
+
+_API: Final = "opentelemetry.trace"
+_UNTRACED: Final = Span()
+
+#: Once there is one, for good: OpenTelemetry lets nobody replace its provider.
+_recorder: "Recorder | None" = None
+
+
+def publishing(queue: str, count: int) -> Span:
+    """Around a call that publishes so many events; they carry its context."""
+    recorder = _recorder or _look()
+    return _UNTRACED if recorder is None else recorder.publishing(queue, count)
+
+
+def processing(queue: str, events: Sequence[Event]) -> Span:
+    """Around a handler that has these events in hand; what it publishes belongs to its trace, or to the first's."""
+    recorder = _recorder or _look()
+    return Carrying(events[0].headers) if recorder is None else recorder.processing(queue, events)
+
+
+def _look() -> "Recorder | None":
+    global _recorder
+    if _API in sys.modules:
+        from zerver.lib.otel import find_recorder
+
+        _recorder = find_recorder()
+    return _recorder
