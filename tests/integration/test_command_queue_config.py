@@ -116,7 +116,7 @@ def test_with_a_module_that_does_not_import_nothing_is_written(
 
 def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: None) -> None:
     path = tmp_path / "shop.conf"
-    for mode in ([], ["--multi-threaded"]):
+    for mode in (["--multiprocess"], ["--multi-threaded"]):
         arguments = ["--name=shop", "--directory=/srv/shop", "--user=shop", *mode]
         assert run("queue_config", "supervisor", "--write", f"--file={path}", *arguments).code == 0
         assert run("queue_config", "supervisor", "--check", f"--file={path}", *arguments).code == 0
@@ -124,8 +124,40 @@ def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: N
         assert (ran.code, ran.json["findings"]) == (0, [])
 
 
+def test_a_host_with_little_memory_gets_one_process_and_a_change_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "shop.conf"
+    write = ("queue_config", "supervisor", "--name=shop", f"--file={path}", "--write", "--worker-mb=1")
+    needed_mb = run("queue_config", "supervisor", "--multiprocess").out.count("[program:")
+    ran = run(*write, f"--memory-mb={2 * needed_mb - 1}")
+    assert "process_queue --multi_threaded " in path.read_text()
+    assert ran.err.startswith(
+        f"{path}: one process for all queues, a thread for each worker (--multiprocess and "
+    )
+    # At the edge it stays as it is.
+    assert run(*write, f"--memory-mb={2 * needed_mb}").err == ""
+    assert "process_queue --multi_threaded " in path.read_text()
+    assert (
+        "a process for each worker; until now it was not so ("
+        in run(*write, f"--memory-mb={3 * needed_mb}").err
+    )
+    assert "process_queue --multi_threaded " not in path.read_text()
+    assert run(*write, f"--memory-mb={2 * needed_mb}").err == ""
+    assert run(*write, f"--memory-mb={needed_mb}").err.startswith(f"{path}: one process for all queues")
+    assert (
+        "a process for each worker; until now"
+        in run(*write, f"--memory-mb={needed_mb}", "--multiprocess").err
+    )
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "\u0663"])
+def test_memory_that_is_no_number_of_mb_is_wrong_usage(value: str) -> None:
+    for option in ("--memory-mb", "--worker-mb"):
+        err = run("queue_config", "supervisor", f"{option}={value}").err
+        assert f"argument {option}: {value!r} is no whole number above 0" in err
+
+
 def test_what_is_not_given_of_a_site_follows_from_its_name() -> None:
-    section = run("queue_config", "supervisor", "--name=shop").out.partition("\n\n")[2]
+    section = run("queue_config", "supervisor", "--name=shop", "--multiprocess").out.partition("\n\n")[2]
     assert (
         "/home/shop/deployments/current/.venv/bin/python /home/shop/deployments/current/manage.py" in section
     )
@@ -135,7 +167,7 @@ def test_what_is_not_given_of_a_site_follows_from_its_name() -> None:
 
 
 def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None) -> None:
-    out = run("queue_config", "supervisor").out
+    out = run("queue_config", "supervisor", "--multiprocess").out
     [section] = [part for part in out.split("\n\n") if part.startswith("[program:zulip_events_ledger]\n")]
     assert "process_queue --queue=ledger --worker_num=%(process_num)s\n" in section
     assert "process_name=zulip_events_ledger_worker%(process_num)s\nnumprocs=3\nnumprocs_start=1\n" in section
@@ -162,7 +194,7 @@ def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, thre
         f"--log-directory={directory / 'log'}",
         *(f"--environment={name}={value}" for name, value in variables.items()),
     )
-    for mode in ([], ["--multi-threaded"]):
+    for mode in (["--multiprocess"], ["--multi-threaded"]):
         assert run("queue_config", "supervisor", "--write", *arguments, *mode).code == 0
         path.write_text("[supervisord]\n" + path.read_text(), encoding="utf-8")
         options = ServerOptions()

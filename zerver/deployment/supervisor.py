@@ -18,6 +18,13 @@ def render(site: Site, programs: Sequence[QueueProgram], *, is_multi_threaded: b
     return _HEADER + "".join(_of_queue(site, program) for program in programs)
 
 
+def is_multiprocess(text: str) -> bool | None:
+    """Whether a file of ours has a process for each worker; None: it is none of ours."""
+    if "./manage.py queue_config supervisor" not in text:
+        return None
+    return " process_queue --multi_threaded " not in text
+
+
 def _of_queue(site: Site, program: QueueProgram) -> str:
     name = f"{site.name}_events_{program.queue}"
     arguments, log, processes = f"--queue={program.queue}", f"events_{program.queue}", ""

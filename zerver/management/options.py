@@ -12,3 +12,11 @@ def seconds(text: str) -> float:
     if not 0 < value < 86_400:
         raise ArgumentTypeError(f"{text!r} is no number of seconds above 0")
     return value
+
+
+def whole_number(text: str) -> int:
+    """Raises: ArgumentTypeError."""
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if not value:
+        raise ArgumentTypeError(f"{text!r} is no whole number above 0")
+    return value

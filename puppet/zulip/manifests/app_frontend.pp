@@ -4,12 +4,14 @@
 # @param nice  Workers give way to the web server.
 # @param queue_workers  Worker processes of some queues on this host, where they differ from what is declared.
 # @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory, and
-#   queue_workers cannot be given.
+#   queue_workers cannot be given. Unless it is given, by the memory of the host; who gives queue_workers wants processes.
+# @param queue_worker_mb  Memory that a worker process takes.
 class zulip::app_frontend (
   Hash[String, String] $environment = {},
   Integer[-20, 19] $nice = 10,
   Hash[String[1], Integer[1]] $queue_workers = {},
-  Boolean $queue_workers_multiprocess = true,
+  Optional[Boolean] $queue_workers_multiprocess = undef,
+  Integer[1] $queue_worker_mb = 100,
 ) {
   include zulip::base
 
@@ -38,7 +40,7 @@ class zulip::app_frontend (
     fail("queue_workers names queues that nothing declares: ${unknown.join(', ')}")
   }
 
-  if !$queue_workers_multiprocess and !$queue_workers.empty {
+  if $queue_workers_multiprocess == false and !$queue_workers.empty {
     fail('queue_workers are processes: with queue_workers_multiprocess => false there is one, with a thread for each worker declared')
   }
 
@@ -48,7 +50,33 @@ class zulip::app_frontend (
     $declared + { 'queue' => $queue, 'workers' => $queue_workers.get($queue, $declared['workers']) }
   }
 
-  file { "${zulip::base::root}/etc/supervisor/conf.d/${zulip::base::app_name}.conf":
+  $configuration = "${zulip::base::root}/etc/supervisor/conf.d/${zulip::base::app_name}.conf"
+  $is_multiprocess = $facts['zulip_queue_modes'].then |Hash $modes| { $modes[$configuration] }
+  $workers = $programs.reduce(0) |Integer $sum, Hash $program| { $sum + $program['workers'] }
+  if $queue_workers_multiprocess !~ Undef {
+    $multiprocess = $queue_workers_multiprocess
+  } elsif !$queue_workers.empty {
+    $multiprocess = true
+  } else {
+    $multiprocess = zulip::multiprocess($workers, $queue_worker_mb, $facts['zulip_memory_mb'], $is_multiprocess)
+  }
+  # Told once: the next time, the file says so already. Of a host where nothing runs yet, what is usual is not told.
+  if $multiprocess != ($is_multiprocess =~ Undef or $is_multiprocess) {
+    $mode = $multiprocess ? {
+      true    => 'a process for each worker',
+      default => 'one process for all queues, a thread for each worker',
+    }
+    $change = $is_multiprocess ? {
+      undef   => '',
+      default => '; until now it was not so',
+    }
+    notify { $configuration:
+      message => "${mode}${change} (${workers} workers at ${queue_worker_mb} MB; the host has ${facts['zulip_memory_mb']} MB)",
+      before  => File[$configuration],
+    }
+  }
+
+  file { $configuration:
     ensure  => file,
     owner   => 'root',
     group   => 'root',
@@ -62,7 +90,7 @@ class zulip::app_frontend (
       'nice'          => $nice,
       'variables'     => { 'HOME' => $zulip::base::home, 'USER' => $zulip::base::user } + $environment,
       'programs'      => $programs,
-      'multiprocess'  => $queue_workers_multiprocess,
+      'multiprocess'  => $multiprocess,
     }),
   }
   # What monitoring plugins read, which import no Django.

@@ -18,9 +18,10 @@ from zerver.management.config.declarations import Declarations
 from zerver.management.config.kind import Document, Kind
 from zerver.management.config.normal_queues import NormalQueues
 from zerver.management.config.supervisor import Supervisor
+from zerver.management.config.systemd import Systemd
 from zerver.management.stdout import OutputLost
 
-KINDS: Sequence[Kind] = (NormalQueues(), Supervisor(), Declarations())
+KINDS: Sequence[Kind] = (NormalQueues(), Supervisor(), Systemd(), Declarations())
 
 #: Of --check: what keeps it from an answer.
 EXIT_NO_ANSWER = 3
@@ -60,11 +61,17 @@ class Command(QueueCommand):
         kinds = parser.add_subparsers(dest="kind", metavar="KIND", required=True)
         for kind in KINDS:
             own = kinds.add_parser(kind.name, help=kind.help, description=kind.description or None)
-            self._add_file(own, kind.usual_path)
+            self._add_place(own, kind)
             kind.add_arguments(own)
 
-    def _add_file(self, parser: ArgumentParser, usual: str) -> None:
-        parser.add_argument("--file", type=Path, metavar="PATH", help=f"of --check and --write ({usual})")
+    def _add_place(self, parser: ArgumentParser, kind: Kind) -> None:
+        parser.add_argument(
+            kind.place_flag,
+            dest="file",
+            type=Path,
+            metavar="PATH",
+            help=f"of --check and --write ({kind.usual_path})",
+        )
         how = parser.add_mutually_exclusive_group()
         how.add_argument(
             "--check",
@@ -74,14 +81,17 @@ class Command(QueueCommand):
         how.add_argument("--write", action="store_true", help="make the file say so")
 
     def handle(self, *args: Any, **options: Any) -> None:
+        [kind] = [kind for kind in KINDS if kind.name == options["kind"]]
         if options["file"] and not (options["check"] or options["write"]):
-            self.usage("--file is of --check and --write: give one of them")
+            self.usage(f"{kind.place_flag} is of --check and --write: give one of them")
         if queues.broken_modules:
             self.warn_of_broken_modules()
             raise CommandError(
                 "so what is declared is not known, and nothing is written: mend the import first"
             )
-        [kind] = [kind for kind in KINDS if kind.name == options["kind"]]
+        if not options["check"]:
+            for remark in kind.remarks(options):
+                self.warn(remark)
         if not (options["check"] or options["write"]):
             self.stdout.write(kind.text(options), ending="")
             return
@@ -97,11 +107,17 @@ class Command(QueueCommand):
                 self._tell_as_declared(document)
                 continue
             try:
-                write_whole(document.path, document.text)
+                if document.text:
+                    write_whole(document.path, document.text)
+                else:
+                    document.path.unlink()
             except OSError as error:
-                raise CommandError(f"{document.path} cannot be written: {one_line(error)}") from error
-            self.stdout.write(f"{document.path}: written")
-            self.done = f"{document.path} is written"
+                raise CommandError(
+                    self._with_done(f"{document.path} cannot be written: {one_line(error)}")
+                ) from error
+            what = "written" if document.text else "removed"
+            self.done = f"{document.path} is {what}"
+            self.stdout.write(f"{document.path}: {what}")
 
     def _check(self, documents: Sequence[Document]) -> None:
         found = [(document, document.current()) for document in documents]

@@ -23,6 +23,7 @@ class Document:
     """A file, and what it should say."""
 
     path: Path
+    #: Empty: it should not be there.
     text: str
     #: What it says when it is not there yet; None: it must be there.
     missing: str | None = ""
@@ -41,9 +42,11 @@ class Kind(ABC):
     description: ClassVar[str] = ""
     #: Where ``--check`` and ``--write`` look without being told.
     usual_path: ClassVar[str]
+    #: How they are told; ``options["file"]``.
+    place_flag: ClassVar[str] = "--file"
 
     def add_arguments(self, parser: ArgumentParser) -> None:  # noqa: B027 (a kind may have none)
-        """Those of this kind alone; ``--file``, ``--check`` and ``--write`` are there already."""
+        """Those of this kind alone; its ``place_flag``, ``--check`` and ``--write`` are there already."""
 
     @abstractmethod
     def text(self, options: Options) -> str:
@@ -53,6 +56,10 @@ class Kind(ABC):
     def documents(self, options: Options) -> Sequence[Document]:
         """What ``--check`` compares and ``--write`` writes. Raises: CommandError, ConfigurationError."""
 
+    def remarks(self, options: Options) -> Sequence[str]:
+        """What people should know of it before it is used, beside what it says."""
+        return []
+
 
 def read(path: Path, *, missing: str | None = None) -> str:
     """``missing``: what a file that is not there says; None: it must be there. Raises: CommandError."""
@@ -61,7 +68,7 @@ def read(path: Path, *, missing: str | None = None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         if missing is not None and isinstance(error, FileNotFoundError):
             return missing
-        raise CommandError(f"{path} cannot be read: {one_line(error)}; name another with --file") from error
+        raise CommandError(f"{path} cannot be read: {one_line(error)}; let this user read it, or name another") from error
 
 
 def programs_everywhere() -> list[QueueProgram]:
