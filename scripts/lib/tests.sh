@@ -51,18 +51,20 @@ audit_packages() {
 
 # The tests start RabbitMQ and PostgreSQL themselves, privately; here they only have to be on the disk.
 install_servers() {
-  local missing=()
+  local missing=() tools=()
   # One of another root, if RABBITMQ_ROOT names it, is there or the tests say that it is not.
   [[ -n ${RABBITMQ_ROOT:-} ]] || compgen -G '/usr/lib/rabbitmq/lib/rabbitmq_server-*/sbin/rabbitmq-server' >/dev/null ||
     missing+=(rabbitmq-server)
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
   [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
   command -v puppet >/dev/null || missing+=(puppet)
-  if [[ ${#missing[@]} -eq 0 ]]; then return 0; fi
-  if debian_install "${missing[@]}"; then
-    debian_keep_down "${missing[@]}"
+  # For systemd-analyze, which runs nothing: into containers, and not onto a machine that begins with another init.
+  command -v systemd-analyze >/dev/null || [[ -e /sbin/init ]] || tools+=(systemd)
+  if [[ ${#missing[@]} -eq 0 && ${#tools[@]} -eq 0 ]]; then return 0; fi
+  if debian_install "${missing[@]}" "${tools[@]}"; then
+    if [[ ${#missing[@]} -gt 0 ]]; then debian_keep_down "${missing[@]}"; fi
   else
-    remark "${missing[*]} missing and not installed (apt-get install ${missing[*]}): tests that need them do not run"
+    remark "${missing[*]} ${tools[*]} missing and not installed (apt-get install ${missing[*]} ${tools[*]}): tests that need them do not run"
   fi
 }
 

@@ -68,7 +68,9 @@ def read(path: Path, *, missing: str | None = None) -> str:
     except (OSError, UnicodeDecodeError) as error:
         if missing is not None and isinstance(error, FileNotFoundError):
             return missing
-        raise CommandError(f"{path} cannot be read: {one_line(error)}; let this user read it, or name another") from error
+        raise CommandError(
+            f"{path} cannot be read: {one_line(error)}; let this user read it, or name another"
+        ) from error
 
 
 def programs_everywhere() -> list[QueueProgram]:

@@ -10,18 +10,20 @@ _PATHS = (
     ("--home", "the user's (/home/USER)"),
     ("--directory", "where manage.py is (HOME/deployments/current)"),
     ("--python", "the interpreter (DIRECTORY/.venv/bin/python)"),
-    ("--log-directory", "where their logs go (/var/log/NAME)"),
 )
+_LOGS = ("--log-directory", "where their logs go (/var/log/NAME)")
+_OF_SITE = ("name", "user", "home", "directory", "python", "log_directory", "nice")
 
 
 def add_name(parser: ArgumentParser) -> None:
     parser.add_argument("--name", default=DEFAULT_NAME, help="programs and files begin with it (%(default)s)")
 
 
-def add_site(parser: ArgumentParser) -> None:
+def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
+    """``has_logs``: files of their own."""
     add_name(parser)
     parser.add_argument("--user", help="who runs them (NAME)")
-    for flag, what in _PATHS:
+    for flag, what in (*_PATHS, _LOGS) if has_logs else _PATHS:
         parser.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
     parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N", help="(%(default)s)")
     parser.add_argument(
@@ -36,13 +38,8 @@ def add_site(parser: ArgumentParser) -> None:
 
 def site_of(options: Options) -> Site:
     """Raises: InvalidSite."""
-    return Site.derived(
-        environment=dict(options["environment"]),
-        **{
-            name: options[name]
-            for name in ("name", "user", "home", "directory", "log_directory", "python", "nice")
-        },
-    )
+    given = {name: options[name] for name in _OF_SITE if name in options}
+    return Site.derived(environment=dict(options["environment"]), **given)
 
 
 def _variable(text: str) -> tuple[str, str]:

@@ -1,0 +1,57 @@
+"""systemd's units."""
+
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from zerver.deployment import systemd
+from zerver.deployment.site import Site
+from zerver.management.config.kind import Document, Kind, Options, programs_here, read
+from zerver.management.config.site_options import add_site, site_of
+
+_UNITS = Path("/etc/systemd/system")
+
+
+class Systemd(Kind):
+    name = "systemd"
+    help = "systemd's units: a target, and a template for each queue"
+    description = (
+        "Prints systemd's units: NAME-queues.target, which wants all workers, and NAME-queue-QUEUE@.service, of which "
+        "a worker is an instance, by its number. --check and --write are of a directory: of the files there, those "
+        "that were written for NAME and are not wanted any more differ, and are removed."
+    )
+    usual_path = str(_UNITS)
+    place_flag = "--unit-directory"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        add_site(parser, has_logs=False)
+        parser.add_argument(
+            "--multi-threaded",
+            action="store_true",
+            help="one process for all queues, a thread for each worker: NAME-queue-all.service",
+        )
+
+    def text(self, options: Options) -> str:
+        """As ``systemctl cat`` shows several files."""
+        units = _units(site_of(options), options)
+        return "\n".join(f"# {_UNITS / name}\n{text}" for name, text in units.items())
+
+    def documents(self, options: Options) -> Sequence[Document]:
+        site, directory = site_of(options), options["file"] or _UNITS
+        units = _units(site, options)
+        stale = [path for path in _of_site(site, directory) if path.name not in units]
+        return [
+            *(Document(path=directory / name, text=text) for name, text in units.items()),
+            # A file that says nothing is none.
+            *(Document(path=path, text="") for path in stale),
+        ]
+
+
+def _units(site: Site, options: Options) -> Mapping[str, str]:
+    return systemd.render(site, programs_here(), is_multi_threaded=options["multi_threaded"])
+
+
+def _of_site(site: Site, directory: Path) -> list[Path]:
+    """What stands there already that was written for it. Raises: CommandError."""
+    found = sorted(path for path in directory.glob(f"{site.name}-queue*") if path.is_file())
+    return [path for path in found if systemd.is_ours(site, path.name, read(path))]
