@@ -24,15 +24,15 @@ def render(programs: Sequence[QueueProgram]) -> str:
     facts = "".join(f"    '{program.queue}' => {_facts(program)},\n" for program in programs)
     return (
         f"{BEGIN}  $normal_queues = [\n{names}  ]\n"
-        "  # What is declared of each: worker processes; how long one may take to drain, and for one event; and the\n"
-        "  # backlog from which on to warn.\n"
+        "  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and for one\n"
+        "  # event; and the backlog from which on to warn.\n"
         f"  $queue_declarations = {{\n{facts}  }}\n{END}"
     )
 
 
 def _facts(program: QueueProgram) -> str:
     return (
-        f"{{ 'workers' => {program.workers}, 'stop_seconds' => {program.stop_seconds}, "
+        f"{{ 'workers' => {program.workers}, 'threads' => {program.threads}, 'stop_seconds' => {program.stop_seconds}, "
         f"'timeout_seconds' => {program.timeout_seconds}, "
         f"'warn_seconds' => {program.warn_seconds}, 'crit_seconds' => {program.crit_seconds} }}"
     )

@@ -15,6 +15,8 @@ class QueueProgram:
     queue: str
     #: Processes; with several, each has a number from 1 on.
     workers: int
+    #: Handlers in each process.
+    threads: int
     #: How long its workers may be busy with one event.
     timeout_seconds: float
     #: Of its backlog.
@@ -29,6 +31,7 @@ def programs_of(queues: Sequence[QueueDeclaration]) -> list[QueueProgram]:
         QueueProgram(
             queue=queue.name,
             workers=queue.workers,
+            threads=queue.threads,
             timeout_seconds=float(queue.timeout_seconds),
             warn_seconds=float(queue.warn_seconds),
             crit_seconds=float(queue.crit_seconds),

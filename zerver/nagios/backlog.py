@@ -1,0 +1,121 @@
+"""Judging: how far is a queue behind, in seconds, and does anybody get on with it?"""
+
+from dataclasses import dataclass
+
+from zerver.lib.counted import counted
+from zerver.monitoring.thresholds import Level, backlog_seconds
+from zerver.nagios.broker import Seen
+from zerver.nagios.declared import Declared
+from zerver.nagios.ranges import Range, number_text
+from zerver.nagios.report import Finding, Metric
+from zerver.nagios.stats import Told
+
+#: Faster than any handler is.
+_FASTEST_SECONDS = 1e-6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What is known of a queue at this moment; None where nothing can know."""
+
+    seen: Seen
+    told: Told
+    #: What waits will take at the present pace, or how long the oldest in workers' hands has waited: the larger.
+    seconds: float | None
+    #: Publish-to-done of the event that was done last.
+    lag_seconds: float | None
+    #: Since when no worker of this host has said anything; None where one has lately, or none ever did.
+    silent_seconds: float | None
+
+
+def measure(queue: Declared, seen: Seen, told: Told, *, now: float) -> Backlog:
+    """``ready × mean handling time / handlers``: handlers are those of all hosts, the mean is that of this one."""
+    handled = [stats for stats in told.fresh if stats.recent_average_consume_time is not None]
+    rate_per_minute = None
+    if handled:
+        mean = sum(stats.recent_average_consume_time or 0.0 for stats in handled) / len(handled)
+        handlers = max(1, seen.consumers or 0) * queue.threads
+        rate_per_minute = 60 / max(mean, _FASTEST_SECONDS) * handlers
+    waits = [
+        stats.oldest_unbegun_seconds + max(0.0, now - stats.update_time)
+        for stats in told.fresh
+        if stats.oldest_unbegun_seconds is not None
+    ]
+    lags = [stats.lag_ms / 1000 for stats in told.fresh if stats.lag_ms is not None]
+    silent = min((now - stats.update_time for stats in told.old), default=None)
+    return Backlog(
+        seen=seen,
+        told=told,
+        seconds=backlog_seconds(
+            ready=seen.ready,
+            oldest_ms=int(max(waits) * 1000) if waits else None,
+            rate_per_minute=rate_per_minute,
+            unbegun=sum(stats.unbegun or 0 for stats in told.fresh),
+        ),
+        lag_seconds=max(lags, default=None),
+        silent_seconds=None if told.fresh else silent,
+    )
+
+
+def judge(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> list[Finding]:
+    """What is found of one queue; the worst counts."""
+    seen = backlog.seen
+    if not seen.exists:
+        text = f"queue {queue.queue} does not exist: start its workers, which declare it"
+        return [Finding(level=Level.CRITICAL, text=text)]
+    problems = [Finding(level=Level.UNKNOWN, text=problem) for problem in backlog.told.problems]
+    if seen.ready is None:
+        return [Finding(level=Level.UNKNOWN, text=f"queue {queue.queue}: {seen.problem}"), *problems]
+    return [
+        _of_progress(queue.queue, seen.ready, backlog) or _of_length(queue, backlog, warning, critical),
+        *problems,
+    ]
+
+
+def _of_progress(queue: str, ready: int, backlog: Backlog) -> Finding | None:
+    """None: somebody gets on with it, or nothing waits."""
+    if not ready:
+        return None
+    waiting = f"queue {queue}: {counted(ready, 'event')} {'waits' if ready == 1 else 'wait'}"
+    if backlog.seen.consumers == 0:
+        return Finding(level=Level.CRITICAL, text=f"{waiting}, and nobody takes from it: start its workers")
+    if backlog.silent_seconds is not None:
+        told = f"its workers have said nothing for {backlog.silent_seconds:.0f} s"
+        mend = "see whether they hang, and whether the disk of their .stats files is full"
+        return Finding(level=Level.CRITICAL, text=f"{waiting}, and {told}: {mend}")
+    reasons = sorted({stats.breaker for stats in backlog.told.fresh if stats.breaker})
+    if reasons and all(stats.breaker for stats in backlog.told.fresh):
+        return Finding(
+            level=Level.CRITICAL, text=f"{waiting}, and its workers take none: {'; '.join(reasons)}"
+        )
+    return None
+
+
+def _of_length(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> Finding:
+    seconds, ready, lag = backlog.seconds, backlog.seen.ready or 0, backlog.lag_seconds
+    if seconds is None:
+        text = (
+            f"queue {queue.queue}: {counted(ready, 'event')} ready, and how fast they are taken is not known"
+        )
+        mend = "a worker that has done one tells; see --stats-dir, on the workers' host"
+        return Finding(level=Level.UNKNOWN, text=f"{text}: {mend}")
+    text = f"queue {queue.queue} is {number_text(seconds)} s behind, {ready} ready"
+    if critical.alerts(seconds):
+        return Finding(level=Level.CRITICAL, text=text)
+    if warning.alerts(seconds):
+        return Finding(level=Level.WARNING, text=text)
+    # No more than a warning: a retry's waits, and those of an event that was meant for later, are in it too.
+    if ready and lag is not None and warning.alerts(lag):
+        text += f", and what was done last had been published {number_text(lag)} s before"
+        return Finding(level=Level.WARNING, text=text)
+    return Finding(level=Level.OK, text=text)
+
+
+def metrics(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> list[Metric]:
+    return [
+        Metric(
+            name=f"{queue.queue}_backlog", value=backlog.seconds, unit="s", warning=warning, critical=critical
+        ),
+        Metric(name=f"{queue.queue}_ready", value=backlog.seen.ready),
+        Metric(name=f"{queue.queue}_lag", value=backlog.lag_seconds, unit="s", warning=warning),
+    ]

@@ -1,0 +1,63 @@
+"""check-queue-worker-errors: failed and quarantined events of late, and rows of the event table that nobody takes."""
+
+import re
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable
+
+from zerver.nagios import database, declared, worker_errors
+from zerver.nagios.database import Database
+from zerver.nagios.deadline import Deadline
+from zerver.nagios.plugin import Plugin, run
+from zerver.nagios.report import Report
+
+_SPAN = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
+_UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_A_DAY = 86_400.0
+
+
+class CheckWorkerErrors(Plugin):
+    name = "check-queue-worker-errors"
+    service = "WORKER ERRORS"
+    description = (
+        "Failed events that nobody has dealt with, and events in quarantine since a worker process ended with them; "
+        "and the oldest due row of the event table that nobody takes, by its queue's own thresholds."
+    )
+    measure = "failed and quarantined events together; a warning from the first on unless given"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--since", type=_span, default=_A_DAY, metavar="SPAN", help="as far back: 30m, 2h, 1d (1d)"
+        )
+        database.add_options(parser)
+
+    def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
+        asked = database.database_of(options, usage)
+        return lambda deadline: _check(options, asked, deadline)
+
+
+def _check(options: Namespace, asked: Database, deadline: Deadline) -> Report:
+    known = declared.read(options.declarations)
+    declared.chosen(known, options.queue, options.declarations)
+    trouble = database.of_queues(asked.trouble(options.since, deadline), options.queue)
+    warning = options.warning or worker_errors.ANY
+    return Report(
+        findings=list(worker_errors.judge(known, trouble, warning, options.critical)),
+        all_well=worker_errors.all_well(trouble),
+        metrics=worker_errors.metrics(trouble, warning, options.critical),
+    )
+
+
+def _span(text: str) -> float:
+    found = _SPAN.fullmatch(text)
+    if found is None or not int(found["number"]):
+        raise ArgumentTypeError(f"{text!r} is no span of time: write 30m, 2h or 3d")
+    return float(int(found["number"]) * _UNIT_SECONDS[found["unit"]])
+
+
+def main() -> None:
+    sys.exit(run(CheckWorkerErrors()))
+
+
+if __name__ == "__main__":
+    main()

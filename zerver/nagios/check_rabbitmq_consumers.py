@@ -1,0 +1,92 @@
+"""check-rabbitmq-consumers: consumers of each queue against what is declared."""
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from zerver.lib.counted import counted
+from zerver.monitoring.thresholds import Level
+from zerver.nagios import broker, consumers, declared, stats
+from zerver.nagios.broker import Broker, Seen
+from zerver.nagios.deadline import Deadline
+from zerver.nagios.declared import Declared
+from zerver.nagios.plugin import Plugin, run, thresholds
+from zerver.nagios.report import Finding, Metric, Report
+
+#: A consumer without work begins anew each minute, and is away for some milliseconds meanwhile.
+_SECOND_LOOK_SECONDS = 0.5
+
+
+class CheckConsumers(Plugin):
+    name = "check-rabbitmq-consumers"
+    service = "CONSUMERS"
+    description = (
+        "Has each queue the consumers that are declared of it? None is critical, fewer or more a warning."
+    )
+    measure = "consumers of a queue, instead of what is declared"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--hosts", type=int, default=1, metavar="N", help="that each run what is declared (%(default)s)"
+        )
+        parser.add_argument(
+            "--stats-dir",
+            type=Path,
+            metavar="PATH",
+            help="the workers' QUEUE_STATE_DIR: by it declarations that are out of date are found",
+        )
+        broker.add_options(parser)
+
+    def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
+        if not 0 < options.hosts < 100_000:
+            usage("--hosts: give how many hosts run workers, 1 at least")
+        asked = broker.broker_of(options, usage)
+        return lambda deadline: _check(options, asked, deadline)
+
+
+def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
+    known = declared.read(options.declarations)
+    queues = declared.chosen(known, options.queue, options.declarations)
+    findings, metrics = _judged(queues, _seen(queues, options, asked, deadline), options)
+    if options.stats_dir is not None:
+        deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
+        findings += stats.out_of_date(options.stats_dir, known, options.declarations, now=time.time())
+    well = f"{counted(len(queues), 'queue')} with consumers as declared"
+    return Report(findings=findings, all_well=well, metrics=metrics)
+
+
+def _seen(
+    queues: Sequence[Declared], options: Namespace, asked: Broker, deadline: Deadline
+) -> Mapping[str, Seen]:
+    """Looked at again where something is wrong: what is still so then is wrong."""
+    seen = asked.look([queue.queue for queue in queues], deadline)
+    findings, _ = _judged(queues, seen, options)
+    doubtful = [
+        queue.queue for queue, finding in zip(queues, findings, strict=True) if finding.level is not Level.OK
+    ]
+    if not doubtful:
+        return seen
+    time.sleep(min(_SECOND_LOOK_SECONDS, deadline.seconds / 4))
+    return {**seen, **asked.look(doubtful, deadline)}
+
+
+def _judged(
+    queues: Sequence[Declared], seen: Mapping[str, Seen], options: Namespace
+) -> tuple[list[Finding], list[Metric]]:
+    findings, metrics = [], []
+    for queue in queues:
+        warning, critical = thresholds(options, queue.queue, consumers.usual_ranges(queue, options.hosts))
+        of_broker, wanted = seen[queue.queue], queue.workers * options.hosts
+        findings.append(consumers.judge(queue, of_broker, warning, critical, wanted=wanted))
+        metrics.append(consumers.metric(queue, of_broker, warning, critical))
+    return findings, metrics
+
+
+def main() -> None:
+    sys.exit(run(CheckConsumers()))
+
+
+if __name__ == "__main__":
+    main()

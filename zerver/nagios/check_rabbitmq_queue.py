@@ -1,0 +1,79 @@
+"""check-rabbitmq-queue: how far each queue is behind, in seconds, and whether anybody gets on with it."""
+
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
+from pathlib import Path
+
+from zerver.lib.counted import counted
+from zerver.monitoring.thresholds import Level
+from zerver.nagios import backlog, broker, declared, stats
+from zerver.nagios.broker import Broker
+from zerver.nagios.deadline import Deadline
+from zerver.nagios.errors import NoAnswer
+from zerver.nagios.plugin import Plugin, run, thresholds
+from zerver.nagios.ranges import Range
+from zerver.nagios.report import Finding, Metric, Report
+
+DEFAULT_STATS_DIR = Path("/home/zulip/deployments/current/var/queue")
+
+
+class CheckQueue(Plugin):
+    name = "check-rabbitmq-queue"
+    service = "QUEUES"
+    description = (
+        "How many seconds is each queue behind: what is ready times the mean handling time, by the number of handlers; "
+        "or the wait of the oldest in workers' hands. Run it where workers run, for their .stats files."
+    )
+    measure = "seconds behind, instead of what is declared"
+
+    def add_arguments(self, parser: ArgumentParser) -> None:
+        parser.add_argument(
+            "--stats-dir",
+            type=Path,
+            default=DEFAULT_STATS_DIR,
+            metavar="PATH",
+            help="the workers' QUEUE_STATE_DIR (%(default)s)",
+        )
+        broker.add_options(parser)
+
+    def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
+        asked = broker.broker_of(options, usage)
+        return lambda deadline: _check(options, asked, deadline)
+
+
+def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
+    known = declared.read(options.declarations)
+    queues = declared.chosen(known, options.queue, options.declarations)
+    seen = asked.look([queue.queue for queue in queues], deadline)
+    deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
+    now = time.time()
+    findings: list[Finding] = []
+    metrics: list[Metric] = []
+    try:
+        findings += stats.out_of_date(options.stats_dir, known, options.declarations, now=now)
+    except NoAnswer as error:
+        findings.append(Finding(level=error.level, text=str(error)))
+    for queue in queues:
+        usual = Range.up_to(queue.warn_seconds), Range.up_to(queue.crit_seconds)
+        warning, critical = thresholds(options, queue.queue, usual)
+        told = stats.told_of(options.stats_dir, queue.queue, now=now)
+        measured = backlog.measure(queue, seen[queue.queue], told, now=now)
+        findings += backlog.judge(queue, measured, warning, critical)
+        metrics += backlog.metrics(queue, measured, warning, critical)
+    return Report(findings=findings, all_well=_all_well(findings, len(queues)), metrics=metrics)
+
+
+def _all_well(findings: list[Finding], count: int) -> str:
+    return (
+        findings[0].text if count == 1 and findings else f"{counted(count, 'queue')} within their thresholds"
+    )
+
+
+def main() -> None:
+    sys.exit(run(CheckQueue()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Judging: has each queue the consumers that it should have?"""
+
+from zerver.lib.counted import counted
+from zerver.monitoring.thresholds import Level
+from zerver.nagios.broker import Seen
+from zerver.nagios.declared import Declared
+from zerver.nagios.ranges import Range
+from zerver.nagios.report import Finding, Metric
+
+
+def usual_ranges(queue: Declared, hosts: int) -> tuple[Range, Range]:
+    """Warning and critical: none is critical; fewer are slow, and more may be a worker that was forgotten somewhere."""
+    wanted = float(queue.workers * hosts)
+    return Range(start=wanted, end=wanted), Range(start=1.0)
+
+
+def judge(queue: Declared, seen: Seen, warning: Range, critical: Range, *, wanted: int) -> Finding:
+    if not seen.exists:
+        text = f"queue {queue.queue} does not exist: start its workers, which declare it"
+        return Finding(level=Level.CRITICAL, text=text)
+    if seen.consumers is None:
+        return Finding(level=Level.UNKNOWN, text=f"queue {queue.queue}: {seen.problem}")
+    level = (
+        Level.CRITICAL
+        if critical.alerts(seen.consumers)
+        else Level.WARNING
+        if warning.alerts(seen.consumers)
+        else Level.OK
+    )
+    return Finding(level=level, text=_text(queue.queue, seen.consumers, level, wanted))
+
+
+def _text(queue: str, consumers: int, level: Level, wanted: int) -> str:
+    has = f"queue {queue} has {counted(consumers, 'consumer') if consumers else 'no consumer'}"
+    if level is Level.OK:
+        return has
+    if consumers > wanted:
+        return f"{has}, needs {wanted}: another worker shares it; ./manage.py queue_workers list tells whose"
+    return f"{has}, needs {wanted}: start its workers; why they ended is in their logs"
+
+
+def metric(queue: Declared, seen: Seen, warning: Range, critical: Range) -> Metric:
+    return Metric(name=queue.queue, value=seen.consumers, warning=warning, critical=critical)

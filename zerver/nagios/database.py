@@ -1,0 +1,102 @@
+"""What the database holds of trouble: failed events, suspects, and rows that nobody takes."""
+
+import re
+from abc import ABC, abstractmethod
+from argparse import ArgumentParser, Namespace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zerver.nagios import sql
+from zerver.nagios.deadline import Deadline
+
+MEND_TABLES = (
+    "name the database that QUEUE_DATABASE names; ./manage.py migrate makes the tables, and plugins are of the "
+    "release that made them"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """By queue."""
+
+    #: Failed events that nobody has replayed or discarded.
+    failed: Mapping[str, int] = field(default_factory=dict)
+    #: Events whose worker process may have died of them, and that have not been settled since.
+    suspects: Mapping[str, int] = field(default_factory=dict)
+    #: How long its next row of the event table has been due, in nobody's hand; only queues that have such.
+    due_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+class Database(ABC):
+    """Read, and nothing else: a connection that may not write."""
+
+    @abstractmethod
+    def trouble(self, since_seconds: float, deadline: Deadline) -> Trouble:
+        """Raises: NoAnswer."""
+
+
+Ask = Callable[[str, Mapping[str, Any]], list[tuple[Any, ...]]]
+
+
+def trouble_of(ask: Ask, now_ms: int, since_seconds: float) -> Trouble:
+    """``ask`` runs a statement of ``sql``."""
+    since = {"since": now_ms - int(since_seconds * 1000)}
+    due = {}
+    for (queue,) in ask(sql.QUEUES, {}):
+        for available_at_ms, published_at_ms in ask(sql.FIRST_DUE, {"queue": queue, "now": now_ms}):
+            # What was published with a due time in the past has not waited since then.
+            due[queue] = max(0, now_ms - max(available_at_ms, published_at_ms)) / 1000
+    return Trouble(
+        failed=dict(ask(sql.FAILED, since)), suspects=dict(ask(sql.SUSPECTS, since)), due_seconds=due
+    )
+
+
+def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
+    """Of these alone; of all, where none is named."""
+    if not names:
+        return trouble
+    return Trouble(
+        failed={name: count for name, count in trouble.failed.items() if name in names},
+        suspects={name: count for name, count in trouble.suspects.items() if name in names},
+        due_seconds={name: seconds for name, seconds in trouble.due_seconds.items() if name in names},
+    )
+
+
+def add_options(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group(
+        "the database", "libpq's own variables and files are heeded: PGSERVICE, PGPASSFILE …"
+    )
+    way = group.add_mutually_exclusive_group()
+    way.add_argument("--sqlite", type=Path, metavar="PATH", help="SQLite's file, which is only read")
+    way.add_argument(
+        "--database",
+        default="",
+        metavar="CONNINFO",
+        help="PostgreSQL: 'service=shop', 'host=db dbname=shop user=nagios'",
+    )
+    group.add_argument("-H", "--hostname", metavar="HOST", help="of PostgreSQL, beside what --database says")
+    group.add_argument("-p", "--port", type=int, help="likewise")
+
+
+def database_of(options: Namespace, usage: Callable[[str], None]) -> Database:
+    """``usage`` ends the plugin over options that make no sense together."""
+    if options.sqlite and (options.hostname or options.port):
+        usage("--hostname and --port are of PostgreSQL")
+    if _HAS_PASSWORD.search(options.database):
+        # Not quoted, of course.
+        usage(
+            "--database holds a password, which process listings show: put it into ~/.pgpass, or a service file"
+        )
+    # Each imports what it alone needs, and that takes longer than all the rest.
+    if options.sqlite:
+        from zerver.nagios.sqlite import Sqlite
+
+        return Sqlite(options.sqlite)
+    from zerver.nagios.postgresql import Postgresql
+
+    return Postgresql(options.database, host=options.hostname, port=options.port)
+
+
+_HAS_PASSWORD = re.compile(r"\b(ssl)?password\s*=|://[^@/]*:[^@]*@", re.IGNORECASE)

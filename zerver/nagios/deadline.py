@@ -1,0 +1,64 @@
+"""Whoever does not answer is answered for: a plugin ends in time, whatever it waits for."""
+
+import os
+import threading
+from collections.abc import Callable
+from typing import NoReturn
+
+from zerver.monitoring.thresholds import Level
+from zerver.nagios.report import EXIT_CODES, Finding, Report
+
+#: For an answer that is being written when the time is up: a pipe that nobody reads may hold it up for ever.
+_LAST_WORD_SECONDS = 1.0
+
+
+class Deadline:
+    """Says the report, once: that which was made, or else, from a thread of its own, that time is up.
+
+    By a thread, and not by SIGALRM: a handler of a signal waits until the call into C that hangs has returned.
+    """
+
+    def __init__(self, seconds: float, say: Callable[[Report], int]) -> None:
+        self.seconds = seconds
+        self._say = say
+        self._what = "it"
+        self._level = Level.UNKNOWN
+        self._is_said = threading.Lock()
+        #: Run before the end, for what would outlive us.
+        self.at_end: Callable[[], None] = lambda: None
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._over = threading.Event()
+
+    def begin(self) -> None:
+        self._thread.start()
+
+    def waits_for(self, what: str, level: Level = Level.CRITICAL) -> None:
+        """What is to be said when time is up. CRITICAL: a service that does not answer is what we are here to find."""
+        self._what, self._level = what, level
+
+    def say(self, report: Report) -> int:
+        """The exit code. Nothing else is said after it."""
+        self._is_said.acquire()  # for good
+        code = self._say(report)
+        self._over.set()
+        return code
+
+    def _watch(self) -> None:
+        if self._over.wait(self.seconds):
+            return
+        if not self._is_said.acquire(blocking=False):
+            self._over.wait(_LAST_WORD_SECONDS)
+            _end(EXIT_CODES[Level.UNKNOWN])
+        problem = f"{self._what} did not answer within {self.seconds:g} s"
+        report = Report(findings=[Finding(level=self._level, text=problem)], all_well="")
+        try:
+            self.at_end()
+            code = self._say(report)
+        except BaseException:
+            _end(EXIT_CODES[Level.UNKNOWN])
+        _end(code)
+
+
+def _end(code: int) -> NoReturn:
+    """At once: the main thread may never return to Python."""
+    os._exit(code)

@@ -1,0 +1,89 @@
+"""The broker of this host, asked by rabbitmqctl: for root, who needs no login."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from zerver.lib.printable import one_line
+from zerver.nagios.broker import MISSING, Broker, Seen
+from zerver.nagios.deadline import Deadline
+from zerver.nagios.errors import cannot_ask, is_down
+
+#: cron's PATH lacks the first.
+_USUAL_PLACES = ("/usr/sbin", "/usr/lib/rabbitmq/bin")
+#: EX_UNAVAILABLE and EX_TEMPFAIL, of sysexits.h: the node is not there, or does not answer.
+_NO_NODE = (69, 75)
+
+
+class Rabbitmqctl(Broker):
+    def __init__(self, virtual_host: str) -> None:
+        self._virtual_host = virtual_host
+
+    def look(self, queues: Sequence[str], deadline: Deadline) -> Mapping[str, Seen]:
+        deadline.waits_for("rabbitmqctl")
+        found: dict[str, Seen] = {}
+        for item in self._listed(deadline):
+            counts = item.get("messages_ready"), item.get("consumers")
+            told = all(type(count) is int for count in counts)
+            problem = "" if told else "rabbitmqctl does not tell: see rabbitmq-diagnostics check_running"
+            found[str(item.get("name"))] = (
+                Seen(ready=counts[0], consumers=counts[1]) if told else Seen(problem=problem)
+            )
+        return {queue: found.get(queue, MISSING) for queue in queues}
+
+    def _listed(self, deadline: Deadline) -> list[Mapping[str, Any]]:
+        program = shutil.which(
+            "rabbitmqctl", path=os.pathsep.join([os.environ.get("PATH", ""), *_USUAL_PLACES])
+        )
+        if program is None:
+            raise cannot_ask(
+                "rabbitmqctl is not here", "ask over AMQP: -H HOST, --username and --password-file"
+            )
+        child = subprocess.Popen(
+            [
+                *(program, "--quiet", "--timeout", str(max(1, int(deadline.seconds)))),
+                *("list_queues", "--vhost", self._virtual_host, "--formatter", "json"),
+                *("name", "messages_ready", "consumers"),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            # For its wrapper starts it as a child of su: all of them are ended together, and su ends its own.
+            start_new_session=True,
+        )
+        deadline.at_end = lambda: _end(child)
+        out, err = child.communicate()
+        if child.returncode:
+            raise _failed(child.returncode, out + err)
+        try:
+            listed = json.loads(out)
+        except (ValueError, RecursionError):
+            listed = None
+        if not isinstance(listed, list):
+            raise cannot_ask(
+                "rabbitmqctl says what is no JSON", "see rabbitmqctl list_queues --formatter json"
+            )
+        return [item for item in listed if isinstance(item, dict)]
+
+
+def _failed(code: int, output: bytes) -> Exception:
+    said = [line for line in output.decode(errors="replace").splitlines() if line.strip()]
+    told = one_line(ValueError(said[0] if said else "it says nothing"))
+    if code in _NO_NODE:
+        return is_down(
+            f"rabbitmqctl cannot reach the broker ({code}: {told})",
+            "start it: systemctl start rabbitmq-server",
+        )
+    return cannot_ask(
+        f"rabbitmqctl fails ({code}: {told})", "run it as root or rabbitmq; or ask over AMQP, with -H HOST"
+    )
+
+
+def _end(child: "subprocess.Popen[bytes]") -> None:
+    with suppress(OSError):
+        os.killpg(child.pid, signal.SIGTERM)

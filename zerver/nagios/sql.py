@@ -1,0 +1,28 @@
+"""What is asked of the tables: the same on PostgreSQL and SQLite, each answered by an index.
+
+Parameters are written as SQLite has them, ``:since``. ``zerver_suspect`` has no index on times: its rows are those of
+events that are not settled yet, and few.
+"""
+
+#: Milliseconds since the epoch, as the tables have them.
+NOW_POSTGRESQL = "SELECT CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
+NOW_SQLITE = "SELECT CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
+
+FAILED = (
+    "SELECT queue, COUNT(*) FROM zerver_failed_event"
+    " WHERE failed_at_ms >= :since AND state = 'failed' GROUP BY queue"
+)
+SUSPECTS = "SELECT queue, COUNT(*) FROM zerver_suspect WHERE last_started_at_ms >= :since GROUP BY queue"
+#: Each queue that has rows, by one look into the index for the next: the table may be long, and its queues are few.
+QUEUES = (
+    "WITH RECURSIVE named(queue) AS ("
+    "SELECT MIN(queue) FROM zerver_event"
+    " UNION ALL"
+    " SELECT (SELECT MIN(queue) FROM zerver_event WHERE queue > named.queue) FROM named WHERE queue IS NOT NULL"
+    ") SELECT queue FROM named WHERE queue IS NOT NULL"
+)
+#: The next that a worker would take.
+FIRST_DUE = (
+    "SELECT available_at_ms, published_at_ms FROM zerver_event"
+    " WHERE queue = :queue AND available_at_ms <= :now ORDER BY available_at_ms, id LIMIT 1"
+)

@@ -1,0 +1,73 @@
+"""Judging: what did workers fail at, and what waits for a worker that does not come?"""
+
+from collections.abc import Iterable, Mapping
+
+from zerver.lib.counted import counted
+from zerver.monitoring.thresholds import Level
+from zerver.nagios.database import Trouble
+from zerver.nagios.declared import Declared
+from zerver.nagios.ranges import Range, number_text
+from zerver.nagios.report import Finding, Metric
+
+#: Any failed event is worth a look, and none by itself a night's sleep.
+ANY = Range.up_to(0)
+
+
+def judge(
+    queues: Mapping[str, Declared], trouble: Trouble, warning: Range, critical: Range | None
+) -> Iterable[Finding]:
+    """Counts by the ranges, rows that wait by their queue's own thresholds."""
+    failed, suspects = sum(trouble.failed.values()), sum(trouble.suspects.values())
+    level = _by(warning, critical, failed + suspects)
+    if failed:
+        mend = "./manage.py queue_failed list tells why"
+        text = f"{counted(failed, 'failed event')} ({_by_queue(trouble.failed)}): {mend}"
+        yield Finding(level=level, text=text)
+    if suspects:
+        what = f"{counted(suspects, 'event')} in quarantine ({_by_queue(trouble.suspects)})"
+        yield Finding(
+            level=level,
+            text=f"{what}: a worker process ended while it had {'it' if suspects == 1 else 'them'}",
+        )
+    if not failed and not suspects:
+        # By a range that asks for more than none, that is a problem too.
+        yield Finding(level=level, text="no failed event, and none in quarantine")
+    for name, seconds in trouble.due_seconds.items():
+        yield _of_row(name, seconds, queues.get(name))
+
+
+def all_well(trouble: Trouble) -> str:
+    failed, suspects = sum(trouble.failed.values()), sum(trouble.suspects.values())
+    return f"{counted(failed, 'failed event')}, {suspects} in quarantine, and no row that nobody takes"
+
+
+def metrics(trouble: Trouble, warning: Range, critical: Range | None) -> list[Metric]:
+    oldest = max(trouble.due_seconds.values(), default=0.0)
+    return [
+        Metric(name="failed", value=sum(trouble.failed.values()), warning=warning, critical=critical),
+        Metric(name="quarantined", value=sum(trouble.suspects.values()), warning=warning, critical=critical),
+        Metric(name="oldest_due", value=oldest, unit="s"),
+    ]
+
+
+def _of_row(name: str, seconds: float, queue: Declared | None) -> Finding:
+    text = f"queue {name} has a row in the event table that nobody takes, due for {number_text(seconds)} s"
+    if queue is None:
+        mend = "deploy the code that declares it, or ./manage.py queue_admin delete it"
+        return Finding(level=Level.WARNING, text=f"{text}, and no worker is declared: {mend}")
+    level = _by(Range.up_to(queue.warn_seconds), Range.up_to(queue.crit_seconds), seconds)
+    if level is Level.OK:
+        return Finding(
+            level=level, text=f"queue {name}: its next row has been due for {number_text(seconds)} s"
+        )
+    return Finding(level=level, text=f"{text}: ./manage.py queue_explain {name} tells why")
+
+
+def _by(warning: Range, critical: Range | None, value: float) -> Level:
+    if critical is not None and critical.alerts(value):
+        return Level.CRITICAL
+    return Level.WARNING if warning.alerts(value) else Level.OK
+
+
+def _by_queue(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
