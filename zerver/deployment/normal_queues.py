@@ -24,8 +24,8 @@ def render(programs: Sequence[QueueProgram]) -> str:
     facts = "".join(f"    '{program.queue}' => {_facts(program)},\n" for program in programs)
     return (
         f"{BEGIN}  $normal_queues = [\n{names}  ]\n"
-        "  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and for one\n"
-        "  # event; and the backlog from which on to warn.\n"
+        "  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and\n"
+        "  # for one event; and the backlog from which on to warn.\n"
         f"  $queue_declarations = {{\n{facts}  }}\n{END}"
     )
 

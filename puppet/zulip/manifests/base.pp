@@ -30,8 +30,8 @@ class zulip::base (
     'user_activity',
     'zerver_dead',
   ]
-  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and for one
-  # event; and the backlog from which on to warn.
+  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and
+  # for one event; and the backlog from which on to warn.
   $queue_declarations = {
     'incoming_webhooks' => { 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
     'user_activity' => { 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
