@@ -209,7 +209,7 @@ class WorkerProcess(models.Model):
     #: an earlier version never does.
     paused_at_ms = models.BigIntegerField(null=True, blank=True)
     #: Who has told it to stop, by ``queue_workers stop``; null: nobody has.
-    stop_asked_by = models.CharField(max_length=150, null=True, blank=True)
+    stop_asked_by = models.CharField(max_length=150, null=True, blank=True)  # noqa: DJ001 (earlier versions leave it out)
 
     class Meta:
         db_table = "zerver_worker_process"

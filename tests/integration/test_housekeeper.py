@@ -56,10 +56,9 @@ def make_housekeeper(
     def make() -> Housekeeper:
         queue = queues.lookup("noop")
         host = Host(alias="default", name="h:1", watchdog=Watchdog(lambda _: None), solitude=Solitude())
-        lane = current.table_lane().open_lane(queue, "h:1")
-        runner = QueueRunner(queue, [lane], host)
+        runner = QueueRunner(queue, lambda: [current.table_lane().open_lane(queue, "h:1")], host)
         row = ProcessRow(id="me", alias="default", worker_num=None, runner=runner)
-        made.append(Housekeeper([row], get_settings(), tmp_path / "health.json"))
+        made.append(Housekeeper([row], get_settings(), tmp_path / "health.json", lambda _: None))
         return made[-1]
 
     yield make

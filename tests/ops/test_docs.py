@@ -145,7 +145,7 @@ def test_every_key_of_a_commands_json_is_described(name: str) -> None:
     assert [key for key in promised if f'"{key}"' not in text] == []
 
 
-@pytest.mark.parametrize("name", ["queue_admin", "queue_failed"])
+@pytest.mark.parametrize("name", ["queue_admin", "queue_failed", "queue_workers"])
 def test_a_flag_is_described_under_the_verbs_that_take_it(name: str) -> None:
     """By the table's column of verbs: `all`, `all but` some, or a list."""
     table = [row for row in rows(section((DOCS / "commands.md").read_text(), name)) if "--" in row[0]]

@@ -9,6 +9,7 @@ import os
 import threading
 import time
 import uuid
+from datetime import UTC, datetime
 
 #: Milliseconds added to the wall clock and to the database's clock alike; tests move it, nothing else does.
 offset_ms: int = 0
@@ -29,6 +30,11 @@ os.register_at_fork(after_in_child=_after_fork)
 def now_ms() -> int:
     """Wall time. Units: milliseconds since the epoch."""
     return time.time_ns() // 1_000_000 + offset_ms
+
+
+def written(at_ms: int) -> str:
+    """For people. Shape: ``2026-05-01 12:30:05Z``."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def monotonic() -> float:

@@ -1,6 +1,8 @@
 """Types of commands' options: what argparse does not know, refused with what would be right."""
 
-from argparse import ArgumentTypeError
+import getpass
+import os
+from argparse import ArgumentParser, ArgumentTypeError
 
 
 def seconds(text: str) -> float:
@@ -20,3 +22,23 @@ def whole_number(text: str) -> int:
     if not value:
         raise ArgumentTypeError(f"{text!r} is no whole number above 0")
     return value
+
+
+def add_by(parser: ArgumentParser) -> None:
+    """``--by``, of commands that keep a record of who has done something."""
+    parser.add_argument(
+        "--by", metavar="NAME", type=_name, default=_os_user(), help="who does it; default: %(default)s"
+    )
+
+
+def _os_user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # KeyError before Python 3.13: a user id without a name, as containers have
+        return f"uid {os.getuid()}"
+
+
+def _name(text: str) -> str:
+    if not text.strip():
+        raise ArgumentTypeError("the record would name nobody; leave it out, or say who")
+    return text

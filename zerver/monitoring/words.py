@@ -1,6 +1,6 @@
 """Times as people read them, the same in tables and in sentences."""
 
-from datetime import UTC, datetime
+from zerver.lib import clock
 
 #: Stands where nothing is known; it is never a 0.
 UNKNOWN = "–"
@@ -26,6 +26,4 @@ def duration(milliseconds: float | None) -> str:
 
 def moment(at_ms: int | None) -> str:
     """Shape: ``2026-05-01 12:30:05Z``, or ``–``."""
-    if at_ms is None:
-        return UNKNOWN
-    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+    return UNKNOWN if at_ms is None else clock.written(at_ms)

@@ -16,8 +16,10 @@ from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.counted import counted
 from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
+from zerver.lib.printable import printable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
+from zerver.lib.transport.base import Lane
 from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, host_name
@@ -67,6 +69,7 @@ class WorkerFleet:
         self._runners: list[QueueRunner] = []
         self._housekeeper: Housekeeper | None = None
         self._solitude = Solitude()
+        self._is_stop_asked = False
         self._stop_signals = stop_signals or StopSignals()
 
     def run(self) -> list[ZerverError]:
@@ -82,7 +85,9 @@ class WorkerFleet:
             current.close_all()
             return self._failures
         self._runners = [row.runner for row in rows]
-        self._housekeeper = housekeeper = Housekeeper(rows, self._settings, self._health_file)
+        self._housekeeper = housekeeper = Housekeeper(
+            rows, self._settings, self._health_file, self._on_stop_asked
+        )
         self._stop_signals.take_over(self._drain, self._end_at_once)
         self._watchdog.start(max(queue.timeout_seconds for queue in self._queues))
         housekeeper.start()
@@ -155,8 +160,11 @@ class WorkerFleet:
             watchdog=self._watchdog,
             solitude=None if is_alone else self._solitude,
         )
-        lanes = [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
-        runner = QueueRunner(queue, lanes, host)
+
+        def open_lanes() -> list[Lane]:
+            return [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
+
+        runner = QueueRunner(queue, open_lanes, host)
         return ProcessRow(id=row_id, alias=self._settings.database, worker_num=worker_num, runner=runner)
 
     def _run_one(self, runner: QueueRunner) -> None:
@@ -197,7 +205,16 @@ class WorkerFleet:
         if waits and number == signal.SIGINT:
             again = "; what runs comes again" if running else ""
             insist = f" (Ctrl-C again: end at once{again})"
-        say(f"draining: {', '.join(waits) or 'no handler runs'}{insist}")
+        say(f"draining: {_listed(waits)}{insist}")
+
+    def _on_stop_asked(self, by: str) -> None:
+        """On the housekeeper's thread, at each of its rounds from then on."""
+        if self._is_stop_asked:
+            return
+        self._is_stop_asked = True
+        waits = self._what_is_waited_for(list(self._watchdog.running.values()))
+        self.stop()
+        say(f"told to stop by {printable(by)}; draining: {_listed(waits)}")
 
     def _what_is_waited_for(self, running: Sequence[Running]) -> list[str]:
         waits = []
@@ -267,3 +284,7 @@ class WorkerFleet:
         deadline = clock.monotonic() + _CLOSE_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - clock.monotonic()))
+
+
+def _listed(waits: Sequence[str]) -> str:
+    return ", ".join(waits) or "no handler runs"

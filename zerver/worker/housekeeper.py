@@ -23,6 +23,7 @@ from zerver.lib.resealing import unreadable_rows
 from zerver.models import Suspect
 from zerver.worker import inbox
 from zerver.worker.database_guard import STORE_ERRORS
+from zerver.worker.orders import read_orders
 from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
 
 #: How often a worker process says how it is.
@@ -36,6 +37,8 @@ _LOOK_SECONDS = 60.0
 _DAY_MS = 86_400_000
 #: How long the last word may take.
 _LEAVE_SECONDS = 10.0
+#: A chore.
+_HEARING = "asking whether its queue is paused"
 
 
 class Housekeeper:
@@ -44,11 +47,21 @@ class Housekeeper:
     A database that is away makes it miss a beat; nothing makes it end before the process does.
     """
 
-    def __init__(self, rows: Sequence[ProcessRow], settings: QueueSettings, health_file: Path | None) -> None:
+    def __init__(
+        self,
+        rows: Sequence[ProcessRow],
+        settings: QueueSettings,
+        health_file: Path | None,
+        on_stop_asked: Callable[[str], None],
+    ) -> None:
+        """``on_stop_asked`` is called with who has told this process to stop, at every round from then on."""
         self._rows = list(rows)
         self._settings = settings
         self._health_file = health_file
+        self._on_stop_asked = on_stop_asked
         self._stop = threading.Event()
+        #: A round is due before its time.
+        self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
         self._sweep_at = 0.0
         self._look_at = 0.0
@@ -58,6 +71,9 @@ class Housekeeper:
         self._failing: set[str] = set()
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
+        for row in self._rows:
+            # Somebody waits to hear that it takes nothing any more.
+            row.runner.gate.on_rest = self._wake.set
 
     def start(self) -> None:
         """The first round is made here, before the first event: of a process that dies at once, the row must be there,
@@ -74,11 +90,16 @@ class Housekeeper:
     def leave(self, within_seconds: float) -> None:
         """Say the last word, stopped, with the final counts; or give that up, where the database takes longer."""
         self._stop.set()
+        self._wake.set()
         self._thread.join(within_seconds)
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(BEAT_SECONDS):
+            while True:
+                self._wake.wait(BEAT_SECONDS)
+                self._wake.clear()
+                if self._stop.is_set():
+                    break
                 self._round()
             self._quietly("the last heartbeat", self._say_goodbye)
         finally:
@@ -88,6 +109,7 @@ class Housekeeper:
         self._quietly("measuring memory", self._recycle_if_large)
         self._quietly("writing its health file", self._write_health)
         self._quietly("writing its .stats file", self._write_stats)
+        self._quietly(_HEARING, self._hear_orders)
         self._quietly("the heartbeat", self._write)
         now = clock.monotonic()
         if now >= self._sweep_at:
@@ -99,6 +121,25 @@ class Housekeeper:
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
             self._quietly("forgetting what is old", self._prune)
+
+    def _hear_orders(self) -> None:
+        """What it was last told holds for as long as the database is away."""
+        runners = [row.runner for row in self._rows]
+        try:
+            orders = read_orders(
+                {runner.queue.name for runner in runners},
+                [row.id for row in self._rows],
+                self._settings.database,
+            )
+        except STORE_ERRORS as error:
+            if not all(runner.gate.is_told for runner in runners):
+                problem = unavailable(self._settings.database, error) if isinstance(error, Error) else error
+                self._tell_failing(_HEARING, f"{problem}; it takes nothing before it knows")
+            raise
+        for runner in runners:
+            runner.obey(orders.pauses.get(runner.queue.name))
+        if orders.stop_asked_by:
+            self._on_stop_asked(orders.stop_asked_by)
 
     def _write(self, *, is_last: bool = False) -> None:
         for row in self._rows:

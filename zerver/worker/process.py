@@ -24,7 +24,7 @@ SILENT_MS = 60_000
 GAP_MS = 20_000
 #: How long the row of a process that has ended is kept, for its counts.
 _KEEP_ENDED_MS = 3_600_000
-_NOTHING_IN_HAND = {"in_flight": 0, "unbegun": 0, "oldest_unbegun_ms": None}
+_NOTHING_IN_HAND = {"in_flight": 0, "unbegun": 0, "oldest_unbegun_ms": None, "paused_at_ms": None}
 
 
 def host_name() -> str:
@@ -142,7 +142,9 @@ class ProcessRow:
         """As long as the process is there."""
         if self.runner.stopping.is_set():
             return WorkerProcess.State.DRAINING
-        return WorkerProcess.State.FAILING if self.runner.failure else WorkerProcess.State.RUNNING
+        if self.runner.failure:
+            return WorkerProcess.State.FAILING
+        return WorkerProcess.State.PAUSED if self.runner.gate.obeyed else WorkerProcess.State.RUNNING
 
     def stats(self) -> QueueStats:
         """What the ``.stats`` file says."""
@@ -189,7 +191,7 @@ class ProcessRow:
 
     def _said(self, now_ms: int, counts: Counts, *, is_last: bool) -> dict[str, Any]:
         """Shape: the row's fields that change."""
-        unbegun = self.runner.unbegun
+        unbegun, obeyed = self.runner.unbegun, self.runner.gate.obeyed
         said = {
             "heartbeat_at_ms": now_ms,
             "state": self.state,
@@ -197,6 +199,7 @@ class ProcessRow:
             "breaker": self.runner.failure or self.runner.breaker.reason,
             "unbegun": unbegun.count,
             "oldest_unbegun_ms": unbegun.oldest_ms,
+            "paused_at_ms": None if obeyed is None else obeyed.at_ms,
             **asdict(self._telling.of_this_row(counts)),
         }
         if is_last:

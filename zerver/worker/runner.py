@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
@@ -10,12 +10,14 @@ from django.db import connections
 
 from zerver.lib import clock, signals
 from zerver.lib.errors import WorkerFailed
+from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.counters import Counters
-from zerver.worker.database_guard import DatabaseGuard
+from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
+from zerver.worker.gate import Gate
 from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
 from zerver.worker.journey import Journey
@@ -38,6 +40,8 @@ _LOOK_UP_SECONDS = 1.0
 #: Take in one go about what can be handled in this time, so that what is in hand is never old.
 _IN_HAND_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
+#: Between two tries to settle what was done before a pause, while the database is away.
+_AGAIN_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,20 +57,27 @@ class Host:
 
 
 class QueueRunner:
-    """Runs one queue's worker on one queue's lanes."""
+    """Runs one queue's worker on one queue's lanes, in shifts: from one to the next the queue is paused. A pause begins
+    as a drain does, and what is open then is closed; only the worker stays.
+    """
 
     #: From the worker's start on.
     _journey: Journey
 
-    def __init__(self, queue: QueueDeclaration, lanes: Sequence[Lane], host: Host) -> None:
+    def __init__(self, queue: QueueDeclaration, open_lanes: Callable[[], Sequence[Lane]], host: Host) -> None:
         self.queue = queue
         self.counters = Counters()
         self.breaker = Breaker()
         #: Set to drain: what runs finishes, what has not begun goes back.
         self.stopping = threading.Event()
         self._host = host
+        #: Where it is told of pauses; shut until the first word.
+        self.gate = Gate()
+        #: The author's ``setup`` went well.
+        self.has_started = False
         self._starter = Starter(queue, host.alias, self.stopping)
-        self._intake = Intake(lanes, queue.threads, queue.name)
+        self._open_lanes = open_lanes
+        self._intake = self._fresh_intake()
         self._trial = threading.Lock()
         self._fetching = threading.Lock()
         self._is_fetching = True
@@ -94,19 +105,45 @@ class QueueRunner:
             self._bad_end = f"{failed.what}: {failed.problem}"
             raise
         self._journey = self._journey_of(worker)
-        signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="started", problem="")
+        self.has_started = True
+        self._tell("started")
         with self._failing():
-            if not self.stopping.is_set():  # else what comes would only go back, as if it had been tried
-                self._intake.start()
-            self._loop_in_threads()
+            # One that is stopping already does not even begin to fetch: what came would only go back, as if tried.
+            while self.gate.opens():
+                self._work_a_shift()
         # Both of them, whatever the other raises; the first error is the one that is told.
         with self._failing():
             worker.stop()
         with self._failing():
             self._intake.close(_CLOSE_SECONDS)
-        signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state="stopped", problem="")
+        self._tell("stopped")
         if self._error is not None:
             raise failure(self.queue, "has failed", self._error, self._host.alias) from self._error
+
+    def _work_a_shift(self) -> None:
+        """Until told to stop, which leaves the lanes open; or that the queue is paused, and nothing is in hand then."""
+        with self._fetching:
+            self._is_fetching = True
+            self._intake.start()
+        self._fetch(None)  # the breaker may be open from the shift before
+        self._loop_in_threads()
+        if not self.stopping.is_set():
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Settle what is done and hand back what was not begun, as at the end; on return the other side has it all."""
+        while True:
+            try:
+                self._intake.close(_CLOSE_SECONDS)
+                break
+            except STORE_ERRORS:
+                if self.stopping.wait(_AGAIN_SECONDS):
+                    return  # whose own closing is the last try
+        self._intake = self._fresh_intake()
+        connections.close_all()  # for hours, perhaps
+
+    def _fresh_intake(self) -> Intake:
+        return Intake(self._open_lanes(), self.queue.threads, self.queue.name)
 
     def _loop_in_threads(self) -> None:
         """In this thread and as many others as the queue asks for; returns when all have ended."""
@@ -133,7 +170,19 @@ class QueueRunner:
     def stop(self) -> None:
         """Begin to drain: handler threads look up between events. From any thread, but not from a signal handler."""
         self.stopping.set()
+        self.gate.stop()
         self._intake.wake_all()
+
+    def obey(self, pause: Pause | None) -> None:
+        """The queue is paused; or, with None, is not, or no longer. From any thread; again is harmless."""
+        was_paused = self.gate.pause is not None
+        if not self.gate.tell(pause):
+            return
+        self._intake.wake_all()
+        if pause is not None:
+            self._tell("takes nothing", str(pause))
+        elif was_paused:
+            self._tell("goes on, its queue is no longer paused")
 
     @property
     def is_starting(self) -> bool:
@@ -161,7 +210,7 @@ class QueueRunner:
         deadline = self._deadline()
         backlog: deque[list[Delivery]] = deque()
         try:
-            while not self.stopping.is_set():
+            while not self.gate.leaving.is_set():
                 if self.breaker.is_open:
                     self._try_one(backlog, deadline)
                     continue
@@ -203,7 +252,7 @@ class QueueRunner:
         size = self.queue.batch_size
         batch = self._intake.take(size, _LOOK_UP_SECONDS)
         until = clock.monotonic() + self.queue.batch_seconds
-        while batch and len(batch) < size and not self.stopping.is_set():
+        while batch and len(batch) < size and not self.gate.leaving.is_set():
             left = until - clock.monotonic()
             if left <= 0:
                 break
@@ -214,7 +263,7 @@ class QueueRunner:
         """The breaker is open: wait, then let one thread try one event; the rest stays in hand."""
         wait = self.breaker.wait_seconds(clock.monotonic())
         if wait > 0 or not self._trial.acquire(blocking=False):
-            self.stopping.wait(min(wait or 0.1, _LOOK_UP_SECONDS))
+            self.gate.leaving.wait(min(wait or 0.1, _LOOK_UP_SECONDS))
             return
         try:
             if not backlog:
@@ -231,21 +280,19 @@ class QueueRunner:
     def _recycle_if_due(self) -> None:
         limit = self.queue.max_events
         if limit is not None and self.counters.settled >= limit and not self.stopping.is_set():
-            signals.worker_changed.send_robust(
-                sender=None, queue=self.queue.name, state="recycling", problem=f"max_events={limit} reached"
-            )
+            self._tell("recycling", f"max_events={limit} reached")
             self.stop()
 
     def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
         """One group, alone in the process if it is a suspect; returns the groups to be handled next."""
         is_suspect = any(delivery.redelivered for delivery in deliveries)
-        solitude = self._host.solitude
+        solitude, leaving = self._host.solitude, self.gate.leaving
         company: AbstractContextManager[bool] = nullcontext(True)
         if solitude is not None:
-            company = solitude.alone(self.stopping) if is_suspect else solitude.shared(self.stopping)
+            company = solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
         with company as is_in:
             if not is_in:
-                return [deliveries]  # told to stop while waiting for a turn: handed back with the rest
+                return [deliveries]  # told to leave while waiting for a turn: handed back with the rest
             self.counters.started(len(deliveries))
             started_at = clock.monotonic()
             travelled = self._journey.travel(deliveries, deadline)
@@ -260,6 +307,9 @@ class QueueRunner:
             self.counters.ended(delivery, None, now_ms)
         self._recycle_if_due()
         return travelled.again
+
+    def _tell(self, state: str, problem: str = "") -> None:
+        signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state=state, problem=problem)
 
     # exceptional ends
 

@@ -1,7 +1,5 @@
 """Failed events: look, replay, discard."""
 
-import getpass
-import os
 import sys
 import time
 from argparse import ArgumentParser, ArgumentTypeError
@@ -27,6 +25,7 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management import failed_listing
 from zerver.management.base import QueueCommand, is_terminal
 from zerver.management.editor import Draft, drafting
+from zerver.management.options import add_by
 from zerver.management.output import progress
 from zerver.models import FailedEvent
 from zerver.monitoring.explain.ids import PREFIX_LENGTH
@@ -325,26 +324,11 @@ def _add_choice(parser: ArgumentParser) -> None:
     parser.add_argument("ids", metavar="ID", nargs="*", help=_ID_HELP)
     _add_filters(parser)
     parser.add_argument("--all", action="store_true", help="every one in the list")
-    parser.add_argument(
-        "--by", metavar="NAME", type=_name, default=_os_user(), help="who does it; default: %(default)s"
-    )
+    add_by(parser)
 
 
 def _alias() -> str:
     return get_settings().database
-
-
-def _os_user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):  # KeyError before Python 3.13: a user id without a name, as containers have
-        return f"uid {os.getuid()}"
-
-
-def _name(text: str) -> str:
-    if not text.strip():
-        raise ArgumentTypeError("the record would name nobody; leave it out, or say who")
-    return text
 
 
 def _rate(text: str) -> float:
