@@ -82,6 +82,13 @@ def test_processes_are_counted_against_the_declaration(
         assert f"by its programs: {numprocs}; by its declaration: 2" in found[0]["what"]
 
 
+def test_a_program_without_a_process_is_told(write: Write) -> None:
+    ran = of_file(write(GOOD.format(numprocs=0)))
+    found = only(ran, "supervisor.no-process", "ledger")
+    assert (found["what"], found["severity"]) == ("numprocs is 0", "warning")
+    assert of(ran, "supervisor.no-program", "ledger"), "nobody takes its events either"
+
+
 def test_a_process_of_many_queues_has_as_many_workers_as_they_declare(
     write: Write, two_workers: None
 ) -> None:

@@ -31,7 +31,7 @@ class Program:
     #: Those named by ``--queue`` or ``--multi_threaded``; empty with ``--all``.
     queues: tuple[str, ...]
     runs_all: bool
-    #: Of each of its processes, what ``--worker_num`` says; None where it says nothing.
+    #: Of each of its processes, what ``--worker_num`` says; None where it says nothing. Of ``numprocs=0`` none.
     worker_numbers: tuple[int | None, ...]
     #: ``--queue``: a process is one worker. Else it has as many as the queue declares.
     is_one_worker: bool
@@ -132,10 +132,11 @@ def _programs(sections: configparser.RawConfigParser, path: Path) -> Iterator[Pr
 
 def _program(options: Mapping[str, str], name: str, path: Path) -> Program | None:
     """None for one that runs something else."""
-    count = max(1, int(_number(options.get("numprocs"), 1)))
+    count = max(0, int(_number(options.get("numprocs"), 1)))
     start = int(_number(options.get("numprocs_start"), 0))
     runs = []
-    for number in range(start, start + count):
+    # What a program without a process would run is told by the first that it would have.
+    for number in range(start, start + max(1, count)):
         names = {
             "here": str(path.resolve().parent),
             "host_node_name": socket.gethostname(),
@@ -155,7 +156,7 @@ def _program(options: Mapping[str, str], name: str, path: Path) -> Program | Non
         path=path,
         queues=first.queues,
         runs_all=first.runs_all,
-        worker_numbers=tuple(run.worker_number for run in runs if run is not None),
+        worker_numbers=tuple(run.worker_number for run in runs[:count] if run is not None),
         is_one_worker=first.is_one_worker,
         has_shell=first.has_shell,
         stop_wait_seconds=_number(options.get("stopwaitsecs"), 10),

@@ -70,6 +70,14 @@ def _of_program(program: Program, run: Sequence[QueueDeclaration]) -> Iterator[F
                 why="supervisord kills what still drains; its events come again",
                 mend=f"stopwaitsecs={needed:g}",
             )
+    if not program.worker_numbers:
+        yield _of(
+            program,
+            "supervisor.no-process",
+            what="numprocs is 0",
+            why="supervisord starts nothing of it, and says nothing",
+            mend="numprocs=1 or more, or take the program out",
+        )
     if program.autorestart != "true":
         yield _of(
             program,
