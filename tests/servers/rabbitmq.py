@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import signal
 import socket
 import subprocess
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote
 
 from tests.servers import spawn
@@ -222,6 +224,26 @@ class RabbitServer(ManagementApi, spawn.Server):
 
     def resume_queue(self, vhost: str, name: str) -> None:
         self.rabbitmqctl("eval", f"sys:resume('{vhost.rpartition('/')[2]}_{name}').")
+
+    def rabbitmqctl_environment(self) -> dict[str, str]:
+        """In which a ``rabbitmqctl`` that somebody else runs is this node's."""
+        program = self.directory / "bin" / "rabbitmqctl"
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(self._programs.command("rabbitmqctl"))} "$@"\n')
+        program.chmod(0o755)
+        return {**self._env, "PATH": f"{program.parent}{os.pathsep}{self._env['PATH']}"}
+
+    def rabbitmqctl_program(self) -> Path:
+        """A program that is rabbitmqctl of this node, whoever runs it. ``calls``, beside it, has what it was told."""
+        path = self.directory / "rabbitmqctl"
+        env = shlex.join(f"{name}={value}" for name, value in self._env.items())
+        command = shlex.join(self._programs.command("rabbitmqctl", "--node", self._membership.node))
+        path.write_text(
+            f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self.directory}/calls\n'
+            f'cd {self.directory} && exec env -i {env} {command} "$@"\n'
+        )
+        path.chmod(0o755)
+        return path
 
     def rabbitmqctl(self, *arguments: str) -> str:
         done = subprocess.run(

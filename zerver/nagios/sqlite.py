@@ -48,4 +48,5 @@ class Sqlite(Database):
         is_wal = len(header) > _READ_VERSION and header[_READ_VERSION] == _WAL
         is_open = self._path.with_name(f"{self._path.name}-shm").exists()
         how = "&readonly_shm=1" if is_open else "&immutable=1" if is_wal else ""
-        return f"file:{quote(str(self._path.absolute()))}?mode=ro{how}"
+        # One slash at its start, of three: what stands after two is a host.
+        return f"file:///{quote(str(self._path.absolute()).lstrip('/'))}?mode=ro{how}"

@@ -1,0 +1,279 @@
+"""check-queue-worker-errors, against both databases: what it finds, what it leaves alone, what it says of others."""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from django.db import connection
+
+from tests.ops.nagios import CRITICAL, OK, UNKNOWN, WARNING, Answer, ask
+from tests.servers.databases import TestDatabase
+from tests.servers.ports import free_port
+from tests.servers.postgres import PostgresServer
+from zerver.lib import clock
+from zerver.models import FailedEvent, Suspect, WaitingEvent
+from zerver.nagios import sql
+
+ERRORS = "check-queue-worker-errors"
+DECLARATIONS = (
+    '{"format": 1, "queues": {"mail": {"workers": 1, "threads": 1, "timeout_seconds": 30.0, "warn_seconds": 30.0, '
+    '"crit_seconds": 60.0}}}'
+)
+
+
+class Watched:
+    """A database, and the declarations beside it."""
+
+    def __init__(self, directory: Path, database: TestDatabase) -> None:
+        self.declarations = directory / "queues.json"
+        self.declarations.write_text(DECLARATIONS)
+        self.database = database
+
+    @property
+    def where(self) -> list[str]:
+        if self.database.vendor == "sqlite":
+            return [f"--sqlite={urlsplit(self.database.url).path}"]
+        return [f"--database={self.database.url.replace('postgres://', 'postgresql://')}"]
+
+    def ask(self, *arguments: str, **env: str) -> Answer:
+        return ask(ERRORS, "-d", self.declarations, *self.where, *arguments, env=env)
+
+
+@pytest.fixture
+def watched(tmp_path: Path, queue_database: TestDatabase) -> Watched:
+    return Watched(tmp_path, queue_database)
+
+
+def fail(queue: str, number: int, *, ago_seconds: float = 5, state: str = "failed") -> None:
+    now_ms = clock.now_ms()
+    FailedEvent.objects.create(
+        queue=queue,
+        message_id=f"{queue}-{number}",
+        body=b"{}",
+        attempt=5,
+        published_at_ms=now_ms,
+        failed_at_ms=now_ms - int(ago_seconds * 1000),
+        error="x",
+        state=state,
+    )
+
+
+def wait_in_table(
+    queue: str, number: int, *, due_ago_seconds: float, published_ago_seconds: float = 1e6
+) -> None:
+    now_ms = clock.now_ms()
+    due_at_ms = now_ms - int(due_ago_seconds * 1000)
+    WaitingEvent.objects.create(
+        queue=queue,
+        message_id=f"{queue}-{number}",
+        body=b"{}",
+        published_at_ms=now_ms - int(published_ago_seconds * 1000),
+        due_at_ms=due_at_ms,
+        available_at_ms=due_at_ms,
+    )
+
+
+def test_trouble_is_counted_since_a_time_and_rows_by_their_queues_thresholds(watched: Watched) -> None:
+    clean = watched.ask()
+    assert (clean.code, clean.out) == (
+        OK,
+        "WORKER ERRORS OK - 0 failed events, 0 in quarantine, and no row that nobody takes"
+        " | failed=0;0;;0 quarantined=0;0;;0 oldest_due=0s;;;0\n",
+    )
+
+    fail("mail", 1)
+    fail("mail", 2, ago_seconds=7200)
+    fail("gone", 3)
+    fail("mail", 4, state="replayed")
+    Suspect.objects.create(queue="mail", message_id="s", crashes=1, last_started_at_ms=clock.now_ms())
+    wait_in_table("mail", 1, due_ago_seconds=100)
+    wait_in_table("mail", 2, due_ago_seconds=-3600)
+    wait_in_table("gone", 3, due_ago_seconds=3)
+    wait_in_table("later", 4, due_ago_seconds=-3600)
+    answer = watched.ask()
+
+    assert answer.code == CRITICAL
+    assert re.search(r"queue mail has a row in the event table that nobody takes, due for 1\d\d", answer.line)
+    assert "WARNING: 3 failed events (gone 1, mail 2): ./manage.py queue_failed list tells why" in answer.out
+    assert "WARNING: 1 event in quarantine (mail 1): a worker process ended while it had it" in answer.out
+    assert re.search(r"WARNING: queue gone has a row .*, and no worker is declared", answer.out)
+    assert "later" not in answer.out
+    assert answer.figures["failed"] == "3;0;;0"
+    assert answer.figures["quarantined"] == "1;0;;0"
+    assert "failed=1;" in watched.ask("--since=1h", "-q", "mail").line
+
+
+def test_what_was_due_before_it_was_published_waits_since_then(watched: Watched) -> None:
+    wait_in_table("mail", 1, due_ago_seconds=86_400, published_ago_seconds=2)
+
+    assert watched.ask().code == OK
+
+
+def test_ranges_of_the_count_are_the_operators(watched: Watched) -> None:
+    for number in range(3):
+        fail("mail", number)
+
+    assert watched.ask().code == WARNING
+    assert watched.ask("-w", "5").code == OK
+    assert watched.ask("-w", "5").line.startswith("WORKER ERRORS OK - 3 failed events, 0 in quarantine")
+    assert watched.ask("-c", "2").code == CRITICAL
+
+
+def test_tables_that_are_not_there_are_unknown_with_the_mend(watched: Watched) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_failed_event RENAME COLUMN failed_at_ms TO failed_at")
+    answer = watched.ask()
+    assert (answer.code, "./manage.py migrate makes the tables" in answer.line) == (UNKNOWN, True)
+    assert "failed_at_ms" in answer.line
+
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_event RENAME TO zerver_other")
+    answer = watched.ask()
+    assert (answer.code, "./manage.py migrate makes the tables" in answer.line) == (UNKNOWN, True)
+    assert "zerver_event" in answer.line
+
+
+def test_every_question_but_that_of_the_few_is_answered_by_an_index(watched: Watched) -> None:
+    now_ms = clock.now_ms()
+    WaitingEvent.objects.bulk_create(
+        WaitingEvent(
+            queue="mail", message_id=str(number), body=b"{}", published_at_ms=1, due_at_ms=now_ms,
+            available_at_ms=now_ms + number - 1500,
+        )
+        for number in range(3000)
+    )  # fmt: skip
+    FailedEvent.objects.bulk_create(
+        FailedEvent(
+            queue="mail", message_id=str(number), body=b"{}", attempt=1, published_at_ms=1, error="",
+            failed_at_ms=now_ms - number * 60_000,
+        )
+        for number in range(3000)
+    )  # fmt: skip
+    explain = "EXPLAIN " if connection.vendor == "postgresql" else "EXPLAIN QUERY PLAN "
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE")
+        for statement, parameters, index in [
+            (sql.FAILED, {"since": now_ms - 3_600_000}, "zerver_failed_event_"),
+            (sql.QUEUES, {}, "zerver_event_due"),
+            (sql.FIRST_DUE, {"queue": "mail", "now": now_ms}, "zerver_event_due"),
+        ]:
+            written = re.sub(r":(\w+)", r"%(\1)s", statement)
+            cursor.execute(explain + written, parameters)
+            plan = "\n".join(str(row) for row in cursor.fetchall())
+            assert index in plan, plan
+            assert "Seq Scan on zerver_" not in plan, plan
+            assert "SCAN zerver_" not in plan.replace("SCAN zerver_event USING COVERING INDEX", ""), plan
+
+
+# -- SQLite
+
+
+def test_a_look_at_sqlite_leaves_no_file_and_keeps_no_writer_waiting(
+    tmp_path: Path, sqlite_database: str
+) -> None:
+    path = Path(urlsplit(sqlite_database).path.replace("//", "/"))
+    declarations = tmp_path / "queues.json"
+    declarations.write_text(DECLARATIONS)
+
+    def looks() -> int:
+        return ask(ERRORS, "-d", declarations, f"--sqlite={path}").code
+
+    def files() -> list[str]:
+        return sorted(found.name for found in path.parent.iterdir() if found.name.startswith(path.name))
+
+    with closing(sqlite3.connect(path)) as first:
+        first.execute("PRAGMA journal_mode=WAL")
+    assert files() == [path.name]
+    assert looks() == OK
+    assert files() == [path.name]
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        writer.execute(
+            "INSERT INTO zerver_suspect (queue, message_id, crashes, last_started_at_ms, last_worker)"
+            f" VALUES ('mail', 'm', 1, {clock.now_ms()}, '')"
+        )
+        assert looks() == OK  # it waits for no writer, and sees what is committed
+        writer.execute("COMMIT")
+        assert looks() == WARNING
+        there = files()
+    assert there == [path.name, f"{path.name}-shm", f"{path.name}-wal"]
+    assert looks() == WARNING
+    assert files() == [path.name]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"nonsense" * 100])
+def test_a_file_that_is_no_database_is_unknown(tmp_path: Path, content: bytes | None) -> None:
+    declarations, path = tmp_path / "queues.json", tmp_path / "dä?ta#.sqlite3"
+    declarations.write_text(DECLARATIONS)
+    if content is not None:
+        path.write_bytes(content)
+
+    answer = ask(ERRORS, "-d", declarations, f"--sqlite={path}")
+
+    assert answer.code == UNKNOWN
+    assert path.name in answer.line
+    assert path.exists() is (content is not None)
+
+
+# -- PostgreSQL
+
+
+def test_a_postgresql_that_is_down_stalled_or_refuses_is_told(
+    tmp_path: Path, postgres_server: PostgresServer, postgres_database: str
+) -> None:
+    declarations = tmp_path / "queues.json"
+    declarations.write_text(DECLARATIONS)
+    parts = urlsplit(postgres_database)
+
+    def conninfo(**changes: object) -> str:
+        known = {"host": parts.hostname, "port": parts.port, "user": parts.username, "dbname": parts.path[1:]}
+        return " ".join(f"{name}={value}" for name, value in (known | changes).items())
+
+    def asked(*arguments: str, **env: str) -> Answer:
+        return ask(ERRORS, "-d", declarations, *arguments, env=env)
+
+    assert asked("--database", conninfo()).code == OK
+    variables = {"PGHOST": str(parts.hostname), "PGUSER": str(parts.username), "PGDATABASE": parts.path[1:]}
+    assert asked("-p", str(parts.port), **variables).code == OK
+    assert asked("-p", str(free_port()), **variables).code == CRITICAL
+    down = asked("--database", conninfo(port=free_port()))
+    assert (down.code, "PostgreSQL cannot be reached" in down.line) == (CRITICAL, True)
+    nobody = asked("--database", conninfo(dbname="nowhere"))
+    assert (nobody.code, "PostgreSQL refuses the login" in nobody.line) == (UNKNOWN, True)
+    nonsense = asked("--database", "s3cret")
+    assert (nonsense.code, "--database is no conninfo" in nonsense.line) == (UNKNOWN, True)
+    assert "s3cret" not in nonsense.out + nonsense.err
+    other = asked("--database", conninfo(dbname="postgres"))
+    assert (other.code, "./manage.py migrate" in other.line) == (UNKNOWN, True)
+    postgres_server.stop_signal()
+    try:
+        stalled = asked("--database", conninfo(), "-t", "2")
+    finally:
+        postgres_server.cont_signal()
+    assert (stalled.code, "PostgreSQL did not answer within 2 s" in stalled.line) == (CRITICAL, True)
+
+
+def test_who_may_only_look_can_watch(tmp_path: Path, postgres_database: str) -> None:
+    declarations = tmp_path / "queues.json"
+    declarations.write_text(DECLARATIONS)
+    role = f"watcher{os.getpid()}"
+    with psycopg.connect(postgres_database, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN")
+        try:
+            parts = urlsplit(postgres_database)
+            where = f"--database=host={parts.hostname} port={parts.port} user={role} dbname={parts.path[1:]}"
+            barred = ask(ERRORS, "-d", declarations, where)
+            assert (barred.code, "GRANT SELECT ON zerver_event" in barred.line) == (UNKNOWN, True)
+            owner.execute(f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect TO {role}")
+            assert ask(ERRORS, "-d", declarations, where).code == OK
+        finally:
+            owner.execute(f"DROP OWNED BY {role}")
+            owner.execute(f"DROP ROLE {role}")
