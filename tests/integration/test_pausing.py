@@ -7,14 +7,15 @@ import signal
 
 import pytest
 from django.db import connections
+from pytest_django import Settings
 
+from tests.integration.checkup import at_work
 from tests.integration.commands import Ran, at_terminal, run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.ledger.apps import BEAT_SECONDS
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
-from zerver.lib import clock
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import PausedQueue, WorkerProcess
@@ -293,35 +294,28 @@ def test_all_asks_and_says_what_it_would_let_loose(spine: Spine) -> None:
     )
 
 
-def _foreign(row_id: str, **fields: object) -> None:
-    now_ms = current.table().now_ms()
-    values = {"queue": "ledger", "host": "elsewhere", "pid": 7, "version": "0.0.9"}
-    times = {"started_at_ms": now_ms, "heartbeat_at_ms": now_ms}
-    WorkerProcess.objects.create(id=row_id, **{**values, **times, **fields})
-
-
 @on_sqlite
 def test_a_process_of_the_release_before_has_not_obeyed(spine: Spine) -> None:
-    _foreign("old")
+    at_work("ledger", version="0.0.9")
     ran = run("queue_workers", "pause", "--queue", "ledger", "--timeout", "0.5", "--json")
     assert ran.code == 1
-    assert "zerver 0.0.9, which may not understand it: kill -TERM 7 on elsewhere" in ran.err
+    assert "zerver 0.0.9, which may not understand it: kill -TERM 4711 on elsewhere" in ran.err
     assert ran.json["workers"][0]["obeyed"] is False
 
 
 @on_sqlite
 def test_a_pause_before_this_one_is_not_this_one(spine: Spine) -> None:
     """A process may not have heard yet that the queue was resumed, and go on before it hears of the next pause."""
-    _foreign("slow", state="paused", paused_at_ms=current.table().now_ms() - 1)
+    at_work("ledger", state="paused", paused_at_ms=current.table().now_ms() - 1)
     assert run("queue_workers", "pause", "--queue", "ledger", "--timeout", "0.5").code == 1
     assert run("queue_workers", "resume", "--queue", "ledger", "--timeout", "0.5").code == 1
 
 
 @on_sqlite
 def test_who_has_been_silent_for_a_minute_is_told_of_and_not_waited_for(spine: Spine) -> None:
-    _foreign("cut off", heartbeat_at_ms=current.table().now_ms() - 120_000)
+    at_work("ledger", heartbeat_at_ms=current.table().now_ms() - 120_000)
     ran = _pause()
-    assert "elsewhere:7 (queue ledger) has not been heard of for 2.0 min" in ran.err
+    assert "elsewhere:4711 (queue ledger) has not been heard of for 2.0 min" in ran.err
     assert "no worker process is there" in ran.out
 
 
@@ -337,7 +331,7 @@ def test_who_stops_a_process_of_several_queues_is_told_of_the_others(spine: Spin
 
 
 @on_sqlite
-def test_with_the_tests_transport_there_is_nothing_to_pause(spine: Spine, settings: object) -> None:
-    settings.QUEUE_URL = "immediate://"  # type: ignore[attr-defined]
+def test_with_the_tests_transport_there_is_nothing_to_pause(spine: Spine, settings: Settings) -> None:
+    settings.QUEUE_URL = "immediate://"
     assert "there is nothing to pause" in run("queue_workers", "pause", "--queue", "ledger").err
-    assert clock.offset_ms == 0
+    assert not PausedQueue.objects.exists()

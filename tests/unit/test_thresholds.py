@@ -89,3 +89,9 @@ def test_a_worker_that_had_nothing_to_do_is_not_blamed_for_what_has_just_come() 
 def test_what_is_unknown_says_why() -> None:
     assert "how old" in verdict(ready_of_unknown_age=5).reason
     assert "counted" in verdict(ready=None).reason
+
+
+def test_a_paused_queue_is_a_warning_however_much_waits() -> None:
+    paused = "paused by alice since 2026-05-01 12:30:05Z"
+    for known in ({"untaken": 5}, {"backlog_seconds": 90_000.0}, {"ready": 0, "backlog_seconds": 0.0}):
+        assert verdict(paused=paused, **known) == Verdict(level=Level.WARNING, reason=paused)

@@ -41,6 +41,8 @@ class QueueStats:
     lag_ms: int | None
     #: Why the queue's breaker is open; empty when it is closed.
     breaker: str
+    #: By whom the queue is paused, since when and why; empty when it is not, None where an earlier release wrote this.
+    paused: str | None = None
 
 
 def stats_path(state_dir: Path, queue: str, worker_num: int) -> Path:

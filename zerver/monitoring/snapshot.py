@@ -15,6 +15,7 @@ from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import InvalidDeclaration, TransportError, TransportUnavailable
 from zerver.lib.event_table import TableDepth
+from zerver.lib.pauses import Pause, paused
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth, Transport, Unbegun
@@ -60,6 +61,8 @@ class QueueSnapshot:
     breaker: str | None = None
     #: Why workers cannot start; empty when all could; None when nobody is there to say so.
     failing: str | None = None
+    #: None where it is not paused, or the database could not be asked.
+    paused: Pause | None = None
     #: What was ever counted at it; None when the database could not be asked.
     tally: Tally | None = None
 
@@ -116,6 +119,7 @@ class QueueSnapshot:
                 ),
                 backlog_seconds=self.backlog_seconds,
                 idle_seconds=self.idle_seconds,
+                paused=str(self.paused or ""),
             ),
             warn_seconds=queue.warn_seconds,
             crit_seconds=queue.crit_seconds,
@@ -165,6 +169,7 @@ class QueueSnapshot:
             "p99_ms": self.p99_ms,
             "breaker": self.breaker,
             "failing": self.failing,
+            "paused": None if self.paused is None else self.paused.as_json(),
             "lanes": {name: asdict(depth) for name, depth in self.lanes.items()},
         }
 
@@ -205,6 +210,7 @@ class _DatabaseFacts:
     depths: Mapping[str, Depth] | None = None
     #: By queue.
     tallies: Mapping[str, Tally] | None = None
+    pauses: Mapping[str, Pause] = field(default_factory=dict)
 
 
 def take_snapshot(
@@ -235,7 +241,7 @@ def take_snapshot(
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
-    """In five queries, however many queues there are."""
+    """In a few queries, however many queues there are."""
     alias = get_settings().database
     try:
         table = current.table()
@@ -248,6 +254,7 @@ def _ask_database(problems: list[str]) -> _DatabaseFacts:
             failed=dict(counted),
             workers=list(WorkerProcess.objects.using(alias)),
             depths={name: _of_table(depth) for name, depth in depths.items()},
+            pauses=paused(alias),
             tallies=tallies(alias),
         )
     except TransportUnavailable as error:
@@ -267,7 +274,7 @@ def _wanted(
     """Declarations by name, in the order of the snapshot; undeclared queues as if declared with nothing said."""
     wanted = {queue.name: queue for queue in queues.all(test_queues=test_queues or names is not None)}
     everything = {queue.name for queue in queues.all(test_queues=True)}
-    for name in sorted({*(facts.depths or ()), *(facts.failed or ())} - everything):
+    for name in sorted({*(facts.depths or ()), *(facts.failed or ()), *facts.pauses} - everything):
         try:
             wanted[name] = QueueDeclaration(name=name)
         except InvalidDeclaration:
@@ -346,5 +353,6 @@ def _queue_snapshot(
         p99_ms=latencies.quantile(0.99),
         breaker=workers.reasons(live) if live else None,
         failing=workers.reasons(failing_workers(there)) if there else None,
+        paused=facts.pauses.get(queue.name),
         tally=None if facts.tallies is None else facts.tallies.get(queue.name, Tally()),
     )

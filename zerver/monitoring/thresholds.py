@@ -55,6 +55,8 @@ class Signs:
     backlog_seconds: float | None
     #: For so long at least none of its workers has finished anything, although each of them has been there.
     idle_seconds: float | None
+    #: By whom it is paused, since when and why; empty where it is not.
+    paused: str = ""
 
 
 def judge(
@@ -70,6 +72,9 @@ def judge(
     ``timeout_seconds`` is the longest that its workers may be busy with one event. ``is_expected``: workers should be
     there all the time. Where none is meant to be, and none is, what waits is as it should be.
     """
+    if signs.paused:
+        # On purpose, however much waits; and nothing that anybody should forget.
+        return Verdict(level=Level.WARNING, reason=signs.paused)
     if signs.untaken:
         return Verdict(level=Level.CRITICAL, reason="nobody takes from it") if is_expected else _FINE
     patience_seconds = max(crit_seconds, timeout_seconds)

@@ -252,6 +252,7 @@ def _health(workers: Sequence[ProcessRow]) -> dict[str, Any]:
     return {
         "state": "failing" if "failing" in states else states[0],
         "consumed": sum(runner.counters.read().consumed for runner in runners),
+        "paused": str(runners[0].gate.pause or ""),
         "breaker": next((runner.breaker.reason for runner in runners if runner.breaker.is_open), ""),
         "problems": list(dict.fromkeys(problems)),
     }

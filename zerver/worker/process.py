@@ -166,6 +166,7 @@ class ProcessRow:
             oldest_unbegun_seconds=None if unbegun.oldest_ms is None else unbegun.oldest_ms / 1000,
             lag_ms=counts.lag_ms,
             breaker=self.runner.failure or self.runner.breaker.reason,
+            paused=str(self.runner.gate.pause or ""),
         )
 
     def write(self, *, is_last: bool = False) -> None:

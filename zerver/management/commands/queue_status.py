@@ -44,9 +44,9 @@ _COLUMNS = [
 class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
     "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
-    "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "lanes": {lane: {"ready", "unacked", "later",
-    "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is ``ok``, ``warning``,
-    ``critical`` or ``unknown``; reason is why, in words, where it is not the length of the backlog.
+    "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "paused": {"at_ms", "by", "reason"}, "lanes": {lane:
+    {"ready", "unacked", "later", "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is
+    ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why, in words, where it is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
 
@@ -166,6 +166,8 @@ def _note(queue: QueueSnapshot) -> str:
         notes.append("undeclared")
     elif not queue.declaration.enabled:
         notes.append("disabled")
+    if queue.declaration is None and queue.paused:
+        notes.append(str(queue.paused))
     if concern := _concern(queue):
         notes.append(concern)
     if queue.failing:

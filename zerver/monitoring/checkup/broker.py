@@ -1,6 +1,6 @@
 """The broker against the declarations."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from zerver.lib.counted import counted, worker_processes
 from zerver.lib.registry import QueueDeclaration
@@ -26,12 +26,15 @@ _POLICIES = {
 
 
 def judge(
-    declared: Sequence[QueueDeclaration], survey: BrokerSurvey, workers: Mapping[str, int] | None
+    declared: Sequence[QueueDeclaration],
+    survey: BrokerSurvey,
+    workers: Mapping[str, int] | None,
+    paused: Collection[str],
 ) -> Iterator[Finding]:
-    """``workers``: live worker processes by queue; None when nobody can know."""
+    """``workers``: live worker processes by queue; None when nobody can know. Nobody consumes what is ``paused``."""
     where = f"RabbitMQ at {survey.address}"
     yield from _of_all(survey, where)
-    normal = {queue.name for queue in expected(declared, has_broker=True)}
+    normal = {queue.name for queue in expected(declared, has_broker=True)}.difference(paused)
     for queue in declared:
         if queue.name not in survey.queues:
             continue

@@ -188,8 +188,10 @@ class _Examination:
             self.gaps.append(Gap(source="broker", what=what))
         if survey is None:
             return
-        live = None if facts is None or facts.snapshot is None else workers.live_by_queue(facts.snapshot)
-        self.findings += broker.judge(self.declared, survey, live)
+        snapshot = None if facts is None else facts.snapshot
+        live = None if snapshot is None else workers.live_by_queue(snapshot)
+        paused = set() if snapshot is None else {queue.name for queue in snapshot.queues if queue.paused}
+        self.findings += broker.judge(self.declared, survey, live, paused)
         self.gaps += broker.gaps(survey)
 
     # -- the rest

@@ -52,7 +52,7 @@ def judge(
     for found in snapshot.queues:
         if found.declaration is None:
             yield from _undeclared(found, broken_modules)
-        elif found.name in normal:
+        elif found.name in normal and found.paused is None:
             yield from _overdue(found, found.declaration)
         yield from _failed(found)
     yield from _dead_leases(facts.leases, snapshot)

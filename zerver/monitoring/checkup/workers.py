@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from zerver import __version__
 from zerver.lib.counted import counted
+from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.survey import BrokerSurvey
 from zerver.models import WorkerProcess
@@ -12,6 +13,7 @@ from zerver.monitoring.checkup.finding import Finding, Severity, expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot
 from zerver.monitoring.words import duration
 from zerver.monitoring.workers import live_workers, workers_at_work
+from zerver.worker.housekeeper import LATE_MS
 from zerver.worker.process import SILENT_MS
 
 
@@ -37,6 +39,9 @@ def judge(
             yield nobody(queue, found[queue.name].known("ready"), ready_on_broker)
         if queue.name in found:
             yield from _overdue(found[queue.name], queue)
+    for each in snapshot.queues:
+        if each.paused is not None:
+            yield from _paused(each.name, each.paused, live, snapshot.taken_at_ms)
     living = {process.id for process in live}
     for process in processes:
         if process.id not in living and process.state not in WorkerProcess.ENDED:
@@ -69,6 +74,42 @@ def stopped(process: WorkerProcess) -> Finding | None:
     if process.state == WorkerProcess.State.FAILING:
         return _failing(process)
     return _breaker(process) if process.breaker else None
+
+
+def _paused(name: str, pause: Pause, live: Sequence[WorkerProcess], now_ms: int) -> Iterator[Finding]:
+    yield Finding(
+        code="workers.paused",
+        severity=Severity.WARNING,
+        what=f"it is {pause}",
+        why="no worker process takes anything of it, those that start neither; what is published to it waits",
+        mend=f"./manage.py queue_workers resume --queue {name}, once its reason is gone",
+        queue=name,
+    )
+    if now_ms - pause.at_ms < LATE_MS:
+        return
+    for process in live:
+        # One that drains takes nothing either, and ends.
+        is_going_on = process.paused_at_ms != pause.at_ms and process.state != WorkerProcess.State.DRAINING
+        if process.queue == name and is_going_on:
+            yield _not_paused(process)
+
+
+def _not_paused(process: WorkerProcess) -> Finding:
+    """One of this release only finishes what runs; what another one knows, nobody here can tell."""
+    is_ours = process.version == __version__
+    return Finding(
+        code="workers.not-paused",
+        severity=Severity.WARNING if is_ours else Severity.PROBLEM,
+        what=f"its queue is paused, and it finishes what it has in hand: {counted(process.in_flight, 'event')}"
+        if is_ours
+        else f"its queue is paused, and it goes on: it runs zerver {process.version}, which may know of no pauses",
+        place=_place(process),
+        why="the queue is consumed still",
+        mend="wait: a handler ends by its timeout_seconds"
+        if is_ours
+        else f"on {process.host}: kill -TERM {process.pid}; let its supervisor start this release",
+        queue=process.queue,
+    )
 
 
 def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]:
@@ -143,7 +184,7 @@ def _same_number(live: Sequence[WorkerProcess]) -> Iterator[Finding]:
     """Numbers are counted on each host; without one, a process is number 0. One that drains may have its successor."""
     same: defaultdict[tuple[str, str, int], list[WorkerProcess]] = defaultdict(list)
     for process in live:
-        if process.state != WorkerProcess.State.RUNNING:
+        if process.state not in (WorkerProcess.State.RUNNING, WorkerProcess.State.PAUSED):
             continue
         same[process.queue, process.host, process.worker_num or 0].append(process)
     for (queue, host, number), processes in same.items():

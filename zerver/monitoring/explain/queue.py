@@ -35,6 +35,7 @@ _RANKS = (
     "table.not-writable",
     "table.migrations",
     "table.undeclared",
+    "workers.paused",
     "queue.disabled",
     # Before what is mended by starting workers: with these they refuse to start.
     "broker.queue-arguments",
@@ -42,6 +43,7 @@ _RANKS = (
     "workers.none",
     "workers.failing",
     "workers.breaker",
+    "workers.not-paused",
     "table.sealed",
     "broker.may-not-consume",
     "broker.login-refused",
@@ -122,7 +124,8 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     processes = live_workers(snapshot.processes, snapshot.taken_at_ms)
     live = tuple(process for process in processes if process.queue == name)
     rate: float | None = None
-    if ready and live:
+    resting = [process.id for process in live if _is_at_rest(process, found)]
+    if ready and len(resting) < len(live):
         progress = watch(name, snapshot, live, look_seconds)
         rate, live = progress.rate_per_minute, progress.live
         # A breaker may have opened, or closed, during the look.
@@ -135,7 +138,11 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
     reasons += _of_declaration(found, on_broker.ready or 0, live, reasons)
     ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
     # Workers say how far they are so seldom that a shorter look may see nothing of one that is at it.
-    is_too_short = rate is None and look_seconds < LOOK_SECONDS and not all(p.breaker for p in live)
+    is_too_short = (
+        rate is None
+        and look_seconds < LOOK_SECONDS
+        and not all(process.breaker or process.id in resting for process in live)
+    )
     moves = None if not ready or is_too_short else bool(rate)
     return QueueStory(
         queue=name,
@@ -148,6 +155,11 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
         reasons=ranked,
         gaps=evidence.checkup.gaps,
     )
+
+
+def _is_at_rest(process: WorkerProcess, found: QueueSnapshot) -> bool:
+    """It obeys the pause of its queue, and gets nothing done however long one looks."""
+    return found.paused is not None and process.paused_at_ms == found.paused.at_ms
 
 
 def _without_database(name: str, evidence: Evidence, reasons: Sequence[Finding]) -> QueueStory:
@@ -216,8 +228,9 @@ def _verdict(
             if later
             else ""
         )
+        paused = f"; it is {found.paused}" if found.paused else ""
         in_hand = f"; {counted(held, 'is', 'are')} in workers' hands" if held else ""
-        return f"{_nothing(ready, reasons)}{in_hand}{until}"
+        return f"{_nothing(ready, reasons)}{in_hand}{until}{paused}"
     if moves is None:
         return f"{due}; its workers were not looked at for long enough to see whether it moves"
     why = reasons[0].what if reasons else "nothing that can be asked says why; read its workers' logs"
