@@ -6,7 +6,6 @@ What is set up is set up here, in the settings, as a project does it that has no
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
 from tests.settings import *  # noqa: F403
 
@@ -26,17 +25,22 @@ if _spans := os.environ.get("TEST_SPANS_FILE"):
     _provider.add_span_processor(SimpleSpanProcessor(_exporter))
     trace.set_tracer_provider(_provider)
 
-if _envelopes := os.environ.get("TEST_SENTRY_FILE"):
+if _events := os.environ.get("TEST_SENTRY_FILE"):
     import sentry_sdk
     from sentry_sdk.envelope import Envelope
     from sentry_sdk.transport import Transport
 
     class _ToFile(Transport):
+        """Sentry's own place for another way out."""
+
         def capture_envelope(self, envelope: Envelope) -> None:
-            with Path(_envelopes or "").open("ab") as file:
+            with Path(str(_events)).open("ab") as file:
                 for item in envelope.items:
                     if item.type == "event":
                         file.write(item.payload.get_bytes() + b"\n")
 
-    _given: dict[str, Any] = {"dsn": os.environ["TEST_SENTRY_DSN"]} if "TEST_SENTRY_DSN" in os.environ else {}
-    sentry_sdk.init(**{"dsn": "http://key@127.0.0.1:9/1", "transport": _ToFile, **_given})
+    sentry_sdk.init("http://key@127.0.0.1:9/1", transport=_ToFile, attach_stacktrace=True)
+elif _dsn := os.environ.get("TEST_SENTRY_DSN"):
+    import sentry_sdk
+
+    sentry_sdk.init(_dsn)

@@ -19,12 +19,13 @@ class ZerverConfig(AppConfig):
         from zerver.lib.errors import ConfigurationError
         from zerver.lib.registry import queues
         from zerver.lib.transport import current
-        from zerver.monitoring import log
+        from zerver.monitoring import log, sentry
         from zerver.worker.immediate import consume_now
         from zerver.worker.queue_processors import discover
 
         checks.register()
         log.connect()
+        sentry.connect()
         discover()
         # Nonsense in the settings is told by the checks, with its mend, rather than by a traceback from here.
         with suppress(ConfigurationError):

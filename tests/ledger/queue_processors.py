@@ -5,6 +5,7 @@ An event is ``{"n": 7, "do": [["sleep", 0.1], ["raise", "why"]]}``: the steps ru
 
 import ctypes
 import itertools
+import logging
 import os
 import signal
 import time
@@ -167,6 +168,25 @@ class UnspeakableError(Exception):
         raise RuntimeError("not even this")
 
 
+def _log_exception(in_hand: str) -> None:
+    """As authors do, with something of the event among the variables."""
+    try:
+        raise ValueError("logged")
+    except ValueError:
+        logging.getLogger("tests.ledger").exception("this has failed")
+
+
+def _capture(in_hand: str) -> None:
+    """Likewise, those who have Sentry."""
+    import sentry_sdk
+
+    sentry_sdk.capture_message("look at this")
+    try:
+        raise ValueError("captured")
+    except ValueError:
+        sentry_sdk.capture_exception()
+
+
 def _raise_unspeakable() -> None:
     raise UnspeakableError
 
@@ -217,6 +237,8 @@ _STEPS: dict[str, Any] = {
     "fail_after_the_commit": _fail_after_the_commit,
     "retry_with": _retry_with,
     "raise_unspeakable": _raise_unspeakable,
+    "log_exception": _log_exception,
+    "capture": _capture,
     "exit": _exit,
     "interrupt": _interrupt,
     "publish": queue_json_publish,

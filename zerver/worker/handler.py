@@ -12,7 +12,7 @@ from zerver.lib.event import decode_json
 from zerver.lib.redaction import Mask
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
-from zerver.worker import inbox
+from zerver.worker import inbox, tracker
 from zerver.worker.base import (
     DeadEvent,
     LoopQueueProcessingWorker,
@@ -97,7 +97,7 @@ class Handler:
             results = [*run(pairs, deadline)]
             failure = None
         except BaseException as error:  # SystemExit too: a handler does not end its process
-            result = self._result_of(error)
+            result = self._result_of(error, [delivery for delivery, _ in pairs])
             results = [result] * len(pairs)
             failure = result if isinstance(result, Failure) else None
         if sober_up(in_transaction_before, interrupted=failure is not None and failure.is_timeout):
@@ -161,7 +161,7 @@ class Handler:
         except WrongEventType:
             return self._upgrade(delivery, deadline)
         except Exception as error:  # a type's own code, such as a Struct's __post_init__
-            return self._result_of(error)
+            return self._result_of(error, [delivery])
 
     def _upgrade(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The author's hook, which may choose an outcome as a handler may."""
@@ -170,7 +170,7 @@ class Handler:
             upgraded = self._within(deadline, [delivery], lambda: self._worker.upgrade(event))
             return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
         except BaseException as error:  # as in _attempt
-            return self._result_of(error)
+            return self._result_of(error, [delivery])
 
     def _read_answer(self, answer: Sequence[Outcome] | None, count: int) -> list[Outcome]:
         if answer is None:
@@ -184,7 +184,7 @@ class Handler:
             )
         return outcomes
 
-    def _result_of(self, error: BaseException) -> Outcome | Failure:
+    def _result_of(self, error: BaseException, deliveries: Sequence[Delivery]) -> Outcome | Failure:
         _let_go(error)
         match error:
             case RetryLater():
@@ -198,7 +198,10 @@ class Handler:
             case _:
                 text = exception_line(error)
         traceback = "".join(tracebacks.format_exception(error))
-        return Failure(text, traceback, is_timeout=isinstance(error, HandlerTimeout))
+        # Of a batch, each event runs once more on its own.
+        is_last = [each.event.attempt >= self._queue.retry.max_attempts for each in deliveries] == [True]
+        picture = tracker.current().picture(error) if is_last else None
+        return Failure(text, traceback, isinstance(error, HandlerTimeout), picture)
 
 
 def _let_go(error: BaseException) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from zerver.lib import clock, signals
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
-from zerver.worker import suspects
+from zerver.worker import suspects, tracker
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.handler import Handler, Result
@@ -64,6 +64,16 @@ class Journey:
 
     def travel(self, deliveries: list[Delivery], deadline: SoftDeadline) -> Travelled:
         """One group, once, from hand to hand."""
+        events = [delivery.event for delivery in deliveries]
+        with tracker.current().watching(self.queue, events):
+            travelled = self._travel(deliveries, deadline)
+            for delivery, outcome in travelled.settled:
+                if isinstance(outcome, Dead):
+                    tracker.current().dead(delivery.event, outcome)
+        return travelled
+
+    def _travel(self, deliveries: list[Delivery], deadline: SoftDeadline) -> Travelled:
+        """The steps, one after the other."""
         mine = self._keep_hold(deliveries)
         runnable, settled = self._judge(mine)
         results = self._run(runnable, deadline)
@@ -205,7 +215,7 @@ class Journey:
         policy = self.queue.retry
         attempt = delivery.event.attempt
         if attempt >= policy.max_attempts:
-            return Dead(failure.error, failure.traceback)
+            return Dead(failure.error, failure.traceback, failure.picture)
         return Retry(policy.delay_seconds(attempt), failure.error)
 
     def _settle(self, settled: list[Settled]) -> list[Settled]:

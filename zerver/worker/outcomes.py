@@ -5,7 +5,7 @@ Everything else that a handler raises is made an outcome in one place, ``worker.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import assert_never
 
@@ -38,6 +38,8 @@ class Dead:
 
     error: str
     traceback: str = ""
+    #: What the error tracker keeps of an exception, see ``worker.tracker``.
+    picture: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class Failure:
     traceback: str = ""
     #: It ran over its time: its own doing, whatever state it left the database's connection in.
     is_timeout: bool = False
+    #: As in ``Dead``; of a last attempt alone.
+    picture: object = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
