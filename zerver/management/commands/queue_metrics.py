@@ -57,15 +57,15 @@ class Command(QueueCommand):
     def _serve(self, address: Address, collector: "QueueCollector") -> None:
         from zerver.monitoring.metrics.server import MetricsServer
 
-        # Before any other thread is there, so that they come to none but sigwait.
-        ends = {signal.SIGTERM, signal.SIGINT}
-        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
         try:
             server = MetricsServer(address.host, address.port, collector)
         except OSError as error:
             raise CommandError(
                 f"{address} cannot be listened on ({error.strerror or error}); choose another with --listen HOST:PORT"
             ) from error
+        # Before any other thread is there, so that they come to none but sigwait.
+        ends = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
         with server:
             threading.Thread(target=server.serve_forever, name="zerver-metrics", daemon=True).start()
             self.warn(f"serving http://{address}/metrics")
