@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from rich.cells import cell_len
 
-from zerver.management import failed_listing
-from zerver.management.commands import queue_status, queue_workers
+from zerver.management import failed_listing, worker_listing
+from zerver.management.commands import queue_status
 from zerver.management.table import Column, table_display, table_text
 
 WIDTHS = (200, 140, 100, 80, 60, 40, 10)
@@ -54,7 +54,7 @@ def test_ids_numbers_and_words_are_never_broken(width: int) -> None:
     for columns, row in (
         (failed_listing.COLUMNS, FAILED),
         (queue_status._COLUMNS, STATUS),
-        (queue_workers._COLUMNS, WORKER),
+        (worker_listing.COLUMNS, WORKER),
     ):
         known = {word for text in (*row, *(column.title for column in columns)) for word in text.split()}
         shown = lines(columns, row, width)

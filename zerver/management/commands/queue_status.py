@@ -46,7 +46,7 @@ class Command(QueueCommand):
     "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
     "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "paused": {"at_ms", "by", "reason"}, "lanes": {lane:
     {"ready", "unacked", "later", "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is
-    ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why, in words, where it is not the length of the backlog.
+    ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why in words, where it is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
 

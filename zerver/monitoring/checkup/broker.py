@@ -29,7 +29,7 @@ def judge(
     declared: Sequence[QueueDeclaration],
     survey: BrokerSurvey,
     workers: Mapping[str, int] | None,
-    paused: Collection[str],
+    paused: Collection[str] = (),
 ) -> Iterator[Finding]:
     """``workers``: live worker processes by queue; None when nobody can know. Nobody consumes what is ``paused``."""
     where = f"RabbitMQ at {survey.address}"
