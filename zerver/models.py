@@ -163,6 +163,8 @@ class WorkerProcess(models.Model):
     """One worker process at one queue, as it last said of itself, so that any host can see all."""
 
     class State(models.TextChoices):
+        #: Its ``setup`` has not gone well yet.
+        STARTING = "starting"
         RUNNING = "running"
         #: It cannot start, as ``breaker`` says, and tries again.
         FAILING = "failing"

@@ -186,7 +186,7 @@ def test_the_health_file_is_there_while_the_process_is_and_gone_afterwards(
     health = tmp_path / "health.json"
     process = spine.work("--queue=ledger", f"--health-file={health}")
     wait_for(health.exists, 20, "the health file")
-    assert '"state": "running"' in health.read_text()
+    wait_for(lambda: '"state": "running"' in health.read_text(), 20, "it to run")
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     assert not health.exists()

@@ -30,9 +30,9 @@ def ended_well(worker: dict[str, Any]) -> bool:
 
 
 def _state(worker: WorkerProcess, now_ms: int) -> str:
-    """As it said itself: ``running``, ``failing`` (to start), ``paused``, ``draining``, ``stopped``; but ``gone`` when
-    this host knows that it has ended without a word, ``silent`` when beats of it are overdue, ``dead`` when so many are
-    that others count it as dead, or have done so.
+    """As it said itself: ``starting``, ``running``, ``failing`` (to start), ``paused``, ``draining``, ``stopped``; but
+    ``gone`` when this host knows that it has ended without a word, ``silent`` when beats of it are overdue, ``dead``
+    when so many are that others count it as dead, or have done so.
     """
     if worker.state in WorkerProcess.ENDED:
         return str(worker.state)

@@ -49,6 +49,7 @@ class Migration(migrations.Migration):
             name="state",
             field=models.CharField(
                 choices=[
+                    ("starting", "Starting"),
                     ("running", "Running"),
                     ("failing", "Failing"),
                     ("paused", "Paused"),

@@ -72,8 +72,8 @@ class Housekeeper:
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
         for row in self._rows:
-            # Somebody waits to hear that it takes nothing any more.
-            row.runner.gate.on_rest = self._wake.set
+            # Somebody waits to hear that it takes nothing any more, or that it takes events again.
+            row.runner.gate.on_rest = row.runner.on_started = self._wake.set
 
     def start(self) -> None:
         """The first round is made here, before the first event: of a process that dies at once, the row must be there,

@@ -144,6 +144,8 @@ class ProcessRow:
             return WorkerProcess.State.DRAINING
         if self.runner.failure:
             return WorkerProcess.State.FAILING
+        if not self.runner.has_started:
+            return WorkerProcess.State.STARTING
         return WorkerProcess.State.PAUSED if self.runner.gate.obeyed else WorkerProcess.State.RUNNING
 
     def stats(self) -> QueueStats:

@@ -75,6 +75,8 @@ class QueueRunner:
         self.gate = Gate()
         #: The author's ``setup`` went well.
         self.has_started = False
+        #: Called then.
+        self.on_started: Callable[[], object] = lambda: None
         self._starter = Starter(queue, host.alias, self.stopping)
         self._open_lanes = open_lanes
         self._intake = self._fresh_intake()
@@ -107,6 +109,7 @@ class QueueRunner:
         self._journey = self._journey_of(worker)
         self.has_started = True
         self._tell("started")
+        self.on_started()
         with self._failing():
             # One that is stopping already does not even begin to fetch: what came would only go back, as if tried.
             while self.gate.opens():
