@@ -9,6 +9,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from zerver.lib.latency import Histogram
+from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Depth, Unbegun
 from zerver.monitoring.metrics.families import families
@@ -91,6 +92,13 @@ def test_events_in_a_lane_that_nobody_takes_from_are_told_once_everybody_could_b
     assert told(queue(lanes=lanes, workers=0))[name] == 6
     assert told(queue(lanes=lanes, workers=1))[name] == 4
     assert name not in told(queue(lanes=lanes))
+
+
+def test_whether_a_queue_is_paused_is_told_where_the_database_could_be_asked() -> None:
+    pause = Pause(at_ms=1, by="ada", reason="4111 1111 1111 1111")
+    assert told(queue(workers=1, paused=pause))['zerver_queue_paused{queue="letters"}'] == 1
+    assert told(queue(workers=1))['zerver_queue_paused{queue="letters"}'] == 0
+    assert 'zerver_queue_paused{queue="letters"}' not in told(queue())
 
 
 def test_what_workers_have_in_hand_is_parted_into_begun_and_not() -> None:

@@ -117,6 +117,11 @@ _GAUGES: Final = (
         lambda queue: None if queue.breaker is None else bool(queue.breaker),
     ),
     _Gauge(
+        "zerver_queue_paused",
+        "1 while somebody has paused it, else 0.",
+        lambda queue: None if queue.workers is None else queue.paused is not None,
+    ),
+    _Gauge(
         "zerver_queue_failing",
         "1 while a worker process cannot start, else 0.",
         lambda queue: None if queue.failing is None else bool(queue.failing),
