@@ -1,16 +1,20 @@
 """The tests' project, watched as one in production is: spans and what goes to Sentry are lines of files.
 
-What is set up is set up here, in the settings, as a project does it that has no other place all its processes pass by.
+All is set up in the settings, by which every process of a project passes; tests ask for it in the environment.
 """
 
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from tests.settings import *  # noqa: F403
 
 # As if they had never been: what is None there cannot be imported.
 sys.modules.update(dict.fromkeys(os.environ.get("TEST_NOT_INSTALLED", "").split()))  # type: ignore[arg-type]
+
+if os.environ.get("TEST_LOGGING") == "none":
+    LOGGING: dict[str, Any] = {}
 
 if _spans := os.environ.get("TEST_SPANS_FILE"):
     from opentelemetry import trace
