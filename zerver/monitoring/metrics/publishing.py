@@ -39,7 +39,7 @@ class _Publisher:
         )
         self._missed = Counter(
             "zerver_publisher_missed",
-            "Of those, events that took the event table because the broker did not take them.",
+            "Events that the broker did not take: the event table did, unless they are lost.",
             ["queue"],
             registry=registry,
         )
