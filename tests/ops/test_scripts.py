@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers.processes import REPOSITORY
 
-SCRIPTS = ("lint", "run-dev", "test")
+SCRIPTS = ("lint", "restart-workers", "run-dev", "test")
 
 
 def called(script: str, *arguments: str) -> tuple[int, str, str]:

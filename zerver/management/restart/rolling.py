@@ -1,0 +1,99 @@
+"""One worker process after the other is restarted; the next one's turn is when this one consumes again."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zerver.lib import clock
+from zerver.lib.event_table import EventTable
+from zerver.management.restart.errors import NotBack
+from zerver.management.restart.supervisor import Condition, Program, State, Supervisor
+from zerver.models import WorkerProcess
+from zerver.worker.housekeeper import LATE_MS
+from zerver.worker.process import host_name, is_gone
+
+#: How long a worker may take to consume again after it has drained: to load the project, ``setup``, its first beats.
+START_SECONDS = 60.0
+_LOOK_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Back:
+    """A worker process that consumes again."""
+
+    pid: int
+    seconds: float
+
+
+class RollingRestart:
+    """``timeout_seconds``: how long a worker process may be away; None: to drain as long as its supervisor lets it,
+    and ``START_SECONDS``.
+    """
+
+    def __init__(self, supervisor: Supervisor, alias: str, timeout_seconds: float | None = None) -> None:
+        self._supervisor = supervisor
+        self._alias = alias
+        self._timeout_seconds = timeout_seconds
+        self._pause = threading.Event()
+
+    def seconds_for(self, program: Program) -> float:
+        return self._timeout_seconds or program.stop_seconds + START_SECONDS
+
+    def restart(self, program: Program) -> Back:
+        """Returns when it consumes again.
+
+        Raises: NotBack, SupervisorTrouble; database errors. Its supervisor goes on to start it, whatever is raised.
+        """
+        began = clock.monotonic()
+        before = self._supervisor.condition(program)
+        self._supervisor.restart(program)
+        while True:
+            now = self._supervisor.condition(program)
+            problem = self._problem(program, before, now)
+            seconds = clock.monotonic() - began
+            if now.pid is not None and not problem:
+                return Back(pid=now.pid, seconds=seconds)
+            if now.state is State.ENDED:
+                self._supervisor.start(program)
+            if now.state in (State.STOPPED, State.GIVEN_UP) or seconds > self.seconds_for(program):
+                raise NotBack(
+                    program=f"{program.name} ({program.about})",
+                    problem=f"after {seconds:.0f} s {problem}",
+                    mend=self._supervisor.mend(program),
+                )
+            self._pause.wait(_LOOK_SECONDS)
+
+    def is_known(self, condition: Condition) -> bool:
+        """Whether this database knows its process: that of other settings would wait for rows that never come."""
+        return bool(_rows(self._alias, condition.pid or 0))
+
+    def _problem(self, program: Program, before: Condition, now: Condition) -> str:
+        """Why it does not consume again yet; empty when it does."""
+        if now.pid is not None and now.pid == before.pid:
+            return f"it still drains, as process {now.pid}"
+        if now.state is not State.UP or now.pid is None:
+            return f"{self._supervisor.name} says: {now.said}"
+        return idle_reason(self._alias, program, now.pid)
+
+
+def idle_reason(alias: str, program: Program, pid: int) -> str:
+    """Why a process takes no events of its queues, by what it says of itself; empty when it takes them."""
+    rows = _rows(alias, pid)
+    silent = set(program.queues)
+    now_ms = EventTable(alias).now_ms()
+    for row in rows:
+        silent.discard(row.queue)
+        if row.state in (WorkerProcess.State.STARTING, WorkerProcess.State.DRAINING):
+            return f"queue {row.queue}: process {pid} is {row.state}"
+        if row.state == WorkerProcess.State.FAILING or row.breaker:
+            return f"queue {row.queue}: {row.breaker}"
+        silent_ms = now_ms - row.heartbeat_at_ms
+        if silent_ms > LATE_MS:
+            return f"queue {row.queue}: process {pid} was heard of {silent_ms / 1000:.0f} s ago"
+    return f"process {pid} does not say that it is at {', '.join(sorted(silent))}" if silent else ""
+
+
+def _rows(alias: str, pid: int) -> Sequence[WorkerProcess]:
+    """Of a process of this host that is there, a row for each of its workers."""
+    rows = WorkerProcess.objects.using(alias).filter(host=host_name(), pid=pid)
+    return [row for row in rows if row.state not in WorkerProcess.ENDED and not is_gone(row)]
