@@ -101,6 +101,11 @@ def test_fields_of_somebody_elses_making_are_not_written() -> None:
     )
 
 
+@pytest.mark.parametrize("created", [float("nan"), 1e300, "soon"])
+def test_a_time_that_is_none_costs_no_line(created: Any) -> None:
+    assert written(record(created=created))["time"].endswith("Z")
+
+
 def test_arguments_that_do_not_fit_cost_no_line() -> None:
     assert written(record("%d events", "many"))["message"] == "%d events (its arguments cannot be written)"
 

@@ -40,6 +40,9 @@ class QueueCommand(BaseCommand):
         """As from a shell: what this process opened is given back, whatever happened."""
         write_plainly(sys.stdout, sys.stderr)
         self.stdout: OutputWrapper = Stdout(sys.stdout)
+        with suppress(ConfigurationError):  # the command itself tells it, or looks at the rest all the same
+            if get_settings().log_format == "json":
+                json_on_console()
         try:
             super().run_from_argv(argv)
         finally:
@@ -51,9 +54,6 @@ class QueueCommand(BaseCommand):
 
         Raises: CommandError; Django prints it on stderr and exits with its ``returncode``.
         """
-        with suppress(ConfigurationError):  # the command itself tells it, or looks at the rest all the same
-            if get_settings().log_format == "json":
-                json_on_console()
         try:
             return super().execute(*args, **options)
         except CommandError as error:

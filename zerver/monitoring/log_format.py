@@ -26,9 +26,8 @@ class JsonFormatter(logging.Formatter):
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
         said = {
-            "time": at.removesuffix("+00:00") + "Z",
+            "time": _time(record.created),
             "level": record.levelname,
             "logger": record.name,
             "message": _message(record),
@@ -79,6 +78,14 @@ def _handlers() -> Iterator[logging.Handler]:
         yield from logger.handlers
     if logging.lastResort is not None:
         yield logging.lastResort
+
+
+def _time(created: float) -> str:
+    try:
+        at = datetime.fromtimestamp(created, UTC)
+    except (ArithmeticError, OSError, TypeError, ValueError):  # of a record that somebody else has made
+        at = datetime.now(UTC)
+    return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _message(record: logging.LogRecord) -> str:
