@@ -58,6 +58,7 @@ install_servers() {
   compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null || missing+=(postgresql)
   [[ -x /usr/sbin/pgbouncer ]] || missing+=(pgbouncer)
   command -v puppet >/dev/null || missing+=(puppet)
+  [[ -x /usr/sbin/nagios4 ]] || missing+=(nagios4-core)
   command -v promtool >/dev/null || missing+=(prometheus)
   # For systemd-analyze, which runs nothing: into containers, and not onto a machine that begins with another init.
   command -v systemd-analyze >/dev/null || [[ -e /sbin/init ]] || tools+=(systemd)

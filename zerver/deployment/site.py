@@ -87,14 +87,19 @@ class Site:
             ("python", self.python),
             ("log directory", self.log_directory),
         ):
-            if not path.is_absolute() or _UNFIT.search(str(path)) or _SPACE.search(str(path)):
-                raise InvalidSite(
-                    what, str(path), "give an absolute path without spaces, quotes, %, $ and backslashes"
-                )
+            check_path(what, path)
         if not -20 <= self.nice <= 19:
             raise InvalidSite("nice", str(self.nice), "give a number from -20 to 19")
         for variable, value in self.environment.items():
             _check_variable(variable, value)
+
+
+def check_path(what: str, path: PurePosixPath) -> None:
+    """Raises: InvalidSite."""
+    if not path.is_absolute() or _UNFIT.search(str(path)) or _SPACE.search(str(path)):
+        raise InvalidSite(
+            what, str(path), "give an absolute path without spaces, quotes, %, $ and backslashes"
+        )
 
 
 class InvalidSite(ConfigurationError):

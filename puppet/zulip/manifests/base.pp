@@ -12,6 +12,8 @@
 # @param python  The interpreter that has the application's packages.
 # @param log_directory  Where the workers' logs go.
 # @param manage_user  Whether user and group are made here; false where they come from elsewhere.
+# @param manage_directories  Whether those of logs and configuration are made here; false where they come from elsewhere,
+#   or where the list is all that is wanted, as on a Nagios server.
 # @param root  Stands before every path that is written: for images, and to try what would be written.
 class zulip::base (
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $app_name = 'zulip',
@@ -22,6 +24,7 @@ class zulip::base (
   Zulip::Path $python = "${directory}/.venv/bin/python",
   Zulip::Path $log_directory = "/var/log/${app_name}",
   Boolean $manage_user = true,
+  Boolean $manage_directories = true,
   Variant[Enum[''], Zulip::Path] $root = '',
 ) {
   # begin: written by ./manage.py queue_config normal-queues --write
@@ -51,21 +54,25 @@ class zulip::base (
       managehome => false,
       shell      => '/bin/bash',
       system     => true,
-      before     => File["${root}${log_directory}"],
+    }
+    if $manage_directories {
+      User[$user] -> File["${root}${log_directory}"]
     }
   }
 
-  file { "${root}${log_directory}":
-    ensure => directory,
-    owner  => $user,
-    group  => $group,
-    mode   => '0750',
-  }
+  if $manage_directories {
+    file { "${root}${log_directory}":
+      ensure => directory,
+      owner  => $user,
+      group  => $group,
+      mode   => '0750',
+    }
 
-  file { "${root}/etc/${app_name}":
-    ensure => directory,
-    owner  => 'root',
-    group  => 'root',
-    mode   => '0755',
+    file { "${root}/etc/${app_name}":
+      ensure => directory,
+      owner  => 'root',
+      group  => 'root',
+      mode   => '0755',
+    }
   }
 }

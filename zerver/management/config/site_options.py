@@ -19,11 +19,19 @@ def add_name(parser: ArgumentParser) -> None:
     parser.add_argument("--name", default=DEFAULT_NAME, help="programs and files begin with it (%(default)s)")
 
 
-def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
-    """``has_logs``: files of their own."""
+def add_place(parser: ArgumentParser) -> None:
+    """Who, and where; but not how it runs."""
     add_name(parser)
     parser.add_argument("--user", help="who runs them (NAME)")
-    for flag, what in (*_PATHS, _LOGS) if has_logs else _PATHS:
+    for flag, what in _PATHS:
+        parser.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
+
+
+def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
+    """``has_logs``: files of their own."""
+    add_place(parser)
+    if has_logs:
+        flag, what = _LOGS
         parser.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
     parser.add_argument("--nice", type=int, default=DEFAULT_NICE, metavar="N", help="(%(default)s)")
     parser.add_argument(
@@ -39,7 +47,7 @@ def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
 def site_of(options: Options) -> Site:
     """Raises: InvalidSite."""
     given = {name: options[name] for name in _OF_SITE if name in options}
-    return Site.derived(environment=dict(options["environment"]), **given)
+    return Site.derived(environment=dict(options.get("environment", [])), **given)
 
 
 def _variable(text: str) -> tuple[str, str]:
