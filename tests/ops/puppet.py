@@ -13,6 +13,8 @@ from tests.servers.spawn import ServerMissingError
 
 #: ``--detailed-exitcodes``.
 NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
+#: This bit: something could not be made so.
+FAILED = 4
 #: Whom files may belong to without being root.
 USER = getpass.getuser()
 

@@ -237,7 +237,7 @@ class RabbitServer(ManagementApi, spawn.Server):
         """A program that is rabbitmqctl of this node, whoever runs it. ``calls``, beside it, has what it was told."""
         path = self.directory / "rabbitmqctl"
         env = shlex.join(f"{name}={value}" for name, value in self._env.items())
-        command = shlex.join(self._programs.command("rabbitmqctl", "--node", self._membership.node))
+        command = shlex.join(self._programs.command("rabbitmqctl"))
         path.write_text(
             f'#!/bin/sh\nprintf "%s\\n" "$*" >> {self.directory}/calls\n'
             f'cd {self.directory} && exec env -i {env} {command} "$@"\n'
