@@ -72,7 +72,7 @@ class Command(QueueCommand):
         if options["systemd"] and options["supervisor_config"]:
             self.usage("--supervisor-config is of supervisord, and --systemd says that it is not there")
         supervisor = _supervisor(options)
-        programs = self._wanted(supervisor, options["queue"])
+        programs = self._wanted(supervisor, options["queue"], options["name"])
         now = {program: supervisor.condition(program) for program in programs}
         rolling = RollingRestart(supervisor, get_settings().database, options["timeout"])
         _refuse_unfit(rolling, now)
@@ -120,12 +120,13 @@ class Command(QueueCommand):
 
     # -- which
 
-    def _wanted(self, supervisor: Supervisor, names: Sequence[str]) -> list[Program]:
+    def _wanted(self, supervisor: Supervisor, names: Sequence[str], prefix: str | None) -> list[Program]:
         """Raises: CommandError where there are none."""
         found = supervisor.programs()
         if not found:
+            called = f" called {prefix}…" if prefix else ""
             raise CommandError(
-                f"{supervisor.name} runs no process_queue{_MADE_BY}; queue_check looks at what it has"
+                f"{supervisor.name} runs no process_queue{called}{_MADE_BY}; queue_check looks at what it has"
             )
         run = {name for program in found for name in program.queues}
         for name in names:

@@ -94,9 +94,6 @@ class Supervisord(Supervisor):
     def __init__(self, address: Address, prefix: str = "") -> None:
         self._address = address
         self._prefix = prefix
-        self._server = xmlrpc.client.ServerProxy(
-            "http://supervisord/RPC2", transport=_Transport(address), allow_none=True
-        )
 
     def programs(self) -> Sequence[Program]:
         configured = {(each["group"], each["name"]): each for each in self._ask("getAllConfigInfo")}
@@ -146,8 +143,10 @@ class Supervisord(Supervisor):
 
     def _ask(self, method: str, *arguments: str | int | bool) -> Any:
         """Raises: SupervisorTrouble."""
+        transport = _Transport(self._address)
         try:
-            return getattr(self._server.supervisor, method)(*arguments)
+            with xmlrpc.client.ServerProxy("http://supervisord/RPC2", transport=transport) as server:
+                return getattr(server.supervisor, method)(*arguments)
         except xmlrpc.client.Fault as fault:
             kind = {_ALREADY_STARTED: _AlreadyStarted, _NOT_RUNNING: _NotRunning}.get(
                 fault.faultCode, SupervisorTrouble
@@ -202,6 +201,11 @@ class _Transport(xmlrpc.client.Transport):
         self._url = address.url
 
     def make_connection(self, host: Any) -> http.client.HTTPConnection:
+        connection = self._fresh_connection()
+        self._connection = host, connection  # which is what is closed at the end
+        return connection
+
+    def _fresh_connection(self) -> http.client.HTTPConnection:
         if self._url.startswith("unix://"):
             return _UnixConnection(self._url.removeprefix("unix://"))
         parts = urlsplit(self._url)
