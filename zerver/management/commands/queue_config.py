@@ -16,13 +16,14 @@ from zerver.lib.registry import queues
 from zerver.management.base import QueueCommand
 from zerver.management.config.declarations import Declarations
 from zerver.management.config.kind import Document, Kind
+from zerver.management.config.kubernetes import Kubernetes
 from zerver.management.config.nagios import Nagios, Nrpe
 from zerver.management.config.normal_queues import NormalQueues
 from zerver.management.config.supervisor import Supervisor
 from zerver.management.config.systemd import Systemd
 from zerver.management.stdout import OutputLost
 
-KINDS: Sequence[Kind] = (NormalQueues(), Supervisor(), Systemd(), Declarations(), Nagios(), Nrpe())
+KINDS: Sequence[Kind] = (NormalQueues(), Supervisor(), Systemd(), Declarations(), Nagios(), Nrpe(), Kubernetes())
 
 #: Of --check: what keeps it from an answer.
 EXIT_NO_ANSWER = 3
