@@ -274,6 +274,29 @@ def test_who_has_lost_a_delivery_is_told_and_settles_nothing(harness: Harness) -
     assert ids(third.take(1)) == ids([stale])
 
 
+def test_a_lane_that_has_answered_is_one_that_events_come_to(harness: Harness) -> None:
+    queue = harness.declare()
+    party = harness.open(queue)
+    wait_for(lambda: party.lane.has_answered, 20, "the other side to answer")
+    harness.publish(event(queue))
+    party.take(1)
+
+
+def test_what_a_closed_lane_had_fetched_comes_to_a_fresh_one_of_the_same_process(harness: Harness) -> None:
+    """As when a queue is paused, and goes on."""
+    queue = harness.declare(prefetch=10)
+    sent = [event(queue, number) for number in range(10)]
+    harness.publish(*sent)
+    party = harness.open(queue)
+    party.lane.done(party.take(2))
+    party.lane.close(10)
+    harness.wait_for_ready(queue, 8)
+    party.lane = party.transport.open_lane(queue, "party-0")
+    party.lane.start(party.woken.set)
+
+    assert sorted(ids(party.take(8))) == sorted(item.message_id for item in sent[2:])
+
+
 def test_closing_hands_back_what_was_never_taken(harness: Harness) -> None:
     queue = harness.declare(prefetch=10)
     harness.publish(*[event(queue, number) for number in range(5)])

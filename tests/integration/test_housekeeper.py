@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -46,9 +45,8 @@ def told() -> Iterator[list[tuple[str, str]]]:
 
 @pytest.fixture
 def make_housekeeper(
-    queue_database: TestDatabase, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    queue_database: TestDatabase, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Callable[[], Housekeeper]]:
-    settings.QUEUE_STATE_DIR = str(tmp_path / "state")
     monkeypatch.setattr(house, "BEAT_SECONDS", 0.05)
     monkeypatch.setattr(clock, "offset_ms", 0)
     made: list[Housekeeper] = []
@@ -58,12 +56,12 @@ def make_housekeeper(
         host = Host(alias="default", name="h:1", watchdog=Watchdog(lambda _: None), solitude=Solitude())
         runner = QueueRunner(queue, lambda: [current.table_lane().open_lane(queue, "h:1")], host)
         row = ProcessRow(id="me", alias="default", worker_num=None, runner=runner)
-        made.append(Housekeeper([row], get_settings(), tmp_path / "health.json", lambda _: None))
+        made.append(Housekeeper([row], get_settings(), lambda _: None))
         return made[-1]
 
     yield make
     for housekeeper in made:
-        housekeeper.stop()
+        housekeeper.leave()
     connections.close_all()
 
 
@@ -90,19 +88,6 @@ def test_an_error_of_the_database_is_told_once_and_the_beats_go_on_after_it(
     assert len(told) == len({state for state, _ in told})
 
 
-def test_a_disk_that_takes_no_files_is_told_once_and_the_beats_go_on(
-    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]], tmp_path: Path
-) -> None:
-    (tmp_path / "state").write_text("a file where the directory should be")
-    make_housekeeper().start()
-    beats = _beats()
-    wait_for(lambda: _beats() > beats, 10, "a beat")
-    [(state, problem)] = told
-    assert state == "fails at writing its .stats file"
-    assert problem.startswith(f"QUEUE_STATE_DIR, {tmp_path / 'state'}, cannot be written: ")
-    assert "make it a directory that the user of the workers may write" in problem
-
-
 @pytest.mark.parametrize("queue_database", ["sqlite"], indirect=True)
 def test_a_database_that_takes_no_writes_is_told_once_by_a_worker_with_nothing_to_do(
     make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]]
@@ -118,19 +103,6 @@ def test_a_database_that_takes_no_writes_is_told_once_by_a_worker_with_nothing_t
     wait_for(lambda: _beats() > beats, 10, "a beat")
     [problem] = heartbeats()
     assert problem.startswith("database 'default' fails at its file: disk I/O error; see what is wrong")
-
-
-def test_files_that_cannot_be_removed_spoil_no_end(
-    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]], tmp_path: Path
-) -> None:
-    housekeeper = make_housekeeper()
-    housekeeper.start()
-    (tmp_path / "health.json").unlink()
-    (tmp_path / "health.json").mkdir()
-    housekeeper.stop()
-    assert WorkerProcess.objects.get().state == WorkerProcess.State.STOPPED
-    assert "fails at removing stats and health files" in [state for state, _ in told]
-    (tmp_path / "health.json").rmdir()
 
 
 def test_what_is_older_than_its_retention_is_forgotten(
@@ -177,6 +149,6 @@ def test_rows_that_a_process_holds_at_its_end_are_free_at_once_as_suspects(
     housekeeper = make_housekeeper()
     housekeeper.start()
     assert table.claim("noop", 10, 60, "another") == []
-    housekeeper.stop()
+    housekeeper.leave()
     [again] = table.claim("noop", 10, 60, "another")
     assert again.redelivered

@@ -128,6 +128,7 @@ def test_a_worker_that_cannot_start_is_tried_again_beside_the_others_and_every_t
     assert [row.state for row in _rows("ledger")] == ["running"]
     wait_for(lambda: json.loads(health_file.read_text())["queues"][queue]["state"] == "failing", 10, "health")
     assert json.loads(health_file.read_text())["queues"][queue]["problems"] == [row.breaker]
+    assert json.loads(health_file.read_text())["ready"] is False
     stats = read_stats(stats_path(tmp_path / "state", queue, 1))
     assert stats.breaker == row.breaker
     listing, status = work("queue_workers", "list"), work("queue_status", queue, "--json")

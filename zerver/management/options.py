@@ -4,6 +4,8 @@ import getpass
 import os
 from argparse import ArgumentParser, ArgumentTypeError
 
+from zerver.management.dev.address import Address
+
 
 def seconds(text: str) -> float:
     """A length of time. Raises: ArgumentTypeError."""
@@ -22,6 +24,14 @@ def whole_number(text: str) -> int:
     if not value:
         raise ArgumentTypeError(f"{text!r} is no whole number above 0")
     return value
+
+
+def address(text: str) -> Address:
+    """``HOST:PORT``, ``[IPv6]:PORT``, or ``PORT`` of this host alone. Raises: ArgumentTypeError."""
+    try:
+        return Address.parse(text)
+    except ValueError as error:
+        raise ArgumentTypeError(str(error)) from error
 
 
 def add_by(parser: ArgumentParser) -> None:

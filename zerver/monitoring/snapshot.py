@@ -241,7 +241,7 @@ def take_snapshot(
 
 
 def _ask_database(problems: list[str]) -> _DatabaseFacts:
-    """In a few queries, however many queues there are."""
+    """In six queries, however many queues there are."""
     alias = get_settings().database
     try:
         table = current.table()

@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 
 from django.db import connections
 
@@ -29,6 +28,7 @@ from zerver.worker.stop_signals import StopSignals, say
 from zerver.worker.suspects import Solitude
 from zerver.worker.threads import running
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, Running, Watchdog, tell_timeout
+from zerver.worker.vitals import Vitals
 
 #: Exit code after a handler that nothing could stop (EX_SOFTWARE of sysexits.h); supervisors start the process anew.
 EXIT_STUCK = 70
@@ -56,14 +56,14 @@ class WorkerFleet:
         *,
         worker_num: int | None = None,
         has_all_workers: bool = False,
-        health_file: Path | None = None,
+        vitals: Vitals | None = None,
         stop_signals: StopSignals | None = None,
     ) -> None:
         self._queues = list(queues)
         self._settings = settings
         self._watchdog = Watchdog(self._end_stuck_process)
         self._failures: list[ZerverError] = []
-        self._health_file = health_file
+        self._vitals = vitals or Vitals()
         self._worker_num = worker_num
         self._has_all_workers = has_all_workers
         self._runners: list[QueueRunner] = []
@@ -79,17 +79,19 @@ class WorkerFleet:
         """
         faulthandler.enable()
         self._stop_signals.install()
+        self._vitals.open()
         self._check_lanes()
         rows = self._open_all()
         if not rows:
+            self._vitals.close()
             current.close_all()
             return self._failures
         self._runners = [row.runner for row in rows]
-        self._housekeeper = housekeeper = Housekeeper(
-            rows, self._settings, self._health_file, self._on_stop_asked
-        )
+        self._housekeeper = housekeeper = Housekeeper(rows, self._settings, self._on_stop_asked)
         self._stop_signals.take_over(self._drain, self._end_at_once)
         self._watchdog.start(max(queue.timeout_seconds for queue in self._queues))
+        # First, for the database may keep the housekeeper waiting.
+        self._vitals.start(rows, self._settings, self._is_well)
         housekeeper.start()
         try:
             if len(self._runners) == 1:
@@ -97,7 +99,8 @@ class WorkerFleet:
             else:
                 self._run_all()
         finally:
-            housekeeper.stop()
+            housekeeper.leave()
+            self._vitals.close()
             self._watchdog.stop()
             current.close_all()
         return self._failures
@@ -106,6 +109,11 @@ class WorkerFleet:
         """Drain."""
         for runner in self._runners:
             runner.stop()
+
+    def _is_well(self) -> bool:
+        """The threads that the process cannot do without are there, and not one waits for what will not come."""
+        has_keeper = self._housekeeper is not None and not self._housekeeper.has_died
+        return has_keeper and self._watchdog.is_looking and all(runner.is_well for runner in self._runners)
 
     def _check_lanes(self) -> None:
         """What can be said before the first event: told, and refused only where waiting would not mend it."""
@@ -234,7 +242,8 @@ class WorkerFleet:
             say(f"ending at once: {counted(count, 'event in hand comes', 'events in hand come')} again")
             self._close_lanes()
             if self._housekeeper is not None:
-                self._housekeeper.stop(_CLOSE_SECONDS)
+                self._housekeeper.leave(_CLOSE_SECONDS)
+            self._vitals.close()
         finally:
             os._exit(EXIT_INSISTED)
 

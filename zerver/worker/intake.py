@@ -59,6 +59,11 @@ class Intake:
         self._is_woken = False
         return self._look(limit)
 
+    @property
+    def has_answered(self) -> bool:
+        """Every lane; see ``Lane.has_answered``."""
+        return all(lane.has_answered for lane in self._lanes)
+
     def unbegun(self) -> Unbegun:
         """Of all lanes; see ``Lane.unbegun``."""
         return sum((lane.unbegun() for lane in self._lanes), Unbegun())

@@ -80,6 +80,8 @@ class QueueRunner:
         self._starter = Starter(queue, host.alias, self.stopping)
         self._open_lanes = open_lanes
         self._intake = self._fresh_intake()
+        #: Of the present shift, or the last one.
+        self._handlers: Sequence[threading.Thread] = ()
         self._trial = threading.Lock()
         self._fetching = threading.Lock()
         self._is_fetching = True
@@ -155,6 +157,7 @@ class QueueRunner:
             for number in range(2, self.queue.threads + 1)
         ]
         with running(others, self.stop):
+            self._handlers = [threading.current_thread(), *others]
             self._loop()
 
     def _journey_of(self, worker: QueueProcessingWorker) -> Journey:
@@ -198,9 +201,22 @@ class QueueRunner:
         return self._bad_end or self._starter.problem
 
     @property
-    def lane_problems(self) -> list[str]:
-        """Why lanes cannot be reached just now, for people."""
-        return list(self._intake.problems.values())
+    def is_ready(self) -> bool:
+        """It takes events, or would if its queue were not paused."""
+        if not self.has_started or not self.gate.is_told or self.stopping.is_set():
+            return False
+        return self.gate.pause is not None or self._intake.has_answered
+
+    @property
+    def is_well(self) -> bool:
+        """No handler thread has ended that should be there. What a handler may take, the watchdog sees to."""
+        return self.gate.leaving.is_set() or all(thread.is_alive() for thread in self._handlers)
+
+    @property
+    def problems(self) -> list[str]:
+        """Why nothing comes to its handlers just now, or less than could; for people."""
+        unknown = "" if self.gate.is_told else "the database has not said yet whether the queue is paused"
+        return list(filter(None, (self.failure, unknown, *self._intake.problems.values())))
 
     @property
     def unbegun(self) -> Unbegun:

@@ -28,6 +28,8 @@ HARD_GRACE_SECONDS = 5.0
 TICK_SECONDS = 0.25
 #: How much later than the hard limit the C timer fires, when the watchdog itself cannot run.
 _LAST_RESORT_SECONDS = 5.0
+#: A watchdog that has not looked for so long does not come back: over what the end of a stuck process may take.
+_SILENT_SECONDS = 75.0
 
 
 class HandlerTimeout(BaseException):
@@ -160,6 +162,13 @@ class Watchdog:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zerver-watchdog", daemon=True)
         self._last_resort_seconds = 0.0
+        #: When it last looked. Units: monotonic seconds.
+        self._looked_at = clock.monotonic()
+
+    @property
+    def is_looking(self) -> bool:
+        """Until it has been stopped."""
+        return clock.monotonic() - self._looked_at < _SILENT_SECONDS
 
     def start(self, longest_seconds: float) -> None:
         """``longest_seconds``: the longest soft limit of any queue in this process."""
@@ -183,6 +192,7 @@ class Watchdog:
 
     def _look(self) -> bool:
         """Whether the process is at its end: a handler was over its hard limit."""
+        self._looked_at = clock.monotonic()
         for thread_id, entry in list(self.running.items()):
             over = entry.seconds_over
             # Looked at again: it may have returned since the list was made.

@@ -93,6 +93,11 @@ class Lane(ABC):
     #: Ask again after so many seconds even without a wake.
     poll_seconds: ClassVar[float] = 60.0
 
+    @property
+    def has_answered(self) -> bool:
+        """Since ``start`` the other side has begun to send what there is; or it is known to be away."""
+        return True
+
     @abstractmethod
     def start(self, wake: Callable[[], None]) -> None:
         """Begin to fetch. ``wake`` is called, from any thread, whenever ``take`` may find something.

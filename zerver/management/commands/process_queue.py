@@ -14,12 +14,16 @@ from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import is_unmigrated
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management.base import QueueCommand
+from zerver.management.dev.address import Address
+from zerver.management.options import address
 from zerver.models import WorkerProcess
 from zerver.monitoring.log_format import show_where_nobody_does
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
+from zerver.worker.service_manager import ServiceManager
 from zerver.worker.stop_signals import StopSignals
+from zerver.worker.vitals import Vitals
 
 #: Errors that this process outlives: a worker module of somebody else that cannot be read, and a database that is
 #: away for now. Both are told; neither mends itself by our not starting.
@@ -59,9 +63,18 @@ class Command(QueueCommand):
             "--health-file", type=Path, metavar="PATH", help="kept fresh while the process is well"
         )
 
+        parser.add_argument(
+            "--health-listen",
+            metavar="HOST:PORT",
+            type=address,
+            help="answer probes at http://HOST:PORT/live and /ready; PORT alone: on 127.0.0.1",
+        )
+
         self._usage_error = parser.error
 
     def handle(self, *args: Any, **options: Any) -> None:
+        # Before anything else is started, which must not inherit it.
+        manager = ServiceManager.named_by(os.environ)
         stop_signals = StopSignals()
         # Before anything that may take its time: checks ask the database, and the fleet its broker.
         stop_signals.install()
@@ -81,7 +94,7 @@ class Command(QueueCommand):
             get_settings(),
             worker_num=options["worker_num"],
             has_all_workers=options["queue"] is None,
-            health_file=options["health_file"],
+            vitals=_vitals(options, manager),
             stop_signals=stop_signals,
         )
         failures = fleet.run()
@@ -122,6 +135,22 @@ def _refuse_no_database() -> None:
     except DatabaseError as error:
         if not is_unmigrated(error):
             raise
+
+
+def _vitals(options: dict[str, Any], manager: ServiceManager) -> Vitals:
+    """Raises: CommandError when nobody can listen where it is wanted."""
+    listen: Address | None = options["health_listen"]
+    try:
+        return Vitals(
+            health_file=options["health_file"],
+            listen=None if listen is None else (listen.host, listen.port),
+            manager=manager,
+        )
+    except OSError as error:
+        raise CommandError(
+            f"--health-listen {listen} cannot be listened on ({error.strerror or error}); name an address of this host "
+            "and a port that nobody has: each worker process needs its own"
+        ) from error
 
 
 def _refuse_unwritable(health_file: Path) -> None:

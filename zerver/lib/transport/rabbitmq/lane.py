@@ -64,6 +64,10 @@ class RabbitLane(Lane, Subscriber):
     def problem(self) -> str:
         return self._subscription.problem
 
+    @property
+    def has_answered(self) -> bool:
+        return self._subscription.has_consumed or bool(self._subscription.problem)
+
     def start(self, wake: Callable[[], None]) -> None:
         self._wake = wake
         worker = self._worker = self._shared.acquire(f"worker {self._queue.name}")

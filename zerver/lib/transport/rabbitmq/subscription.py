@@ -61,7 +61,7 @@ class Subscriber(ABC):
 
 
 class Subscription(ConnectionListener, Asker):
-    """Runs on the I/O thread; only ``problem`` and ``closed`` may be looked at from any."""
+    """Runs on the I/O thread; only ``problem``, ``has_consumed`` and ``closed`` may be looked at from any."""
 
     def __init__(
         self, queue: QueueDeclaration, subscriber: Subscriber, consumer_timeout_seconds: float
@@ -72,6 +72,8 @@ class Subscription(ConnectionListener, Asker):
         self.consumer_timeout_seconds = consumer_timeout_seconds
         #: Why nothing comes just now, for people; "" when it should.
         self.problem = ""
+        #: The broker has confirmed a consumer, be it lost by now.
+        self.has_consumed = False
         self._told = ""
         self.closed = threading.Event()
         self._worker: WorkerConnection | None = None
@@ -209,6 +211,7 @@ class Subscription(ConnectionListener, Asker):
         )
 
     def _on_consuming(self, _: Any) -> None:
+        self.has_consumed = True
         self._answered()
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._tell("")
