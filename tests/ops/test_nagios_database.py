@@ -18,7 +18,7 @@ from tests.servers.databases import TestDatabase
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
 from zerver.lib import clock
-from zerver.models import FailedEvent, Suspect, WaitingEvent
+from zerver.models import FailedEvent, PausedQueue, Suspect, WaitingEvent
 from zerver.nagios import sql
 
 ERRORS = "check-queue-worker-errors"
@@ -108,6 +108,18 @@ def test_trouble_is_counted_since_a_time_and_rows_by_their_queues_thresholds(wat
     assert answer.figures["failed"] == "3;0;;0"
     assert answer.figures["quarantined"] == "1;0;;0"
     assert "failed=1;" in watched.ask("--since=1h", "-q", "mail").line
+
+
+def test_rows_of_a_paused_queue_wait_by_wish(watched: Watched) -> None:
+    wait_in_table("mail", 1, due_ago_seconds=100)
+    PausedQueue.objects.create(queue="mail", paused_at_ms=clock.now_ms())
+
+    answer = watched.ask()
+
+    assert (answer.code, "queue mail is paused, and a row of it has been due for" in answer.line) == (
+        WARNING,
+        True,
+    )
 
 
 def test_what_was_due_before_it_was_published_waits_since_then(watched: Watched) -> None:
@@ -272,7 +284,9 @@ def test_who_may_only_look_can_watch(tmp_path: Path, postgres_database: str) -> 
             where = f"--database=host={parts.hostname} port={parts.port} user={role} dbname={parts.path[1:]}"
             barred = ask(ERRORS, "-d", declarations, where)
             assert (barred.code, "GRANT SELECT ON zerver_event" in barred.line) == (UNKNOWN, True)
-            owner.execute(f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect TO {role}")
+            owner.execute(
+                f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue TO {role}"
+            )
             assert ask(ERRORS, "-d", declarations, where).code == OK
         finally:
             owner.execute(f"DROP OWNED BY {role}")

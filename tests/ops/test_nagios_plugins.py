@@ -216,6 +216,8 @@ def test_what_cannot_be_known_hides_nothing_that_is_critical(site: Site, queues:
         f"{site.declarations} is out of date: workers run at newcomer, which it does not know" in answer.out
     )
     assert site.ask(QUEUE, *site.broker(), "-q", "push").code == UNKNOWN
+    blind = site.ask(QUEUE, *site.broker(), "--stats-dir", site.directory / "none")
+    assert (blind.code, "let --stats-dir name the workers' QUEUE_STATE_DIR" in blind.out) == (CRITICAL, True)
     assert site.ask(CONSUMERS, *site.broker(), "-q", "push", "-c", "0:", "-w", "0:").code == UNKNOWN
 
 

@@ -121,13 +121,14 @@ def test_a_worker_at_an_unknown_queue_shows_that_declarations_are_out_of_date(tm
     write_stats(tmp_path, told(queue="gone", update_time=NOW - 3600))
     (tmp_path / "garbage.0.stats").write_text("{")
 
-    [finding] = stats.out_of_date(tmp_path, ["mail"], Path("/etc/shop/queues.json"), now=NOW)
+    workers = stats.Workers.read(tmp_path, now=NOW)
+    [finding] = workers.doubts(["mail"], Path("/etc/shop/queues.json"))
 
     assert finding.level is Level.UNKNOWN
     assert finding.text.startswith(
         "/etc/shop/queues.json is out of date: workers run at fresh, which it does not know"
     )
-    assert stats.out_of_date(tmp_path, ["mail", "fresh"], Path("/x"), now=NOW) == []
+    assert workers.doubts(["mail", "fresh"], Path("/x")) == []
 
 
 def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: Path) -> None:
@@ -136,14 +137,14 @@ def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: 
     write_stats(tmp_path, told(queue="mail_more"))
     (tmp_path / "mail.3.stats").write_text("nothing")
 
-    found = stats.told_of(tmp_path, "mail", now=NOW)
+    found = stats.Workers.read(tmp_path, now=NOW).of("mail")
 
     assert [one.worker_num for one in found.fresh] == [1]
     assert [one.worker_num for one in found.old] == [2]
     [problem] = found.problems
     assert "mail.3.stats is no stats file" in problem
-    with pytest.raises(NoAnswer, match="let --stats-dir name"):
-        stats.told_of(tmp_path / "none", "mail", now=NOW)
+    [doubt] = stats.Workers.read(tmp_path / "none", now=NOW).doubts(["mail"], Path("/x"))
+    assert (doubt.level, "let --stats-dir name" in doubt.text) == (Level.UNKNOWN, True)
 
 
 # -- consumers
@@ -182,6 +183,16 @@ def test_consumers_are_as_declared_or_it_is_said(seen: Seen, hosts: int, level: 
 
     assert finding.level is level
     assert finding.text.startswith(text)
+
+
+def test_a_queue_that_is_paused_has_no_consumer_by_wish() -> None:
+    ranges = consumers.usual_ranges(MAIL, 1)
+    finding = consumers.judge(
+        MAIL, Seen(ready=0, consumers=0), *ranges, wanted=2, paused="paused by al since 12:00"
+    )
+
+    assert finding.level is Level.WARNING
+    assert finding.text == "queue mail is paused by al since 12:00: ./manage.py queue_workers resume mail"
 
 
 # -- backlogs
@@ -255,6 +266,8 @@ def test_handlers_of_a_process_share_the_backlog() -> None:
             Level.CRITICAL, "its workers take none: mail server is down",
         ),
         (Seen(ready=1, consumers=2), [told(breaker="down"), told()], [], Level.OK, "behind"),
+        (Seen(ready=9, consumers=0), [told(paused="paused by al")], [], Level.WARNING, "is paused by al; 9 ready"),
+        (Seen(ready=9, consumers=0), [told(paused="paused by al"), told()], [], Level.CRITICAL, "nobody takes from it"),
     ],
 )  # fmt: skip
 def test_whoever_gets_nowhere_is_told_with_the_reason(
@@ -292,6 +305,7 @@ def trouble_found(trouble: Trouble, critical: Range | None = None) -> Mapping[st
         ({"due_seconds": {"mail": 5.0}}, None, {"queue mail: its next row has been due for 5 s": Level.OK}),
         ({"due_seconds": {"mail": 45.0}}, None, {"queue mail has a row in the event table that": Level.WARNING}),
         ({"due_seconds": {"mail": 90.0}}, None, {"queue mail has a row in the event table that": Level.CRITICAL}),
+        ({"due_seconds": {"mail": 90.0}, "paused": ["mail"]}, None, {"queue mail is paused, and a row": Level.WARNING}),
         ({"due_seconds": {"gone": 1.0}}, None, {"queue gone has a row in the event table that": Level.WARNING}),
     ],
 )  # fmt: skip

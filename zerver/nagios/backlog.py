@@ -74,6 +74,12 @@ def judge(queue: Declared, backlog: Backlog, warning: Range, critical: Range) ->
 
 def _of_progress(queue: str, ready: int, backlog: Backlog) -> Finding | None:
     """None: somebody gets on with it, or nothing waits."""
+    if backlog.told.paused:
+        # By wish, which is not to be forgotten.
+        text = (
+            f"queue {queue} is {backlog.told.paused}; {ready} ready: ./manage.py queue_workers resume {queue}"
+        )
+        return Finding(level=Level.WARNING, text=text)
     if not ready:
         return None
     waiting = f"queue {queue}: {counted(ready, 'event')} {'waits' if ready == 1 else 'wait'}"

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from zerver.lib.counted import counted
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import broker, consumers, declared, stats
+from zerver.nagios import broker, consumers, declared
 from zerver.nagios.broker import Broker, Seen
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.declared import Declared
 from zerver.nagios.plugin import Plugin, run, thresholds
 from zerver.nagios.report import Finding, Metric, Report
+from zerver.nagios.stats import Workers
 
 #: A consumer without work begins anew each minute, and is away for some milliseconds meanwhile.
 _SECOND_LOOK_SECONDS = 0.5
@@ -35,7 +36,7 @@ class CheckConsumers(Plugin):
             "--stats-dir",
             type=Path,
             metavar="PATH",
-            help="the workers' QUEUE_STATE_DIR: by it declarations that are out of date are found",
+            help="the workers' QUEUE_STATE_DIR: it tells of pauses, and of declarations that are out of date",
         )
         broker.add_options(parser)
 
@@ -49,10 +50,12 @@ class CheckConsumers(Plugin):
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
     known = declared.read(options.declarations)
     queues = declared.chosen(known, options.queue, options.declarations)
-    findings, metrics = _judged(queues, _seen(queues, options, asked, deadline), options)
+    workers = Workers()
     if options.stats_dir is not None:
         deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
-        findings += stats.out_of_date(options.stats_dir, known, options.declarations, now=time.time())
+        workers = Workers.read(options.stats_dir, now=time.time())
+    findings, metrics = _judged(queues, _seen(queues, options, asked, deadline), workers, options)
+    findings += workers.doubts(known, options.declarations)
     well = f"{counted(len(queues), 'queue')} with consumers as declared"
     return Report(findings=findings, all_well=well, metrics=metrics)
 
@@ -62,7 +65,7 @@ def _seen(
 ) -> Mapping[str, Seen]:
     """Looked at again where something is wrong: what is still so then is wrong."""
     seen = asked.look([queue.queue for queue in queues], deadline)
-    findings, _ = _judged(queues, seen, options)
+    findings, _ = _judged(queues, seen, Workers(), options)
     doubtful = [
         queue.queue for queue, finding in zip(queues, findings, strict=True) if finding.level is not Level.OK
     ]
@@ -73,13 +76,14 @@ def _seen(
 
 
 def _judged(
-    queues: Sequence[Declared], seen: Mapping[str, Seen], options: Namespace
+    queues: Sequence[Declared], seen: Mapping[str, Seen], workers: Workers, options: Namespace
 ) -> tuple[list[Finding], list[Metric]]:
     findings, metrics = [], []
     for queue in queues:
         warning, critical = thresholds(options, queue.queue, consumers.usual_ranges(queue, options.hosts))
         of_broker, wanted = seen[queue.queue], queue.workers * options.hosts
-        findings.append(consumers.judge(queue, of_broker, warning, critical, wanted=wanted))
+        paused = workers.of(queue.queue).paused
+        findings.append(consumers.judge(queue, of_broker, warning, critical, wanted=wanted, paused=paused))
         metrics.append(consumers.metric(queue, of_broker, warning, critical))
     return findings, metrics
 

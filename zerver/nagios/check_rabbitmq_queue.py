@@ -8,13 +8,13 @@ from pathlib import Path
 
 from zerver.lib.counted import counted
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import backlog, broker, declared, stats
+from zerver.nagios import backlog, broker, declared
 from zerver.nagios.broker import Broker
 from zerver.nagios.deadline import Deadline
-from zerver.nagios.errors import NoAnswer
 from zerver.nagios.plugin import Plugin, run, thresholds
 from zerver.nagios.ranges import Range
 from zerver.nagios.report import Finding, Metric, Report
+from zerver.nagios.stats import Workers
 
 DEFAULT_STATS_DIR = Path("/home/zulip/deployments/current/var/queue")
 
@@ -49,19 +49,16 @@ def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
     seen = asked.look([queue.queue for queue in queues], deadline)
     deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
     now = time.time()
+    workers = Workers.read(options.stats_dir, now=now)
     findings: list[Finding] = []
     metrics: list[Metric] = []
-    try:
-        findings += stats.out_of_date(options.stats_dir, known, options.declarations, now=now)
-    except NoAnswer as error:
-        findings.append(Finding(level=error.level, text=str(error)))
     for queue in queues:
         usual = Range.up_to(queue.warn_seconds), Range.up_to(queue.crit_seconds)
         warning, critical = thresholds(options, queue.queue, usual)
-        told = stats.told_of(options.stats_dir, queue.queue, now=now)
-        measured = backlog.measure(queue, seen[queue.queue], told, now=now)
+        measured = backlog.measure(queue, seen[queue.queue], workers.of(queue.queue), now=now)
         findings += backlog.judge(queue, measured, warning, critical)
         metrics += backlog.metrics(queue, measured, warning, critical)
+    findings += workers.doubts(known, options.declarations)
     return Report(findings=findings, all_well=_all_well(findings, len(queues)), metrics=metrics)
 
 

@@ -14,12 +14,18 @@ def usual_ranges(queue: Declared, hosts: int) -> tuple[Range, Range]:
     return Range(start=wanted, end=wanted), Range(start=1.0)
 
 
-def judge(queue: Declared, seen: Seen, warning: Range, critical: Range, *, wanted: int) -> Finding:
+def judge(
+    queue: Declared, seen: Seen, warning: Range, critical: Range, *, wanted: int, paused: str = ""
+) -> Finding:
+    """``paused``: see ``stats.Told.paused``; then none is there by wish, which is not to be forgotten."""
     if not seen.exists:
         text = f"queue {queue.queue} does not exist: start its workers, which declare it"
         return Finding(level=Level.CRITICAL, text=text)
     if seen.consumers is None:
         return Finding(level=Level.UNKNOWN, text=f"queue {queue.queue}: {seen.problem}")
+    if paused and not seen.consumers:
+        text = f"queue {queue.queue} is {paused}: ./manage.py queue_workers resume {queue.queue}"
+        return Finding(level=Level.WARNING, text=text)
     level = (
         Level.CRITICAL
         if critical.alerts(seen.consumers)

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ class Trouble:
     suspects: Mapping[str, int] = field(default_factory=dict)
     #: How long its next row of the event table has been due, in nobody's hand; only queues that have such.
     due_seconds: Mapping[str, float] = field(default_factory=dict)
+    #: Queues of which nobody is to take anything, until they are resumed.
+    paused: Collection[str] = ()
 
 
 class Database(ABC):
@@ -49,7 +51,10 @@ def trouble_of(ask: Ask, now_ms: int, since_seconds: float) -> Trouble:
             # What was published with a due time in the past has not waited since then.
             due[queue] = max(0, now_ms - max(available_at_ms, published_at_ms)) / 1000
     return Trouble(
-        failed=dict(ask(sql.FAILED, since)), suspects=dict(ask(sql.SUSPECTS, since)), due_seconds=due
+        failed=dict(ask(sql.FAILED, since)),
+        suspects=dict(ask(sql.SUSPECTS, since)),
+        due_seconds=due,
+        paused=[queue for (queue,) in ask(sql.PAUSED, {})],
     )
 
 
@@ -57,7 +62,8 @@ def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
     """Of these alone; of all, where none is named."""
     if not names:
         return trouble
-    return Trouble(
+    return replace(
+        trouble,
         failed={name: count for name, count in trouble.failed.items() if name in names},
         suspects={name: count for name, count in trouble.suspects.items() if name in names},
         due_seconds={name: seconds for name, seconds in trouble.due_seconds.items() if name in names},

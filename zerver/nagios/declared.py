@@ -1,7 +1,7 @@
 """What is declared of each queue, from the file that puppet or ``queue_config declarations`` writes.
 
 Its age tells nothing: both leave a file alone that says already what it should. That it is out of date shows when a
-worker runs at a queue that it does not know; see ``stats.out_of_date``.
+worker runs at a queue that it does not know; see ``stats.Workers.doubts``.
 """
 
 import json

@@ -40,7 +40,7 @@ class Postgresql(Database):
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise cannot_ask(f"PostgreSQL has other tables ({_told(error)})", MEND_TABLES) from None
         except psycopg.errors.InsufficientPrivilege as error:
-            mend = "GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect TO its user"
+            mend = "GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue TO its user"
             raise cannot_ask(f"PostgreSQL does not let us look ({_told(error)})", mend) from None
         except psycopg.ProgrammingError:
             # Not quoted: of a conninfo that cannot be read, any part may be a password.

@@ -13,6 +13,7 @@ FAILED = (
     " WHERE failed_at_ms >= :since AND state = 'failed' GROUP BY queue"
 )
 SUSPECTS = "SELECT queue, COUNT(*) FROM zerver_suspect WHERE last_started_at_ms >= :since GROUP BY queue"
+PAUSED = "SELECT queue FROM zerver_paused_queue"
 #: Each queue that has rows, by one look into the index for the next: the table may be long, and its queues are few.
 QUEUES = (
     "WITH RECURSIVE named(queue) AS ("

@@ -1,12 +1,12 @@
 """What the workers of this host last said of themselves, in their ``.stats`` files."""
 
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 from zerver.lib.queue_stats import QueueStats, read_stats
 from zerver.monitoring.thresholds import Level
-from zerver.nagios.errors import cannot_ask
 from zerver.nagios.report import Finding
 
 #: A worker writes every 5 seconds. One that has not for so long has died, or cannot write.
@@ -24,57 +24,69 @@ class Told:
     #: Files that say nothing, and why.
     problems: Sequence[str] = ()
 
+    @property
+    def paused(self) -> str:
+        """By whom, since when and why, where all that are there obey a pause; else empty."""
+        if not all(stats.paused for stats in self.fresh):
+            return ""
+        return "; ".join(sorted({stats.paused or "" for stats in self.fresh}))
 
-def told_of(directory: Path, queue: str, *, now: float) -> Told:
-    """Raises: NoAnswer, unknown, where nobody may look."""
-    fresh: list[QueueStats] = []
-    old: list[QueueStats] = []
-    problems = []
-    for path in _files(directory):
-        # By its name, which its writer made of the queue's: one that cannot be read must not lack its queue.
-        if path.name.partition(".")[0] != queue:
-            continue
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workers:
+    """Of all queues."""
+
+    by_queue: Mapping[str, Told] = field(default_factory=dict)
+    #: Why nobody can know; empty where the files could be looked at.
+    problem: str = ""
+
+    @classmethod
+    def read(cls, directory: Path, *, now: float) -> Self:
         try:
-            stats = read_stats(path)
-        except FileNotFoundError:
-            continue  # that worker has just ended
-        except ValueError as error:
-            problems.append(f"{error}; its worker writes it anew within 5 s, unless the disk is full")
+            paths = sorted(path for path in directory.iterdir() if path.name.endswith(".stats"))
         except OSError as error:
-            problems.append(f"{path} cannot be read ({error.strerror or error}); let this user read it")
-        else:
-            (fresh if abs(now - stats.update_time) <= FRESH_SECONDS else old).append(stats)
-    return Told(fresh=fresh, old=old, problems=problems)
+            mend = "let --stats-dir name the workers' QUEUE_STATE_DIR, and let this user read it"
+            return cls(problem=f"{directory} cannot be read ({error.strerror or error}); {mend}")
+        found: dict[str, list[QueueStats | str]] = {}
+        for path in paths:
+            # By its name, which its writer made of the queue's: one that cannot be read must not lack its queue.
+            found.setdefault(path.name.partition(".")[0], []).extend(_said(path))
+        return cls(by_queue={queue: _told(said, now) for queue, said in found.items()})
+
+    def of(self, queue: str) -> Told:
+        return self.by_queue.get(queue, Told())
+
+    def doubts(self, known: Collection[str], declarations: Path) -> list[Finding]:
+        """What says that they cannot be known, or that the declarations are out of date: a worker runs at a queue of
+        which those know nothing.
+        """
+        if self.problem:
+            return [Finding(level=Level.UNKNOWN, text=self.problem)]
+        unknown = sorted(queue for queue, told in self.by_queue.items() if told.fresh and queue not in known)
+        if not unknown:
+            return []
+        mend = "write it anew: ./manage.py queue_config declarations --write, or puppet"
+        text = f"{declarations} is out of date: workers run at {', '.join(unknown)}, which it does not know; {mend}"
+        return [Finding(level=Level.UNKNOWN, text=text)]
 
 
-def out_of_date(directory: Path, known: Collection[str], declarations: Path, *, now: float) -> list[Finding]:
-    """The declarations are where a worker runs at a queue that they do not know. Raises: NoAnswer, unknown."""
-    if not (unknown := _unknown_queues(directory, known, now)):
-        return []
-    mend = "write it anew: ./manage.py queue_config declarations --write, or puppet"
-    text = (
-        f"{declarations} is out of date: workers run at {', '.join(unknown)}, which it does not know; {mend}"
-    )
-    return [Finding(level=Level.UNKNOWN, text=text)]
-
-
-def _unknown_queues(directory: Path, known: Collection[str], now: float) -> list[str]:
-    found = set()
-    for path in _files(directory):
-        if path.name.partition(".")[0] in known:
-            continue
-        try:
-            stats = read_stats(path)
-        except (OSError, ValueError):
-            continue
-        if abs(now - stats.update_time) <= FRESH_SECONDS:
-            found.add(stats.queue)
-    return sorted(found - set(known))
-
-
-def _files(directory: Path) -> Iterable[Path]:
+def _said(path: Path) -> list[QueueStats | str]:
+    """One, or why there is none; none where its worker has just ended."""
     try:
-        return sorted(path for path in directory.iterdir() if path.name.endswith(".stats"))
+        return [read_stats(path)]
+    except FileNotFoundError:
+        return []
+    except ValueError as error:
+        return [f"{error}; its worker writes it anew within 5 s, unless the disk is full"]
     except OSError as error:
-        mend = "let --stats-dir name the workers' QUEUE_STATE_DIR, and let this user read it"
-        raise cannot_ask(f"{directory} cannot be read ({error.strerror or error})", mend) from None
+        return [f"{path} cannot be read ({error.strerror or error}); let this user read it"]
+
+
+def _told(said: Sequence[QueueStats | str], now: float) -> Told:
+    stats = [each for each in said if isinstance(each, QueueStats)]
+    fresh = [each for each in stats if abs(now - each.update_time) <= FRESH_SECONDS]
+    return Told(
+        fresh=fresh,
+        old=[each for each in stats if each not in fresh],
+        problems=[each for each in said if isinstance(each, str)],
+    )

@@ -33,7 +33,7 @@ def judge(
         # By a range that asks for more than none, that is a problem too.
         yield Finding(level=level, text="no failed event, and none in quarantine")
     for name, seconds in trouble.due_seconds.items():
-        yield _of_row(name, seconds, queues.get(name))
+        yield _of_row(name, seconds, queues.get(name), is_paused=name in trouble.paused)
 
 
 def all_well(trouble: Trouble) -> str:
@@ -50,7 +50,11 @@ def metrics(trouble: Trouble, warning: Range, critical: Range | None) -> list[Me
     ]
 
 
-def _of_row(name: str, seconds: float, queue: Declared | None) -> Finding:
+def _of_row(name: str, seconds: float, queue: Declared | None, *, is_paused: bool) -> Finding:
+    if is_paused:
+        # By wish, which is not to be forgotten.
+        text = f"queue {name} is paused, and a row of it has been due for {number_text(seconds)} s"
+        return Finding(level=Level.WARNING, text=f"{text}: ./manage.py queue_workers resume {name}")
     text = f"queue {name} has a row in the event table that nobody takes, due for {number_text(seconds)} s"
     if queue is None:
         mend = "deploy the code that declares it, or ./manage.py queue_admin delete it"
