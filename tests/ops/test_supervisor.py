@@ -260,7 +260,7 @@ def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host: Host
     last = failed.stderr.splitlines()[-1]
     assert last.startswith(f"CommandError: {CARDS} (queue cards) does not consume again: after 1")
     assert f"supervisorctl -c {host.supervisord.config} tail {CARDS}" in last
-    assert last.endswith("0 of 3 consume again, 2 were left as they are")
+    assert last.endswith("0 of 3 consume again, 2 left as before")
     assert all(host.supervisord.pids()[name] == before[name] for name in LEDGERS)
 
     host.jam.unlink()

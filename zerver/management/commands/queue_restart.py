@@ -100,7 +100,7 @@ class Command(QueueCommand):
         except NotBack:
             for line in supervisor.last_lines(program):
                 self.warn(f"  {line}")
-            self.done = f"{number - 1} of {count} consume again, {count - number} were left as they are"
+            self.done = f"{number - 1} of {count} consume again, {count - number} left as before"
             raise
         self._say(f"  consumes again after {back.seconds:.1f} s, as process {back.pid}")
         self.done = f"{number} of {count} consume again"

@@ -45,7 +45,7 @@ class Systemd(Supervisor):
             command = _COMMAND.search(shown.get("ExecStart", ""))
             run = run_of(command[1]) if command else None
             if run:
-                seconds = _seconds(shown["TimeoutStopUSec"])
+                seconds = seconds_of(shown["TimeoutStopUSec"])
                 found.append(Program(name=shown["Id"], run=run, stop_seconds=seconds))
         return sorted(found, key=lambda program: program.name)
 
@@ -55,7 +55,7 @@ class Systemd(Supervisor):
         said = f"{shown['ActiveState']} ({shown['SubState']})"
         if shown["Result"] != "success":
             said += f", {shown['Result']}"
-        return Condition(state=_state(shown), pid=pid or None, said=said)
+        return Condition(state=state_of(shown), pid=pid or None, said=said)
 
     def restart(self, program: Program) -> None:
         _ask("systemctl", "restart", "--no-block", program.name)
@@ -77,11 +77,11 @@ class Systemd(Supervisor):
         )
 
     def _show(self, name: str) -> list[_Shown]:
-        text = _ask("systemctl", "show", name, f"--property={_PROPERTIES}")
+        text = _ask("systemctl", "show", "--all", name, f"--property={_PROPERTIES}")
         return [dict(_pairs(stanza)) for stanza in text.split("\n\n") if stanza.strip()]
 
 
-def _state(shown: _Shown) -> State:
+def state_of(shown: _Shown) -> State:
     match shown["ActiveState"]:
         case "active" | "reloading":
             return State.UP
@@ -101,7 +101,7 @@ def _pairs(stanza: str) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _seconds(span: str) -> float:
+def seconds_of(span: str) -> float:
     """As systemd writes spans of time: ``1min 30s``, ``infinity``."""
     if span == "infinity":
         return float("inf")
