@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.db import connections
 from pytest_django import Settings
 
@@ -13,12 +15,15 @@ from tests.integration.checkup import at_work
 from tests.integration.commands import Ran, at_terminal, run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.ledger.apps import BEAT_SECONDS
+from tests.servers.databases import TestDatabase
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
+from zerver.lib.pauses import Pause
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import PausedQueue, WorkerProcess
+from zerver.worker.orders import Orders, read_orders
 from zerver.worker.process import host_name
 
 EVENTS = range(200)
@@ -335,3 +340,32 @@ def test_with_the_tests_transport_there_is_nothing_to_pause(spine: Spine, settin
     settings.QUEUE_URL = "immediate://"
     assert "there is nothing to pause" in run("queue_workers", "pause", "--queue", "ledger").err
     assert not PausedQueue.objects.exists()
+
+
+# -- adjacent releases
+
+
+def test_the_migration_goes_back_only_when_nothing_is_paused_and_then_nobody_was_told_anything(
+    queue_database: TestDatabase,
+) -> None:
+    PausedQueue.objects.create(queue="ledger", paused_at_ms=1, paused_by="alice")
+    assert list(read_orders(["ledger"], ["me"], "default").pauses) == ["ledger"]
+    with pytest.raises(RuntimeError, match="paused: ledger"):
+        call_command("migrate", "zerver", "0004", verbosity=0)
+    call_command("migrate", "zerver", verbosity=0)
+    PausedQueue.objects.all().delete()
+    call_command("migrate", "zerver", "0004", verbosity=0)
+    assert read_orders(["ledger"], ["me"], "default") == Orders()
+    call_command("migrate", "zerver", verbosity=0)
+
+
+def test_all_that_a_process_is_told_is_one_query(
+    queue_database: TestDatabase, django_assert_num_queries: Any
+) -> None:
+    PausedQueue.objects.create(queue="ledger", paused_at_ms=1, paused_by="alice", reason="why")
+    at_work("ledger", id="me", stop_asked_by="bob")
+    at_work("ledger", id="another", stop_asked_by="carol")
+    with django_assert_num_queries(1):
+        orders = read_orders(["ledger", "noop"], ["me"], "default")
+    pause = Pause(at_ms=1, by="alice", reason="why")
+    assert orders == Orders(pauses={"ledger": pause}, stop_asked_by="bob")

@@ -17,7 +17,7 @@ import pytest
 from django.db import connections
 
 from tests.integration.commands import run
-from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
+from tests.integration.conftest import Spine, on_postgres, on_rabbitmq, on_sqlite
 from tests.ledger.apps import BEAT_SECONDS
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
@@ -147,10 +147,9 @@ def test_a_worker_whose_broker_is_away_is_ready_to_take_from_the_table(spine: Sp
 
 
 def test_a_database_that_does_not_answer_costs_readiness_at_the_start_and_never_life(
-    postgres_spine: Spine, postgres_server: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    postgres_spine: Spine, postgres_server: PostgresServer
 ) -> None:
-    spine = postgres_spine
-    probe = Probe()
+    spine, probe = postgres_spine, Probe()
     health = spine.directory / "health.json"
     connections.close_all()
     postgres_server.stop()
@@ -166,6 +165,31 @@ def test_a_database_that_does_not_answer_costs_readiness_at_the_start_and_never_
     wait_for(lambda: probe("/ready")[0] == 200, 60, lambda: process.output)
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
+
+
+@on_postgres
+def test_a_database_that_takes_questions_and_never_answers_makes_no_worker_look_dead(
+    spine: Spine, postgres_server: PostgresServer
+) -> None:
+    probe = Probe()
+    health = spine.directory / "health.json"
+    process = spine.work("--queue=ledger", probe.argument, f"--health-file={health}")
+    wait_for(lambda: probe("/ready")[0] == 200, 30, lambda: process.output)
+    [row] = spine.process_rows()
+    postgres_server.stop_signal()
+    try:
+        stopped_at_ms = json.loads(health.read_text())["at_ms"]
+        late = stopped_at_ms + 3_000
+        wait_for(lambda: json.loads(health.read_text())["at_ms"] > late, 10, "the file to stay fresh")
+        assert probe("/live")[0] == 200
+        assert process.is_running()
+    finally:
+        postgres_server.cont_signal()
+    wait_for(
+        lambda: spine.process_rows()[0].heartbeat_at_ms > row.heartbeat_at_ms + 3_000, 20, "its heartbeat"
+    )
+    spine.publish("ledger", n=1)
+    spine.wait_for_numbers([1])
 
 
 @on_sqlite

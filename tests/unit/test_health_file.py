@@ -76,6 +76,8 @@ def test_wrong_usage_has_a_code_of_its_own(arguments: list[str]) -> None:
 
 def test_it_starts_without_django(health_file: Path) -> None:
     module = "zerver.monitoring.health_file"
-    script = f"import runpy, sys; sys.modules['django'] = None; runpy.run_module('{module}', run_name='__main__')"
+    script = (
+        f"import runpy, sys; sys.modules['django'] = None; runpy.run_module('{module}', run_name='__main__')"
+    )
     done = subprocess.run([sys.executable, "-c", script, "ready", health_file], timeout=60, check=False)
     assert done.returncode == 0

@@ -23,7 +23,15 @@ from zerver.management.config.supervisor import Supervisor
 from zerver.management.config.systemd import Systemd
 from zerver.management.stdout import OutputLost
 
-KINDS: Sequence[Kind] = (NormalQueues(), Supervisor(), Systemd(), Declarations(), Nagios(), Nrpe(), Kubernetes())
+KINDS: Sequence[Kind] = (
+    NormalQueues(),
+    Supervisor(),
+    Systemd(),
+    Declarations(),
+    Nagios(),
+    Nrpe(),
+    Kubernetes(),
+)
 
 #: Of --check: what keeps it from an answer.
 EXIT_NO_ANSWER = 3
