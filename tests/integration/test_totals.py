@@ -59,7 +59,7 @@ def ended(queue: str = "noop", *, age_ms: int = 2 * HOUR_MS, **fields: Any) -> W
 
 def row_of_this_process() -> ProcessRow:
     host = Host(alias="default", name="h:1", watchdog=Watchdog(lambda _: None), solitude=Solitude())
-    runner = QueueRunner(queues.lookup("noop"), [], host)
+    runner = QueueRunner(queues.lookup("noop"), list, host)
     return ProcessRow(id="me", alias="default", worker_num=None, runner=runner)
 
 
