@@ -80,7 +80,10 @@ def dns_name(text: str) -> str:
 
 
 def _deployment(pods: Pods, program: QueueProgram) -> str:
-    """``enableServiceLinks`` off: variables of a service that is called queue-… would be taken for settings."""
+    """``enableServiceLinks`` off: variables of a service that is called queue-… would be taken for settings.
+    ``shareProcessNamespace``: the pod's own first process reaps what handlers' programs leave behind, and a worker that
+    is still loading ends by a signal, which the kernel keeps from a first process that has no handler for it.
+    """
     labels = {
         "app.kubernetes.io/name": pods.name,
         "app.kubernetes.io/component": dns_name(f"queue-{program.queue}"),
@@ -117,6 +120,7 @@ metadata:
 {_lines(labels, 8)}    spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
+      shareProcessNamespace: true
       terminationGracePeriodSeconds: {program.stop_seconds + GRACE_SECONDS}
       securityContext:
         runAsNonRoot: true
