@@ -181,6 +181,24 @@ def test_nothing_beside_the_package_is_installed_and_pytest_finds_its_plugin(
     assert "zerver = zerver.testing.plugin" in (info / "entry_points.txt").read_text()
 
 
+def test_the_plugins_for_nagios_are_beside_its_python(environment: Environment) -> None:
+    for plugin in (
+        "check-rabbitmq-consumers",
+        "check-rabbitmq-queue",
+        "check-queue-worker-errors",
+        "check_cron_file",
+    ):
+        done = subprocess.run(
+            [environment.path / "bin" / plugin, "--version"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (3, "")  # as the guidelines have it
+        assert done.stdout.startswith(f"{plugin} (zerver) ")
+
+
 def test_the_check_of_a_new_project_shows_all_that_it_lacks(environment: Environment, tmp_path: Path) -> None:
     environment.run(["python", "-m", "django", "startproject", "mysite", "."], cwd=tmp_path)
     settings = tmp_path / "mysite" / "settings.py"

@@ -112,6 +112,26 @@ def test_the_plugins_start_at_once_and_know_no_django() -> None:
     assert min(ask(CONSUMERS, "-V").cpu_seconds for _ in range(4)) < 0.3
 
 
+def test_a_locale_that_lacks_characters_and_a_reader_that_is_gone_change_no_exit_code(tmp_path: Path) -> None:
+    narrow = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    answer = ask(ERRORS, "--help", env=narrow)
+    assert (answer.code, answer.err) == (UNKNOWN, "")
+    answer = ask(QUEUE, "-d", tmp_path / "dé", env=narrow)
+    assert (answer.code, "is not there" in answer.line, answer.err) == (UNKNOWN, True, "")
+    for closing in (">&-", "| true", ">/dev/full"):
+        command = f"{PLUGINS / READER} /nonexistent {closing}; exit ${{PIPESTATUS[0]}}"
+        done = subprocess.run(["bash", "-c", command], capture_output=True, timeout=60, check=False)
+        assert done.returncode == UNKNOWN, (closing, done)
+
+
+def test_a_file_that_never_ends_is_unknown_in_time(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "queues.json")
+
+    answer = ask(QUEUE, "-d", tmp_path / "queues.json", "-t", "1")
+
+    assert (answer.code, "queues.json did not answer within 1 s" in answer.line) == (UNKNOWN, True)
+
+
 def test_a_checkout_without_its_packages_is_unknown(tmp_path: Path) -> None:
     for name in ("nagios", "lib"):
         (tmp_path / "scripts" / name).mkdir(parents=True)

@@ -5,6 +5,7 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 
+from zerver.monitoring.thresholds import Level
 from zerver.nagios import database, declared, worker_errors
 from zerver.nagios.database import Database
 from zerver.nagios.deadline import Deadline
@@ -37,6 +38,7 @@ class CheckWorkerErrors(Plugin):
 
 
 def _check(options: Namespace, asked: Database, deadline: Deadline) -> Report:
+    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
     known = declared.read(options.declarations)
     declared.chosen(known, options.queue, options.declarations)
     trouble = database.of_queues(asked.trouble(options.since, deadline), options.queue)

@@ -48,6 +48,7 @@ class CheckConsumers(Plugin):
 
 
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
+    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
     known = declared.read(options.declarations)
     queues = declared.chosen(known, options.queue, options.declarations)
     workers = Workers()

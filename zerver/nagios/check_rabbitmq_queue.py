@@ -44,6 +44,7 @@ class CheckQueue(Plugin):
 
 
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
+    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
     known = declared.read(options.declarations)
     queues = declared.chosen(known, options.queue, options.declarations)
     seen = asked.look([queue.queue for queue in queues], deadline)

@@ -21,7 +21,7 @@ class Deadline:
     def __init__(self, seconds: float, say: Callable[[Report], int]) -> None:
         self.seconds = seconds
         self._say = say
-        self._what = "it"
+        self._what = "the plugin"
         self._level = Level.UNKNOWN
         self._is_said = threading.Lock()
         #: Run before the end, for what would outlive us.

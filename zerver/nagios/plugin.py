@@ -45,9 +45,11 @@ class Parser(ArgumentParser):
         sys.exit(EXIT_UNKNOWN)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        if message:
-            print_plainly(message.rstrip())
         sys.exit(EXIT_UNKNOWN)
+
+    def _print_message(self, message: str, file: object = None) -> None:
+        """Of --help and --version: a locale that lacks a character would end them by a traceback, which is WARNING."""
+        print_plainly(message.rstrip())
 
 
 class Plugin(ABC):
