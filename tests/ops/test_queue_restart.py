@@ -54,7 +54,7 @@ def test_a_supervisord_without_workers_is_told_of(start: Start) -> None:
 def test_a_process_that_the_database_does_not_know_is_left_alone(start: Start) -> None:
     supervisord = start(f"[program:other]\ncommand={IDLE}\nstartsecs=0\n")
     before = supervisord.pids()
-    ran = restart(supervisord)
+    ran = restart(supervisord, "--timeout=1")
     assert ran.code == 1
     assert f"other: this database knows no process {before['other']}; run this with the settings" in ran.err
     assert "runs no worker of incoming_webhooks" in ran.err
@@ -97,14 +97,9 @@ def test_a_program_that_supervisord_does_not_start_anew_is_started(
         DATABASE_URL=sqlite_database,
         DJANGO_SETTINGS_MODULE="tests.settings",
     )
-
-    def restarted() -> Ran | None:
-        ran = restart(supervisord)
-        return None if "this database knows no process" in ran.err else ran
-
     wait_for(lambda: supervisord.status()["noop"][0] == "RUNNING", 30, "it to run")
     before = supervisord.pids()
-    ran = wait_for(restarted, 30, "its row")
+    ran = restart(supervisord)
     assert ran.code == 0, ran.err
     assert supervisord.status()["noop"][0] == "RUNNING"
     assert supervisord.pids() != before

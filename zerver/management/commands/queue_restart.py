@@ -1,7 +1,7 @@
 """``queue_restart``: the worker processes of this host, one after the other."""
 
 from argparse import ArgumentParser
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from zerver.management.base import QueueCommand
 from zerver.management.options import seconds
 from zerver.management.restart.errors import NotBack
 from zerver.management.restart.rolling import RollingRestart
-from zerver.management.restart.supervisor import Condition, Program, State, Supervisor
+from zerver.management.restart.supervisor import Program, State, Supervisor
 from zerver.management.restart.supervisord import Supervisord, address_of
 from zerver.management.restart.systemd import Systemd
 from zerver.models import WorkerProcess
@@ -75,8 +75,8 @@ class Command(QueueCommand):
         programs = self._wanted(supervisor, options["queue"], options["name"])
         now = {program: supervisor.condition(program) for program in programs}
         rolling = RollingRestart(supervisor, get_settings().database, options["timeout"])
-        _refuse_unfit(rolling, now)
         running = [program for program in programs if now[program].state not in _LEFT]
+        _refuse_unfit(rolling, running)
         for program in programs:
             if program not in running:
                 self.warn(
@@ -157,19 +157,17 @@ def _supervisor(options: dict[str, Any]) -> Supervisor:
     return Supervisord(address_of(options["supervisor_config"]), f"{name}_events" if name else "")
 
 
-def _refuse_unfit(rolling: RollingRestart, now: Mapping[Program, Condition]) -> None:
+def _refuse_unfit(rolling: RollingRestart, programs: Sequence[Program]) -> None:
     """Before anything is restarted. Raises: CommandError."""
-    for program, condition in now.items():
-        if condition.state is not State.UP:
-            continue
+    for program in programs:
         if program.run.has_shell:
             raise CommandError(
                 f"{program.name}: its command is a shell's, which would end and leave the worker; "
                 "write exec before the command in its configuration"
             )
-        if not rolling.is_known(condition):
+        stranger = rolling.stranger(program)
+        if stranger is not None:
             raise CommandError(
-                f"{program.name}: this database knows no process {condition.pid}; run this with the settings and the "
-                "environment of the workers, and say --name or --queue where others are another project's. If it has "
-                "only just been started, try again"
+                f"{program.name}: this database knows no process {stranger}; run this with the settings and the "
+                "environment of the workers, and say --name or --queue where others are another project's"
             )

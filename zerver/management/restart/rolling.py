@@ -14,6 +14,8 @@ from zerver.worker.process import host_name, is_gone
 
 #: How long a worker may take to consume again after it has drained: to load the project, ``setup``, its first beats.
 START_SECONDS = 60.0
+#: How long a process may run, by its supervisor, before it has a row.
+_INTRODUCTION_SECONDS = 20.0
 _LOOK_SECONDS = 0.25
 
 
@@ -63,9 +65,19 @@ class RollingRestart:
                 )
             self._pause.wait(_LOOK_SECONDS)
 
-    def is_known(self, condition: Condition) -> bool:
-        """Whether this database knows its process: that of other settings would wait for rows that never come."""
-        return bool(_rows(self._alias, condition.pid or 0))
+    def stranger(self, program: Program) -> int | None:
+        """Its process, if that runs and is not known to this database after it has had time to say that it is there.
+
+        It is of other settings, or another project's: we would restart it, and wait for rows that never come.
+        """
+        began = clock.monotonic()
+        while True:
+            now = self._supervisor.condition(program)
+            if now.state is not State.UP or now.pid is None or _rows(self._alias, now.pid):
+                return None
+            if clock.monotonic() - began > min(_INTRODUCTION_SECONDS, self.seconds_for(program)):
+                return now.pid
+            self._pause.wait(_LOOK_SECONDS)
 
     def _problem(self, program: Program, before: Condition, now: Condition) -> str:
         """Why it does not consume again yet; empty when it does."""
