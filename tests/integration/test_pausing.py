@@ -280,6 +280,13 @@ def test_a_queue_that_is_paused_already_stays_as_it_was_paused(spine: Spine) -> 
 
 
 @on_sqlite
+def test_what_a_terminal_would_obey_is_kept_as_what_it_shows(spine: Spine) -> None:
+    _pause("--queue", "ledger", "--reason", "\x1b[2J a\nb \udcff", "--by", "al\x1bice \udcff")
+    row = PausedQueue.objects.get()
+    assert (row.paused_by, row.reason) == (r"al\x1bice \udcff", r"\x1b[2J a b \udcff")
+
+
+@on_sqlite
 def test_all_asks_and_says_what_it_would_let_loose(spine: Spine) -> None:
     with at_terminal("y\n"):
         ran = run("queue_workers", "pause", "--all", "--reason", "maintenance")

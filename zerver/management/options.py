@@ -4,6 +4,7 @@ import getpass
 import os
 from argparse import ArgumentParser, ArgumentTypeError
 
+from zerver.lib.printable import printable
 from zerver.management.dev.address import Address
 
 
@@ -51,4 +52,4 @@ def _os_user() -> str:
 def _name(text: str) -> str:
     if not text.strip():
         raise ArgumentTypeError("the record would name nobody; leave it out, or say who")
-    return text
+    return printable(text)
