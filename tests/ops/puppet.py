@@ -53,7 +53,8 @@ class Puppet:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=120,
+            # Of RabbitMQ, up to a dozen programs, each of which starts a virtual machine.
+            timeout=300,
             check=False,
         )
         self.output = done.stdout
