@@ -73,6 +73,17 @@ def test_what_waits_in_the_hand_of_a_worker_whose_handler_takes_long_is_told(spi
     assert "20 events are with its worker processes and not begun" in found[0]["what"]
 
 
+@on_rabbitmq
+def test_the_trials_of_an_open_breaker_are_not_taken_for_somebody_elses_consumers(spine: Spine) -> None:
+    spine.publish_many(QUEUE, range(40), ["raise", "the mail server is away"])
+    spine.work(f"--queue={QUEUE}")
+    before, trials = 10, 3
+    wait_for(lambda: sum(row.retried for row in spine.process_rows()) >= before + trials, 60, "trials to fail")
+    found = check("--only=broker", "--only=workers")
+    assert "broker.foreign-consumers" not in codes(found, QUEUE), found.out
+    assert "workers.breaker" in {each["code"] for each in found.json["findings"]}
+
+
 @on_sqlite
 def test_a_worker_that_has_not_been_heard_of_is_silent(spine: Spine) -> None:
     worker = spine.work(f"--queue={QUEUE}", "--worker_num=1")

@@ -286,8 +286,13 @@ class QueueRunner:
             return
         try:
             if not backlog:
-                self._fetch(True)
-                backlog.extend([delivery] for delivery in self._intake.take(1, _LOOK_UP_SECONDS))
+                # What has been fetched already, if there is any: each fetch is a consumer of its own to the broker, which
+                # counts it for as long as we hold something of it (quorum queues, 3.10.8), and hands out more.
+                found = self._intake.take(1, 0)
+                if not found:
+                    self._fetch(True)
+                    found = self._intake.take(1, _LOOK_UP_SECONDS)
+                backlog.extend([delivery] for delivery in found)
             if backlog:
                 first, *rest = backlog.popleft()
                 if rest:
