@@ -302,7 +302,8 @@ def _of_table(
             why="each runs alone in its process, and the others of that process wait",
             mend="the last lines of its workers' logs; after max_crashes they are failed events",
         )
-    if next_due_at_ms is not None:
+    # Counted a moment before: what was published since is for the next look.
+    if next_due_at_ms is not None and found.known("later"):
         yield _reason(
             "queue.later",
             name,
