@@ -78,7 +78,9 @@ def test_the_trials_of_an_open_breaker_are_not_taken_for_somebody_elses_consumer
     spine.publish_many(QUEUE, range(40), ["raise", "the mail server is away"])
     spine.work(f"--queue={QUEUE}")
     before, trials = 10, 3
-    wait_for(lambda: sum(row.retried for row in spine.process_rows()) >= before + trials, 60, "trials to fail")
+    wait_for(
+        lambda: sum(row.retried for row in spine.process_rows()) >= before + trials, 60, "trials to fail"
+    )
     found = check("--only=broker", "--only=workers")
     assert "broker.foreign-consumers" not in codes(found, QUEUE), found.out
     assert "workers.breaker" in {each["code"] for each in found.json["findings"]}

@@ -286,7 +286,7 @@ class QueueRunner:
             return
         try:
             if not backlog:
-                # What has been fetched already, if there is any: each fetch is a consumer of its own to the broker, which
+                # What has been fetched already, if there is any: each fetch is one more consumer to the broker, which
                 # counts it for as long as we hold something of it (quorum queues, 3.10.8), and hands out more.
                 found = self._intake.take(1, 0)
                 if not found:
