@@ -21,8 +21,8 @@ END_SECONDS = 30.0
 class Supervisord(Server):
     """``programs`` is the directory whose ``*.conf`` it includes, as ``/etc/supervisor/conf.d``.
 
-    ``prefix`` runs it, as ``unshare`` does. Its programs are in process groups of their own; at the end they are stopped,
-    and killed where that takes too long.
+    ``prefix`` runs it, as ``unshare`` does. Its programs are in process groups of their own; at the end they are
+    stopped, and killed where that takes too long.
     """
 
     def __init__(
