@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"# (?P<path>[\w/]+\.\w+)(, .*)?\n")
+_FILE = re.compile(r"(#!.*\n)?# (?P<path>[\w/]+(\.\w+)?)([,:] .*)?\n")
 _TITLE = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
 
