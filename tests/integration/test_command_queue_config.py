@@ -21,7 +21,7 @@ from zerver.management.commands.queue_config import EXIT_NO_ANSWER, Command
 
 MANIFEST = f"class shop::base {{\n{BEGIN}  # of last year\n{END}  include shop::users\n}}\n"
 LEDGER_FACTS = (
-    "{ 'workers' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, "
+    "{ 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, "
     "'warn_seconds' => 30.0, 'crit_seconds' => 60.0 }"
 )
 

@@ -35,10 +35,10 @@ def apply(puppet: Puppet, base: str = "", plugins: str = "", server: str = "") -
     )
 
 
-def queue_config(*arguments: str, code: int = 0) -> str:
+def queue_config(*arguments: str, code: int = 0, url: str = "amqp://localhost/") -> str:
     done = subprocess.run(
         [sys.executable, REPOSITORY / "manage.py", "queue_config", *arguments],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "zerver.settings", "QUEUE_URL": "amqp://localhost/"},
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "zerver.settings", "QUEUE_URL": url},
         capture_output=True,
         text=True,
         timeout=60,
@@ -130,6 +130,11 @@ def test_queue_config_refuses_the_same(arguments: list[str], problem: str) -> No
 
     assert problem in said
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("kind", ["nagios", "nrpe"])
+def test_without_a_broker_there_is_nothing_for_them_to_watch(kind: str) -> None:
+    assert "QUEUE_URL names no broker" in queue_config(kind, code=1, url="db://")
 
 
 def test_a_list_without_queues_is_refused(nagios: Puppet, tmp_path: Path) -> None:
