@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -340,6 +341,10 @@ def test_a_broker_that_stalls_is_critical_in_time(
             assert answer.code == CRITICAL
             assert "did not answer within 2 s" in answer.line or "cannot be reached" in answer.line
             assert answer.seconds < 2 + LITTLE_SECONDS * 3
+        here = rabbit_server.rabbitmqctl_environment()
+        answer = site.ask(plugin, *site.broker(), "--rabbitmqctl", "-t", "2", **here)
+        assert (answer.code, "rabbitmqctl did not answer within 2 s" in answer.line) == (CRITICAL, True)
+        wait_for(lambda: not _rabbitmqctls(rabbit_server), 30, "rabbitmqctl to end with its plugin")
     finally:
         rabbit_server.cont_signal()
 
@@ -386,3 +391,14 @@ def test_a_plugin_that_runs_out_of_time_leaves_that_in_its_file(
         rabbit_server.cont_signal()
 
     assert ask(READER, path).code == CRITICAL
+
+
+def _rabbitmqctls(server: RabbitServer) -> list[Path]:
+    """Those that still run, of this node."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            of_node = str(server.directory).encode() in (process / "environ").read_bytes()
+            if of_node and b"rabbitmqctl" in (process / "cmdline").read_bytes():
+                found.append(process)
+    return found
