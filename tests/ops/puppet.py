@@ -39,7 +39,7 @@ class Puppet:
             f"class {{ 'zulip::app_frontend': {frontend} }}\n"
         )
 
-    def apply_manifest(self, text: str) -> int:
+    def apply_manifest(self, text: str, *options: str) -> int:
         manifest = self._directory / "site.pp"
         manifest.write_text(text)
         done = subprocess.run(
@@ -47,6 +47,7 @@ class Puppet:
                 *("puppet", "apply", "--detailed-exitcodes", "--color=false"),
                 *("--modulepath", self.modules),
                 *("--confdir", self._directory / "conf", "--vardir", self._directory / "var"),
+                *options,
                 manifest,
             ],
             env={**os.environ, "ZULIP_ROOT": str(self.root)},

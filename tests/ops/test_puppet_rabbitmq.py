@@ -32,14 +32,15 @@ class Broker:
         self._server = server
         (puppet.root / "etc/systemd/system").mkdir(parents=True)
 
-    def apply(self, parameters: str) -> int:
-        given = f"password_file => '{self.password_file}', manage_server => false, {parameters}"
+    def apply(self, parameters: str, *options: str) -> int:
+        given = f"password_file => '{self.password_file}', {parameters}"
         if self._server is not None:
-            given += f", rabbitmqctl => '{self._server.rabbitmqctl_program()}'"
+            given += f", manage_server => false, rabbitmqctl => '{self._server.rabbitmqctl_program()}'"
         return self.puppet.apply_manifest(
             f"class {{ 'zulip::base': root => '{self.puppet.root}', manage_user => false, "
             f"app_name => 'shop', user => '{USER}' }}\n"
-            f"class {{ 'zulip::rabbitmq': {given} }}\n"
+            f"class {{ 'zulip::rabbitmq': {given} }}\n",
+            *options,
         )
 
 
@@ -130,6 +131,21 @@ def test_a_worker_works_where_puppet_has_made_its_vhost_and_user_and_nobody_sees
     [queue] = status["queues"]
     assert (status["problems"], queue["consumers"]) == ([], 1), status
     assert queue["unacked"] is not None, "only the management API tells it"
+
+
+def test_files_come_before_the_package_which_would_start_a_broker_that_listens_everywhere(
+    puppet: Puppet, tmp_path: Path
+) -> None:
+    assert Broker(puppet, tmp_path).apply("rabbitmqctl => '/bin/false'", "--noop") == NOTHING_CHANGED, (
+        puppet.output
+    )
+    told = [
+        puppet.output.find(each)
+        for each in ("rabbitmq.conf]", "Service[rabbitmq-server]", "Exec[zulip: vhost]")
+    ]
+    assert told == sorted(told), puppet.output
+    assert -1 not in told, puppet.output
+    assert "Could not" not in puppet.output
 
 
 def test_a_consumer_timeout_that_workers_would_refuse_is_refused_first(
