@@ -69,7 +69,8 @@ def gaps(survey: BrokerSurvey) -> Iterator[Gap]:
     if survey.ours is None and not survey.management_problem:
         yield Gap(
             source="broker",
-            what="queues that nobody declares, and policies: set QUEUE_MANAGEMENT_URL",
+            what="queues that nobody declares, policies, and whether enough nodes of quorum queues are there: "
+            "set QUEUE_MANAGEMENT_URL",
         )
     not_compared = [
         name for name, found in survey.queues.items() if found.is_there and found.difference is None

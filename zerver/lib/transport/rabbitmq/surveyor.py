@@ -108,8 +108,10 @@ def _look_at_queues(
     found = {}
     for name, queue in by_name.items():
         told = _told(name, counted.get(name))
-        if name in there:
-            listed = listing.get(name, {})
+        listed = listing.get(name, {})
+        if name in there and (standstill := _standstill(listed)):
+            told = QueueSurvey(name=name, is_there=None, problem=standstill)
+        elif name in there:
             told = QueueSurvey(
                 name=name,
                 is_there=True,
@@ -134,6 +136,17 @@ def _told(name: str, answer: Any) -> QueueSurvey:
     # Only from 4.3 on: it tells of a queue to those alone who have any right to it.
     may_consume = False if getattr(answer, "reply_code", None) == _REFUSED else None
     return QueueSurvey(name=name, is_there=None, problem=problem, may_consume=may_consume)
+
+
+def _standstill(listed: Mapping[str, Any]) -> str:
+    """Why a quorum queue confirms nothing and hands out nothing, though it gives its counts: those are remembered by
+    each node (3.10.8). Empty where a majority of its nodes is there, and where nobody tells.
+    """
+    members, online = listed.get("members"), listed.get("online")
+    if not isinstance(members, list) or not isinstance(online, list) or 2 * len(online) > len(members):
+        return ""
+    away = sorted(str(node) for node in members if node not in online)
+    return f"{len(away)} of the {len(members)} nodes that it stands on are away: {', '.join(away)}"
 
 
 def _declare(queue: QueueDeclaration, channel: Any, answered: Answered) -> None:
