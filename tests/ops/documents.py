@@ -10,7 +10,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 _FENCE = re.compile(r"^```(?P<language>\w*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
-_FILE = re.compile(r"(#!.*\n)?# (?P<path>[\w/]+(\.\w+)?)([,:] .*)?\n")
+_FILE = re.compile(r"(#!.*\n)?# (?P<path>[\w/]+\.\w+|\w+/\w+)([,:] .*)?\n")
 _TITLE = re.compile(r"^(#+) (.+)$", re.MULTILINE)
 
 
@@ -23,7 +23,7 @@ class Block:
 
     @property
     def path(self) -> str | None:
-        """The file that it belongs to, where its first line names one: ``# shop/models.py``."""
+        """The file that it belongs to, where its first comment names one: ``# shop/models.py``."""
         named = _FILE.match(self.text)
         return named["path"] if named else None
 

@@ -15,11 +15,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from tests.chaos.balance import Ledger
 from tests.integration.user_project import write
+from tests.ops import shop_code
 from tests.ops.documents import REPOSITORY
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import Programs
@@ -34,89 +36,6 @@ _BROKER_PROGRAMS = ("rabbitmq-queues", "rabbitmq-upgrade")
 #: These find supervisord's configuration where it usually is.
 _LOOK_AT_SUPERVISOR = ("queue_restart", "queue_check")
 _SETTLE_SECONDS = 60.0
-
-_MANAGE = """\
-    #!/usr/bin/env python
-    import os
-    import sys
-
-    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "shop.settings")
-    from django.core.management import execute_from_command_line
-
-    execute_from_command_line(sys.argv)
-"""
-_SETTINGS = """\
-    import dj_database_url
-
-    SECRET_KEY = "of a test, and long enough for everybody who looks at it: 50 characters at least"
-    ALLOWED_HOSTS = ["shop.example"]
-    INSTALLED_APPS = ["zerver", "shop"]
-    DATABASES = {{"default": dj_database_url.parse({database!r})}}
-    DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-    USE_TZ = True
-    QUEUE_URL = {queue!r}
-    QUEUE_PASSWORD_FILE = {password_file!r}
-    QUEUE_MANAGEMENT_URL = {management!r}
-    LOGGING = {{
-        "version": 1,
-        "disable_existing_loggers": False,
-        "formatters": {{"line": {{"format": "%(asctime)s %(levelname)s %(name)s: %(message)s"}}}},
-        "handlers": {{"console": {{"class": "logging.StreamHandler", "formatter": "line"}}}},
-        "loggers": {{"zerver": {{"handlers": ["console"], "level": "INFO"}}}},
-    }}
-"""
-_PRINTING = """\
-    from tests.ledger.notes import note
-
-    from zerver.worker.base import current_delivery
-
-
-    def print_letter(number, **details):
-        note("effect", n=number, message_id=current_delivery().message_id, **details)
-"""
-_WEB = """\
-    import itertools
-    import os
-    import signal
-    import threading
-    import time
-
-    from django.core.management.base import BaseCommand
-    from django.db import transaction
-
-    from shop.letters import send
-    from tests.ledger.notes import note
-
-
-    class Command(BaseCommand):
-        help = "what the web servers do: twenty letters a second, until it is told to end"
-
-        def handle(self, *args, **options):
-            end = threading.Event()
-            signal.signal(signal.SIGTERM, lambda *_: end.set())
-            for number in itertools.count(os.getpid() * 1_000_000):
-                began_at, delay_seconds = time.time(), number % 5 == 1 and 1.0
-                if number % 5 == 2:
-                    with transaction.atomic():
-                        send(number)
-                else:
-                    send(number, delay_seconds=delay_seconds)
-                due_at = time.time() + delay_seconds
-                note("accepted", n=[number], began_at=began_at, due_at=due_at)
-                if end.wait(0.05):
-                    return
-"""
-_WEB_PROGRAM = """\
-    [program:shop_web]
-    command={current}/.venv/bin/python {current}/manage.py shop_web
-    directory={current}
-    autostart=false
-    autorestart=true
-    startsecs=1
-    stopwaitsecs=20
-    redirect_stderr=true
-    stdout_logfile={log}/web.log
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +69,7 @@ class Host:
         self.supervisord = Supervisord(
             programs=self.place("/etc/supervisor/conf.d"), env=self.env, prefix=self._as_this_host
         )
-        web = _WEB_PROGRAM.format(current=self.current, log=self.place("/var/log/shop"))
+        web = shop_code.WEB_PROGRAM.format(current=self.current, log=self.place("/var/log/shop"))
         write(self.place("/etc/supervisor/conf.d/web.conf"), web)
         control = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(self.supervisord.config)]
         add_program(self.place("/bin"), "supervisorctl", control)
@@ -185,9 +104,8 @@ class Host:
 
     @property
     def _as_this_host(self) -> list[str]:
-        """Needs no root."""
-        namespace = ["unshare", "--user", "--map-current-user", "--keep-caps", "--uts"]
-        return [*namespace, "sh", "-c", 'hostname "$0" && exec "$@"', self.name]
+        namespace = naming_namespace()
+        return [*namespace, "sh", "-c", 'hostname "$0" && exec "$@"', self.name] if namespace else []
 
     # -- its releases
 
@@ -195,13 +113,15 @@ class Host:
         """The code of ``files``, by path, and what is in every release."""
         release = self.place("/home/shop/deployments") / str(number)
         queue = {name: getattr(self.services, name) for name in ("database", "queue", "management")}
-        settings = _SETTINGS.format(**queue, password_file=str(self.place("/home/shop/broker-password")))
+        settings = shop_code.SETTINGS.format(
+            **queue, password_file=str(self.place("/home/shop/broker-password"))
+        )
         for package in ("shop", "shop/management", "shop/management/commands"):
             write(release / package / "__init__.py", "")
         write(release / "shop/settings.py", settings)
-        write(release / "shop/printing.py", _PRINTING)
-        write(release / "shop/management/commands/shop_web.py", _WEB)
-        write(release / "manage.py", _MANAGE)
+        write(release / "shop/printing.py", shop_code.PRINTING)
+        write(release / "shop/management/commands/shop_web.py", shop_code.WEB)
+        write(release / "manage.py", shop_code.MANAGE)
         (release / "manage.py").chmod(0o755)
         (release / ".venv").symlink_to(sys.prefix)
         for path, text in files.items():
@@ -229,6 +149,12 @@ class Host:
         for place in _PLACES:
             text = text.replace(place, str(self.place(place)))
         return text.replace("--user shop", f"--user {getpass.getuser()}")
+
+    @property
+    def web_ends(self) -> int:
+        """How often its web server has ended badly: an event was refused."""
+        log = self.place("/var/log/shop/web.log")
+        return log.read_text().count("Traceback") if log.exists() else 0
 
     def logs(self) -> str:
         return "".join(
@@ -297,7 +223,8 @@ class Shop:
             return bool(self.ledger.accepted) and not self.ledger.lost
 
         wait_for(is_balanced, _SETTLE_SECONDS, lambda: f"lost: {self.ledger.lost}{self.logs()}")
-        assert not self.ledger.refused, self.ledger.errors
+        for host in self.hosts:
+            assert host.web_ends == 0, f"a web server could not publish: {host.logs()}"
 
     def effects(self, detail: str) -> set[str | None]:
         """What was noted with letters that were printed."""
@@ -322,6 +249,18 @@ def open_shop(directory: Path, services: Services, files: Mapping[str, str], *na
             stack.callback(lambda host=host: print(host.logs()))  # type: ignore[misc]
             stack.enter_context(host.supervisord)
         yield Shop(hosts=hosts, ledger=ledger)
+
+
+@cache
+def naming_namespace() -> tuple[str, ...]:
+    """What gives a process a host name of its own; () where the system allows that to nobody."""
+    ways = (
+        ("unshare", "--user", "--map-current-user", "--keep-caps", "--uts"),  # needs no root
+        ("unshare", "--uts"),
+    )
+    return next(
+        (way for way in ways if subprocess.run([*way, "hostname", "shop1"], check=False).returncode == 0), ()
+    )
 
 
 def run_shell(command: Sequence[str], env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:

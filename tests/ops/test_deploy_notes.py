@@ -10,9 +10,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.ops import shop_code
 from tests.ops.documents import REPOSITORY, blocks, section
 from tests.ops.notes import Typist, follow, steps
-from tests.ops.shop import BrokerHost, Services, Shop, open_shop
+from tests.ops.shop import BrokerHost, Services, Shop, naming_namespace, open_shop
 from tests.servers.cluster import RabbitCluster
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_management import PASSWORD, USER
@@ -29,97 +30,6 @@ TO_QUORUM = "From classic to quorum"
 CLUSTER = "RabbitMQ, a cluster of three"
 BACKLOG = "A backlog"
 
-#: Code that the document does not show.
-HEAD = """\
-from typing import Any, TypedDict
-
-from shop.printing import print_letter
-from zerver.worker.base import QueueProcessingWorker, assign_queue
-
-
-"""
-WORKER = """\
-class Letter(TypedDict):
-    number: int
-
-
-@assign_queue("{queue}", queue_type="{queue_type}")
-class LetterWorker(QueueProcessingWorker):
-    def consume(self, event: Letter) -> None:
-        print_letter(event["number"])
-
-
-"""
-SENDER = """\
-from zerver.lib.queue import queue_json_publish
-
-
-def send(number, **options):
-    queue_json_publish({queue!r}, {{"number": number, **{more!r}}}, **options)
-"""
-#: Four queues, for four kinds of trouble.
-TROUBLED = """\
-import time
-from pathlib import Path
-from typing import TypedDict
-
-from shop.printing import print_letter
-from zerver.worker.base import QueueProcessingWorker, RetryPolicy, assign_queue
-
-SOON = {"warn_seconds": 2, "crit_seconds": 4}
-
-
-class Letter(TypedDict):
-    number: int
-
-
-def is_broken(what):
-    return Path("trouble", what).exists()
-
-
-class Worker(QueueProcessingWorker):
-    def consume(self, event: Letter) -> None:
-        self.work()
-        print_letter(event["number"])
-
-    def work(self):
-        pass
-
-
-@assign_queue("letters", **SOON)
-class LetterWorker(Worker):
-    pass
-
-
-@assign_queue("invoices", **SOON, retry=RetryPolicy(max_attempts=2, base_seconds=0.1))
-class InvoiceWorker(Worker):
-    def work(self):
-        if is_broken("bank"):
-            raise ConnectionRefusedError("the bank does not answer")
-
-
-@assign_queue("parcels", **SOON, timeout_seconds=600)
-class ParcelWorker(Worker):
-    def work(self):
-        while is_broken("scales"):
-            time.sleep(0.05)
-
-
-@assign_queue("photos", **SOON, prefetch=2)
-class PhotoWorker(Worker):
-    def work(self):
-        time.sleep(0.3)
-"""
-TROUBLED_SENDER = """\
-from zerver.lib.queue import queue_json_publish
-
-QUEUES = ("letters", "invoices", "parcels", "photos")
-
-
-def send(number, **options):
-    queue_json_publish(QUEUES[number % len(QUEUES)], {"number": number}, **options)
-"""
-
 
 def files_in(text: str) -> dict[str, str]:
     """What the document shows of files, by path."""
@@ -134,11 +44,11 @@ def release(
     queue: str = "letters", *, workers: str = "", queue_type: str = "quorum", **more: str
 ) -> dict[str, str]:
     """One that publishes to ``queue``; ``more`` are fields of its events."""
-    usual = WORKER.format(queue=queue, queue_type=queue_type)
+    usual = shop_code.WORKER.format(queue=queue, queue_type=queue_type)
     return {
         **SCRIPT,
-        "shop/queue_processors.py": HEAD + (workers or usual),
-        "shop/letters.py": SENDER.format(queue=queue, more=more),
+        "shop/queue_processors.py": shop_code.HEAD + (workers or usual),
+        "shop/letters.py": shop_code.SENDER.format(queue=queue, more=more),
     }
 
 
@@ -182,6 +92,8 @@ def test_every_command_is_followed_by_one_of_these_tests() -> None:
 
 
 def test_two_hosts_are_set_up_upgraded_and_rolled_back(shop_at: OpenShop) -> None:
+    if not naming_namespace():
+        pytest.skip("two hosts on one need UTS namespaces, which are not allowed here")
     with shop_at(release(), "shop1", "shop2") as shop:
         workers = "".join(files_in(section(NOTES, UPGRADE[-1])).values())
         shop.add_release(42, release(workers=workers, country="abroad"))
@@ -196,7 +108,7 @@ def test_two_hosts_are_set_up_upgraded_and_rolled_back(shop_at: OpenShop) -> Non
 
 def test_a_queue_is_added_in_place_of_another_which_is_drained_and_removed(shop_at: OpenShop) -> None:
     with shop_at(release(), "shop1") as shop:
-        both = WORKER.format(queue="letters", queue_type="quorum") + "".join(
+        both = shop_code.WORKER.format(queue="letters", queue_type="quorum") + "".join(
             files_in(section(NOTES, "Rename a queue")).values()
         )
         shop.add_release(42, {**release("post", workers=both)})
@@ -236,7 +148,11 @@ def test_nodes_of_a_cluster_are_restarted_and_a_majority_is_missed(
 
 
 def test_four_queues_are_behind_and_each_is_told_why(shop_at: OpenShop) -> None:
-    files = {**SCRIPT, "shop/queue_processors.py": TROUBLED, "shop/letters.py": TROUBLED_SENDER}
+    files = {
+        **SCRIPT,
+        "shop/queue_processors.py": shop_code.TROUBLED,
+        "shop/letters.py": shop_code.TROUBLED_SENDER,
+    }
     beginning, *causes, afterwards = parts(section(NOTES, BACKLOG))
     with shop_at(files, "shop1") as shop:
         host, trouble = shop.hosts[0], shop.hosts[0].current / "trouble"
