@@ -161,13 +161,15 @@ def test_four_queues_are_behind_and_each_is_told_why(shop_at: OpenShop) -> None:
         for what in ("bank", "scales"):
             (trouble / what).touch()
         host.type("supervisorctl stop shop_events_letters")
-        for text in (beginning, *causes):
-            for path, added in files_in(text).items():
-                with (host.current / path).open("a") as file:
-                    file.write(added)
-            follow(text, hosts_of(shop))
-        for what in ("bank", "scales"):
-            (trouble / what).unlink()
+        try:
+            for text in (beginning, *causes):
+                for path, added in files_in(text).items():
+                    with (host.current / path).open("a") as file:
+                        file.write(added)
+                follow(text, hosts_of(shop))
+        finally:  # who hangs would not end either
+            for what in ("bank", "scales"):
+                (trouble / what).unlink()
         follow(afterwards, hosts_of(shop))
         shop.balance()
 
