@@ -143,10 +143,7 @@ def test_a_host_with_little_memory_gets_one_process_and_a_change_is_told(tmp_pat
     assert "process_queue --multi_threaded " not in path.read_text()
     assert run(*write, f"--memory-mb={2 * needed_mb}").err == ""
     assert run(*write, f"--memory-mb={needed_mb}").err.startswith(f"{path}: one process for all queues")
-    assert (
-        "a process for each worker; until now"
-        in run(*write, f"--memory-mb={needed_mb}", "--multiprocess").err
-    )
+    assert "a process for each worker; until now" in run(*write[:-1], "--multiprocess").err
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "two", "\u0663"])
@@ -176,7 +173,7 @@ def test_a_queue_with_several_workers_has_numbered_processes(three_workers: None
 
 
 def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, three_workers: None) -> None:
-    directory = tmp_path / "a;b,#c=(d)[e]"
+    directory = tmp_path / "a,b=c:d~e+f@g"
     (directory / "log").mkdir(parents=True)
     variables = {
         "EMPTY": "",
@@ -214,8 +211,9 @@ def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, thre
     [
         ("--name=Shop", "name 'Shop': use lower-case letters"),
         ("--directory=srv/shop", "directory 'srv/shop': give an absolute path"),
-        ("--directory=/srv/my shop", "directory '/srv/my shop': give an absolute path without spaces"),
-        ("--python=/srv/100%/python", "give an absolute path without spaces, quotes, %"),
+        ("--directory=/srv/my shop", "directory '/srv/my shop': give an absolute path of letters, digits"),
+        ("--python=/srv/100%/python", "give an absolute path of letters, digits"),
+        ("--python=/opt/a;b", "give an absolute path of letters, digits"),
         ("--nice=20", "nice '20': give a number from -20 to 19"),
         ("--environment=2ND=x", "environment variable '2ND': use letters, digits and _"),
         ('--environment=A="x"', "environment variable 'A': its value has a quote"),
@@ -228,10 +226,13 @@ def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, thre
         ("--environment=DJANGO_SECRET_KEY=s3cret", "'DJANGO_SECRET_KEY': it holds a secret"),
         ("--environment=sentry_token=s3cret", "'sentry_token': it holds a secret"),
         ("--environment=QUEUE_BODY_KEYS=s3cret", "'QUEUE_BODY_KEYS': it holds a secret"),
+        ("--environment=DATABASE_URL=postgres://db/shop?user=a&password=s3cret", "'DATABASE_URL': it holds"),
+        ("--environment=STRIPE_API_KEY=s3cret", "'STRIPE_API_KEY': it holds a secret"),
+        ("--environment=DB_PASS=s3cret", "'DB_PASS': it holds a secret"),
         ("--environment=A=s3cret ;x", "'A': its value has a ; or # after a space"),
         ("--environment=A=s3cret\u00a0#x", "'A': its value has a ; or # after a space"),
         ("--environment=A=s3cret\tx", "'A': its value has a quote, %, $, a backslash, a tab"),
-        ("--directory=/srv/my\tshop", "give an absolute path without spaces"),
+        ("--directory=/srv/my\tshop", "give an absolute path of letters, digits"),
         ("--environment=A=s3cret%", "'A': its value has a quote, %"),
     ],
 )
@@ -240,6 +241,32 @@ def test_what_no_configuration_could_carry_is_refused(argument: str, problem: st
     assert (ran.code, ran.out) == (1, "")
     assert problem in ran.err
     assert "s3cret" not in ran.err
+
+
+def test_what_only_a_choice_by_memory_asks_for_is_refused_beside_a_mode_that_was_given() -> None:
+    ran = run("queue_config", "supervisor", "--multiprocess", "--memory-mb=100")
+    assert (ran.code, ran.out) == (2, "")
+    assert "--memory-mb and --worker-mb are for the choice by memory" in ran.err
+
+
+def test_a_name_that_would_lead_elsewhere_is_refused() -> None:
+    ran = run("queue_config", "declarations", "--name=../../x y", "--write")
+    assert (ran.code, "use lower-case letters" in ran.err) == (1, True)
+
+
+def test_a_new_file_is_for_all_to_read_and_one_that_is_there_stays_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "queues.json"
+    write = ("queue_config", "declarations", "--write", f"--file={path}")
+    before = os.umask(0o077)
+    try:
+        assert run(*write).code == 0
+        assert path.stat().st_mode & 0o777 == 0o644
+        path.write_text("of last year")
+        path.chmod(0o600)
+        assert run(*write).code == 0
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == 0o600
 
 
 def test_a_check_that_could_not_tell_is_no_difference(tmp_path: Path) -> None:

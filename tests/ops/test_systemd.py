@@ -182,7 +182,7 @@ def test_a_directory_that_is_not_there_is_a_difference_and_nothing_is_made(tmp_p
         ("--unit-directory=/srv", "--unit-directory is of --check and --write: give one of them"),
         ("--file=/srv/x", "unrecognized arguments: --file=/srv/x"),
         ("--log-directory=/srv", "unrecognized arguments: --log-directory=/srv"),
-        ("--python=/srv/100%/python", "give an absolute path without spaces, quotes, %"),
+        ("--python=/srv/100%/python", "give an absolute path of letters, digits"),
         ("--environment=A=$HOME", "its value has a quote, %, $"),
         ("--environment=PGPASSWORD=s3cret", "it holds a secret"),
     ],

@@ -10,15 +10,20 @@ from zerver.lib.errors import ConfigurationError
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-#: What supervisord, systemd and shells would each read in ways of their own.
+#: What supervisord, systemd, cron, Nagios and shells all carry as it is. As ``Zulip::Path`` has it.
+_PATH = re.compile(r"(/(?!\.?(/|$))[A-Za-z0-9_.+@:,=~-]+)+")
+#: What they would each read in ways of their own.
 _UNFIT = re.compile(r"""["'\\%$`\0-\x1f\x7f-\x9f]""")
-_SPACE = re.compile(r"\s")
 #: supervisord reads no further than this, within quotes too.
 _COMMENT = re.compile(r"\s[;#]")
-#: ``scheme://user:password@host``; a password that nobody has quoted may have any character.
-_PASSWORD = re.compile(r"://[^@\s]*:.*@", re.DOTALL)
+#: ``scheme://user:password@host``; a password that nobody has quoted may have any character. Or libpq's own way.
+_PASSWORD = re.compile(r"://[^@\s]*:.*@|\bpassword=", re.DOTALL | re.IGNORECASE)
 #: What is called so is one, whatever it looks like; ``QUEUE_PASSWORD_FILE`` names where one is.
-_SECRET_NAME = re.compile(r"(.*(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)|QUEUE_BODY_KEYS)", re.IGNORECASE)
+_SECRET_NAME = re.compile(
+    r".*(PASSWORD|PASSWD|PASSPHRASE|SECRET(_ACCESS)?(_KEY)?|TOKEN|API_KEY|PRIVATE_KEY)"
+    r"|(.*_)?(PG)?PASS|QUEUE_BODY_KEYS",
+    re.IGNORECASE,
+)
 
 DEFAULT_NAME = "zulip"
 DEFAULT_NICE = 10
@@ -96,10 +101,8 @@ class Site:
 
 def check_path(what: str, path: PurePosixPath) -> None:
     """Raises: InvalidSite."""
-    if not path.is_absolute() or _UNFIT.search(str(path)) or _SPACE.search(str(path)):
-        raise InvalidSite(
-            what, str(path), "give an absolute path without spaces, quotes, %, $ and backslashes"
-        )
+    if not _PATH.fullmatch(str(path)):
+        raise InvalidSite(what, str(path), "give an absolute path of letters, digits and _.+@:,=~-")
 
 
 class InvalidSite(ConfigurationError):

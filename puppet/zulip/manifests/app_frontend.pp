@@ -20,7 +20,7 @@ class zulip::app_frontend (
     if $name !~ /\A[A-Za-z_][A-Za-z0-9_]*\z/ {
       fail("environment: ${name}: use letters, digits and _, no digit first")
     }
-    if $name =~ /(?i:(PASSWORD|SECRET(_ACCESS)?(_KEY)?|TOKEN)\z|\AQUEUE_BODY_KEYS\z)/ or $value =~ /:\/\/[^@\s]*:(?m:.*)@/ {
+    if $name =~ /(?i:(PASSWORD|PASSWD|PASSPHRASE|SECRET(_ACCESS)?(_KEY)?|TOKEN|API_KEY|PRIVATE_KEY)\z|(\A|_)(PG)?PASS\z|\AQUEUE_BODY_KEYS\z)/ or $value =~ /:\/\/[^@\s]*:(?m:.*)@|\b(?i:password=)/ {
       fail("environment: ${name} holds a secret, and the file is none: see QUEUE_PASSWORD_FILE and QUEUE_BODY_KEYS_FILE")
     }
     if $value =~ /["'\\%$`[:cntrl:]]/ {

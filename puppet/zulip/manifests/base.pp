@@ -15,6 +15,7 @@
 # @param manage_directories  Whether those of logs and configuration are made here; false where they come from elsewhere,
 #   or where the list is all that is wanted, as on a Nagios server.
 # @param root  Stands before every path that is written: for images, and to try what would be written.
+#   Give it to puppet as ZULIP_ROOT in the environment too: the facts look at what is there.
 class zulip::base (
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $app_name = 'zulip',
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $user = $app_name,

@@ -118,7 +118,8 @@ class Command(QueueCommand):
                 continue
             try:
                 if document.text:
-                    write_whole(document.path, document.text)
+                    # For other users' programs, whatever root's umask; of a file that is there its owner has decided.
+                    write_whole(document.path, document.text, mode=None if document.path.exists() else 0o644)
                 else:
                     document.path.unlink()
             except OSError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from zerver.deployment import declarations
 from zerver.management.config.kind import Document, Kind, Options, programs_here
-from zerver.management.config.site_options import add_name
+from zerver.management.config.site_options import add_name, site_of
 
 
 class Declarations(Kind):
@@ -24,5 +24,5 @@ class Declarations(Kind):
         return declarations.render(programs_here())
 
     def documents(self, options: Options) -> Sequence[Document]:
-        path = options["file"] or Path(f"/etc/{options['name']}/queues.json")
+        path = options["file"] or Path(f"/etc/{site_of(options).name}/queues.json")
         return [Document(path=path, text=self.text(options))]

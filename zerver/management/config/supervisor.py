@@ -4,6 +4,8 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
+from django.core.management.base import CommandError
+
 from zerver.deployment import supervisor
 from zerver.deployment.memory import WORKER_MB, host_memory_mb, is_multiprocess
 from zerver.management.config.kind import Document, Kind, Options, programs_here
@@ -38,9 +40,8 @@ class Supervisor(Kind):
         parser.add_argument(
             "--worker-mb",
             type=whole_number,
-            default=WORKER_MB,
             metavar="MB",
-            help="what a worker process takes (%(default)s)",
+            help=f"what a worker process takes ({WORKER_MB})",
         )
 
     def text(self, options: Options) -> str:
@@ -77,10 +78,16 @@ def _is_multiprocess_now(options: Options) -> bool | None:
 
 def _has_process_each(options: Options) -> bool:
     if options["multiprocess"] or options["multi_threaded"]:
+        if options["memory_mb"] or options["worker_mb"]:
+            raise CommandError(
+                "--memory-mb and --worker-mb are for the choice by memory: with --multiprocess or --multi-threaded "
+                "there is none",
+                returncode=2,
+            )
         return bool(options["multiprocess"])
     return is_multiprocess(
         workers=sum(program.workers for program in programs_here()),
-        worker_mb=options["worker_mb"],
+        worker_mb=options["worker_mb"] or WORKER_MB,
         memory_mb=options["memory_mb"] or host_memory_mb(),
         is_now=_is_multiprocess_now(options),
     )
