@@ -1,6 +1,7 @@
 """The histogram that processes can add up."""
 
 import json
+from itertools import permutations
 
 import pytest
 
@@ -62,6 +63,17 @@ def test_the_sum_is_off_by_less_than_five_percent() -> None:
     durations_ms = [0.3, 2, 2, 75, 1234.5, 60_000]
     assert filled(*durations_ms).sum_ms == pytest.approx(sum(durations_ms), rel=0.05)
     assert Histogram().sum_ms == 0
+
+
+def test_the_sum_does_not_depend_on_who_was_added_first() -> None:
+    parts = [filled(*(0.13 * 1.7**n for n in range(first, first + 9))) for first in range(6)]
+    sums = set()
+    for order in permutations(parts):
+        merged = Histogram()
+        for part in order:
+            merged.merge(part)
+        sums.add(merged.sum_ms)
+    assert len(sums) == 1
 
 
 def test_so_many_stay_under_each_limit() -> None:
