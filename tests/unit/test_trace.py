@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import SpanKind, StatusCode
 from pytest_django import Settings
 
+from zerver import lib
 from zerver.lib import spans, trace
 from zerver.lib.errors import NotJson
 from zerver.lib.event import Event
@@ -112,6 +114,22 @@ def test_without_a_recorder_a_handler_passes_on_what_its_event_carried() -> None
     with spans.processing("ledger", [event(traceparent=PARENT), event()]) as span:
         span.failed("why")
         assert trace.headers() == {"traceparent": PARENT}
+
+
+@pytest.mark.parametrize(
+    "missing", ["opentelemetry.util.types", "opentelemetry.trace.propagation.tracecontext"]
+)
+def test_an_opentelemetry_of_which_a_part_is_missing_costs_no_event(
+    missing: str, monkeypatch: pytest.MonkeyPatch, captured: Callable[[], list[Event]]
+) -> None:
+    assert "opentelemetry.trace" in sys.modules
+    monkeypatch.delitem(sys.modules, "zerver.lib.otel")
+    monkeypatch.delattr(lib, "otel")
+    monkeypatch.setitem(sys.modules, missing, None)
+    queue_json_publish("ledger", {"n": 1})
+    [published] = captured()
+    with spans.processing("ledger", [published]):
+        assert trace.headers() == {}
 
 
 # -- spans

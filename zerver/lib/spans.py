@@ -35,7 +35,10 @@ def processing(queue: str, events: Sequence[Event]) -> Span:
 def _look() -> "Recorder | None":
     global _recorder
     if _API in sys.modules:
-        from zerver.lib.otel import find_recorder
-
+        try:
+            from zerver.lib.otel import find_recorder
+        except ImportError:
+            # Of another version, or only in part, or amid its own import: no event suffers for it.
+            return None
         _recorder = find_recorder()
     return _recorder
