@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from pytest_django import Settings
 from supervisor.options import ServerOptions
 
 from tests.integration.checkup import check
@@ -85,7 +86,7 @@ def test_a_list_that_differs_is_shown_and_is_a_failure(manifest: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        (None, "cannot be read: "),
+        (None, "is not there; name another with --file"),
         ("class shop::base {\n}\n", "it has no place for the list: put the lines '# begin: "),
         (f"{BEGIN}\n{BEGIN}{END}", "it has no place for the list"),
     ],
@@ -267,6 +268,45 @@ def test_a_new_file_is_for_all_to_read_and_one_that_is_there_stays_as_it_was(tmp
     finally:
         os.umask(before)
     assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_this_environment_says_and_the_file_would_not_is_told_without_its_value(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("QUEUE_PASSWORD_FILE", "/etc/shop/s3cret")
+    ran = run("queue_config", "supervisor", "--multiprocess")
+    assert "QUEUE_PASSWORD_FILE is of this environment alone: --environment=QUEUE_PASSWORD_FILE=" in ran.err
+    assert "s3cret" not in ran.err + ran.out
+    told = run(
+        "queue_config", "supervisor", "--multiprocess", "--environment=QUEUE_PASSWORD_FILE=/etc/shop/p"
+    )
+    assert "QUEUE_PASSWORD_FILE" not in told.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (
+            ("normal-queues", "--check"),
+            "base.pp is not there: it comes with the module puppet/ of zerver's source",
+        ),
+        (
+            ("supervisor", "--write", "--file={}/none/shop.conf"),
+            "none/shop.conf cannot be written: No such file",
+        ),
+        (("supervisor", "--write", "--file={}/none/shop.conf"), "make its directory first"),
+        (("supervisor", "--check", "--file={}/binary"), "binary is no text, and so no file of ours"),
+    ],
+)
+def test_a_place_that_does_not_fit_is_told_with_its_mend(
+    tmp_path: Path, settings: Settings, arguments: tuple[str, ...], problem: str
+) -> None:
+    settings.BASE_DIR = tmp_path
+    (tmp_path / "binary").write_bytes(b"\xff")
+    ran = run("queue_config", *(argument.format(tmp_path) for argument in arguments))
+    assert ran.code in (1, EXIT_NO_ANSWER)
+    assert problem in ran.err
+    assert ".new" not in ran.err
 
 
 def test_a_check_that_could_not_tell_is_no_difference(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class Site:
     ) -> Self:
         """What is None follows from what is given, as the puppet module's parameters do. Raises: InvalidSite."""
         user = name if user is None else user
-        home = home or PurePosixPath(f"/home/{user}")
+        home = home or PurePosixPath("/root" if user == "root" else f"/home/{user}")
         directory = directory or home / "deployments/current"
         return cls(
             name=name,

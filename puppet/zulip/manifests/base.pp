@@ -20,7 +20,7 @@ class zulip::base (
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $app_name = 'zulip',
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $user = $app_name,
   Pattern[/\A[a-z][a-z0-9_-]{0,31}\z/] $group = $user,
-  Zulip::Path $home = "/home/${user}",
+  Zulip::Path $home = $user ? { 'root' => '/root', default => "/home/${user}" },
   Zulip::Path $directory = "${home}/deployments/current",
   Zulip::Path $python = "${directory}/.venv/bin/python",
   Zulip::Path $log_directory = "/var/log/${app_name}",

@@ -10,7 +10,6 @@ from typing import Any
 
 from django.core.management.base import CommandError
 
-from zerver.lib.printable import one_line
 from zerver.lib.queue_stats import write_whole
 from zerver.lib.registry import queues
 from zerver.management.base import QueueCommand
@@ -123,9 +122,9 @@ class Command(QueueCommand):
                 else:
                     document.path.unlink()
             except OSError as error:
-                raise CommandError(
-                    self._with_done(f"{document.path} cannot be written: {one_line(error)}")
-                ) from error
+                mend = "; make its directory first" if isinstance(error, FileNotFoundError) else ""
+                problem = f"{document.path} cannot be written: {error.strerror}{mend}"
+                raise CommandError(self._with_done(problem)) from error
             what = "written" if document.text else "removed"
             self.done = f"{document.path} is {what}"
             self.stdout.write(f"{document.path}: {what}")

@@ -11,7 +11,6 @@ from django.core.management.base import CommandError
 
 from zerver.deployment.programs import QueueProgram, programs_of
 from zerver.lib.conf import get_settings
-from zerver.lib.printable import one_line
 from zerver.lib.registry import queues
 from zerver.monitoring.checkup.finding import expected
 
@@ -65,12 +64,16 @@ def read(path: Path, *, missing: str | None = None) -> str:
     """``missing``: what a file that is not there says; None: it must be there. Raises: CommandError."""
     try:
         return path.read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        if missing is not None and isinstance(error, FileNotFoundError):
+    except FileNotFoundError as error:
+        if missing is not None:
             return missing
+        raise CommandError(f"{path} is not there; name another with --file") from error
+    except OSError as error:
         raise CommandError(
-            f"{path} cannot be read: {one_line(error)}; let this user read it, or name another"
+            f"{path} cannot be read ({error.strerror}); let this user read it, or name another"
         ) from error
+    except UnicodeDecodeError as error:
+        raise CommandError(f"{path} is no text, and so no file of ours; name another") from error
 
 
 def programs_everywhere() -> list[QueueProgram]:

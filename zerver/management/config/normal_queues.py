@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from django.conf import settings
+from django.core.management.base import CommandError
 
 from zerver.deployment import normal_queues
 from zerver.management.config.kind import Document, Kind, Options, programs_everywhere, read
@@ -21,5 +22,10 @@ class NormalQueues(Kind):
 
     def documents(self, options: Options) -> Sequence[Document]:
         path = options["file"] or Path(settings.BASE_DIR) / _MANIFEST
+        if not options["file"] and not path.exists():
+            raise CommandError(
+                f"{path} is not there: it comes with the module puppet/ of zerver's source, which stands beside "
+                "manage.py; or name a manifest of your own with --file"
+            )
         wanted = normal_queues.written_into(read(path), programs_everywhere())
         return [Document(path=path, text=wanted, missing=None)]

@@ -1,7 +1,10 @@
 """Options that say where a project lives on a host, the same for every kind that needs to know."""
 
+import os
 from argparse import ArgumentParser, ArgumentTypeError
 from pathlib import PurePosixPath
+
+from django.conf import settings
 
 from zerver.deployment.site import DEFAULT_NAME, DEFAULT_NICE, Site
 from zerver.management.config.kind import Options
@@ -48,6 +51,22 @@ def site_of(options: Options) -> Site:
     """Raises: InvalidSite."""
     given = {name: options[name] for name in _OF_SITE if name in options}
     return Site.derived(environment=dict(options.get("environment", [])), **given)
+
+
+def left_out(options: Options) -> list[str]:
+    """What this command was told by its environment, and what it is about would not be. By names: a URL may hold a
+    password.
+    """
+    given = dict(options["environment"])
+    lacking = [
+        name
+        for name in ("QUEUE_URL", "QUEUE_PASSWORD_FILE", "QUEUE_OVERRIDES", "QUEUE_STATE_DIR")
+        if os.environ.get(name) and name not in given and not hasattr(settings, name)
+    ]
+    return [
+        f"{name} is of this environment alone: --environment={name}=… puts it into the file"
+        for name in lacking
+    ]
 
 
 def _variable(text: str) -> tuple[str, str]:

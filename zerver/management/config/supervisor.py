@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from zerver.deployment import supervisor
 from zerver.deployment.memory import WORKER_MB, host_memory_mb, is_multiprocess
 from zerver.management.config.kind import Document, Kind, Options, programs_here
-from zerver.management.config.site_options import add_site, site_of
+from zerver.management.config.site_options import add_site, left_out, site_of
 from zerver.management.options import whole_number
 
 
@@ -53,15 +53,17 @@ class Supervisor(Kind):
 
     def remarks(self, options: Options) -> Sequence[str]:
         is_now, will_be = _is_multiprocess_now(options), _has_process_each(options)
+        remarks = left_out(options)
         # Of a host where nothing runs yet, what is usual is not told.
         if will_be is (is_now is not False):
-            return []
+            return remarks
         mode = (
             "a process for each worker" if will_be else "one process for all queues, a thread for each worker"
         )
         change = "" if is_now is None else "; until now it was not so"
         return [
-            f"{_path(options)}: {mode}{change} (--multiprocess and --multi-threaded say how it should be)"
+            *remarks,
+            f"{_path(options)}: {mode}{change} (--multiprocess and --multi-threaded say how it should be)",
         ]
 
 

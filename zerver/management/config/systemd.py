@@ -7,7 +7,7 @@ from pathlib import Path
 from zerver.deployment import systemd
 from zerver.deployment.site import Site
 from zerver.management.config.kind import Document, Kind, Options, programs_here, read
-from zerver.management.config.site_options import add_site, site_of
+from zerver.management.config.site_options import add_site, left_out, site_of
 
 _UNITS = Path("/etc/systemd/system")
 
@@ -45,6 +45,9 @@ class Systemd(Kind):
             # A file that says nothing is none.
             *(Document(path=path, text="") for path in stale),
         ]
+
+    def remarks(self, options: Options) -> Sequence[str]:
+        return left_out(options)
 
 
 def _units(site: Site, options: Options) -> Mapping[str, str]:
