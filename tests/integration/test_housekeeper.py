@@ -18,10 +18,11 @@ from zerver.lib.conf import get_settings
 from zerver.lib.event import Event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
-from zerver.models import InboxEntry, Suspect, WorkerProcess
+from zerver.models import InboxEntry, PausedQueue, Suspect, WorkerProcess
 from zerver.worker import housekeeper as house
 from zerver.worker import inbox
 from zerver.worker.housekeeper import Housekeeper
+from zerver.worker.orders import Orders, read_orders
 from zerver.worker.process import ProcessRow
 from zerver.worker.runner import Host, QueueRunner
 from zerver.worker.suspects import Solitude
@@ -152,3 +153,61 @@ def test_rows_that_a_process_holds_at_its_end_are_free_at_once_as_suspects(
     housekeeper.leave()
     [again] = table.claim("noop", 10, 60, "another")
     assert again.redelivered
+
+
+def test_its_row_is_there_before_it_asks_whether_its_queue_is_paused(
+    make_housekeeper: Callable[[], Housekeeper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a pause that commits in between would find nobody to wait for, and be answered while it goes on."""
+    states: list[list[str]] = []
+
+    def ask(*arguments: Any) -> Orders | None:
+        states.append(list(WorkerProcess.objects.values_list("state", flat=True)))
+        return read_orders(*arguments)
+
+    monkeypatch.setattr(house, "read_orders", ask)
+    make_housekeeper().start()
+    assert states[0] == ["starting"]
+
+
+@pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)
+def test_whose_row_cannot_be_written_takes_nothing_and_is_not_ready(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]]
+) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_worker_process ADD CONSTRAINT none_here CHECK (pid < 0)")
+    housekeeper = make_housekeeper()
+    housekeeper.start()
+    [row] = housekeeper._rows
+    row.runner.has_started = True
+    assert not row.runner.gate.is_told
+    assert (row.runner.is_ready, row.state) == (False, WorkerProcess.State.STARTING)
+    assert "it takes nothing before it knows" in dict(told)["fails at asking whether its queue is paused"]
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_worker_process DROP CONSTRAINT none_here")
+    wait_for(lambda: row.runner.gate.is_told, 10, "it to be told")
+    assert (row.runner.is_ready, row.state) == (True, WorkerProcess.State.RUNNING)
+
+
+def test_a_table_that_is_missing_all_of_a_sudden_ends_no_pause(
+    make_housekeeper: Callable[[], Housekeeper], told: list[tuple[str, str]]
+) -> None:
+    PausedQueue.objects.create(queue="noop", paused_at_ms=1, paused_by="alice")
+    housekeeper = make_housekeeper()
+    housekeeper.start()
+    [row] = housekeeper._rows
+    assert row.runner.gate.obeyed is not None
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE zerver_paused_queue RENAME TO hidden")
+    try:
+        asked = threading.Event()
+        assert not asked.wait(0.5)  # ten more rounds
+        assert row.runner.gate.obeyed is not None
+        # One that starts now cannot have been told anything.
+        another = make_housekeeper()
+        another.start()
+        assert another._rows[0].runner.gate.obeyed is None
+        assert another._rows[0].runner.gate.is_told
+    finally:
+        with connection.cursor() as cursor:
+            cursor.execute("ALTER TABLE hidden RENAME TO zerver_paused_queue")

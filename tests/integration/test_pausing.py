@@ -356,13 +356,15 @@ def test_the_migration_goes_back_only_when_nothing_is_paused_and_then_nobody_was
     queue_database: TestDatabase,
 ) -> None:
     PausedQueue.objects.create(queue="ledger", paused_at_ms=1, paused_by="alice")
-    assert list(read_orders(["ledger"], ["me"], "default").pauses) == ["ledger"]
+    orders = read_orders(["ledger"], ["me"], "default")
+    assert orders is not None
+    assert list(orders.pauses) == ["ledger"]
     with pytest.raises(RuntimeError, match="paused: ledger"):
         call_command("migrate", "zerver", "0004", verbosity=0)
     call_command("migrate", "zerver", verbosity=0)
     PausedQueue.objects.all().delete()
     call_command("migrate", "zerver", "0004", verbosity=0)
-    assert read_orders(["ledger"], ["me"], "default") == Orders()
+    assert read_orders(["ledger"], ["me"], "default") is None
     call_command("migrate", "zerver", verbosity=0)
 
 

@@ -27,6 +27,7 @@ from zerver.lib import signals
 from zerver.lib.conf import get_settings
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
+from zerver.monitoring.health_file import not_ready
 from zerver.worker import vitals as vital
 from zerver.worker.process import ProcessRow
 from zerver.worker.runner import Host, QueueRunner
@@ -122,13 +123,21 @@ def test_a_worker_is_ready_once_it_takes_events_and_not_while_it_drains(spine: S
 @on_sqlite
 def test_a_worker_whose_queue_is_paused_is_ready(spine: Spine) -> None:
     probe = Probe()
+    health = spine.directory / "health.json"
     process = spine.start(
-        "process_queue", "--multi_threaded", "ledger", "ledger_other", probe.argument, env=spine.env
+        "process_queue",
+        *("--multi_threaded", "ledger", "ledger_other", probe.argument, f"--health-file={health}"),
+        env=spine.env,
     )
     wait_for(lambda: probe("/ready")[0] == 200, 30, lambda: process.output)
-    assert run("queue_workers", "pause", "--queue", "ledger", "--timeout", "60").code == 0
+    said = ["--reason", "Bob's data", "--by", "alice"]
+    assert run("queue_workers", "pause", "--queue", "ledger", "--timeout", "60", *said).code == 0
+    wait_for(lambda: "Bob's data" in health.read_text(), 10, "its health file")
+    assert not_ready(health) == ""
     status, body = probe("/ready")
-    assert (status, body["queues"]["ledger"]["state"]) == (200, "paused")
+    assert status == 200
+    # Not who has paused it, and why: nobody has logged in.
+    assert body["queues"]["ledger"] == {"state": "paused", "consumed": 0, "paused": "paused", "breaker": ""}
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
 
@@ -157,8 +166,13 @@ def test_a_database_that_does_not_answer_costs_readiness_at_the_start_and_never_
     wait_for(lambda: probe("/live")[0] == 200, 30, lambda: process.output)
     wait_for(lambda: "ledger" in probe("/ready")[1].get("queues", {}), 60, lambda: process.output)
     status, body = probe("/ready")
-    assert status == 503
-    assert "the database has not said yet whether the queue is paused" in body["queues"]["ledger"]["problems"]
+    assert (status, body["ready"], body["queues"]["ledger"]["state"]) == (503, False, "starting")
+    spine.wait_for_note("setup")
+    wait_for(health.exists, 10, "its health file")
+    told = json.loads(health.read_text())["queues"]["ledger"]
+    assert "the database has not said yet whether the queue is paused" in told["problems"]
+    assert told["state"] == "starting"
+    assert not_ready(health) == "queue ledger is starting"
     written = json.loads(health.read_text())["at_ms"]
     wait_for(lambda: json.loads(health.read_text())["at_ms"] > written, 10, "the file to stay fresh")
     postgres_server.start()
@@ -313,7 +327,7 @@ def test_a_process_that_is_not_well_any_more_lets_its_file_grow_old_and_is_not_l
 ) -> None:
     well = [True]
     monkeypatch.setattr(vital.housekeeper, "BEAT_SECONDS", 0.01)
-    monkeypatch.setattr(vital, "FRESH_SECONDS", 0.5)
+    monkeypatch.setattr(vital, "HEALTH_FRESH_SECONDS", 0.5)
     with _vitals(settings, tmp_path, lambda: well[0]) as vitals:
         assert vitals.is_live
         well[0] = False

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from zerver.monitoring.health_file import MAX_AGE_SECONDS, main
+from zerver.lib.queue_stats import HEALTH_FRESH_SECONDS
+from zerver.monitoring.health_file import main
 
 
 @pytest.fixture
@@ -18,10 +19,9 @@ def health_file(tmp_path: Path) -> Path:
     return said(tmp_path / "health.json", "running")
 
 
-def said(path: Path, *states: str) -> Path:
-    path.write_text(
-        json.dumps({"at_ms": 0, "queues": {f"q{n}": {"state": each} for n, each in enumerate(states)}})
-    )
+def said(path: Path, *states: str, ready: bool = True) -> Path:
+    queues = {f"q{n}": {"state": each} for n, each in enumerate(states)}
+    path.write_text(json.dumps({"at_ms": 0, "ready": ready, "queues": queues}))
     return path
 
 
@@ -38,7 +38,7 @@ def test_a_file_that_is_fresh_is_of_a_process_that_lives(health_file: Path) -> N
 
 
 def test_one_that_is_old_or_missing_is_not(health_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    aged(health_file, MAX_AGE_SECONDS + 30)
+    aged(health_file, HEALTH_FRESH_SECONDS + 60)
     assert (main(["live", str(health_file)]), main(["ready", str(health_file)])) == (1, 1)
     assert f"{health_file}: written 90 s ago" in capsys.readouterr().out
     health_file.unlink()
@@ -54,12 +54,20 @@ def test_a_queue_that_somebody_has_paused_is_no_less_ready(tmp_path: Path) -> No
 def test_who_fails_or_drains_lives_and_is_not_ready(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
-    path = said(tmp_path / "health.json", "running", state)
+    path = said(tmp_path / "health.json", "running", state, ready=False)
     assert (main(["live", str(path)]), main(["ready", str(path)])) == (0, 1)
     assert capsys.readouterr().out == f"queue q1 is {state}\n"
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"queues": []}', '{"queues": {"q": 1}}', "\x00"])
+def test_what_the_file_says_of_readiness_counts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ready", str(said(tmp_path / "health.json", "running", ready=False))]) == 1
+    assert capsys.readouterr().out == "it has not begun to take events\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "{}", '{"queues": {}}', '{"ready": false, "queues": []}', '{"queues": {"q": 1}}', "\x00"],
+)
 def test_a_file_that_is_none_of_ours_is_not_ready(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:

@@ -13,6 +13,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, get_args
 
+#: To probes, who has not said for so long that it is well is not: by HTTP, and by the age of the health file.
+HEALTH_FRESH_SECONDS = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueStats:

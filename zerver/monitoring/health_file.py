@@ -1,7 +1,7 @@
 """``python -m zerver.monitoring.health_file live|ready PATH``: a container's probe, without curl and without Django.
 
 Of the file that ``process_queue --health-file`` keeps fresh. ``live``: its process writes it. ``ready``: and all of its
-workers have started; a queue that somebody has paused is no less ready. A broker or a database that is away is neither:
+workers take events; a queue that somebody has paused is no less ready. A broker or a database that is away is neither:
 no restart would mend it. Exit codes: 0 yes, 1 no, and why, 2 typed wrongly.
 """
 
@@ -11,9 +11,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-#: It is written every 5 seconds; so old it means a process that hangs, or a disk that is full.
-MAX_AGE_SECONDS = 60.0
+from zerver.lib.queue_stats import HEALTH_FRESH_SECONDS
 
+#: Of those who are ready.
 _READY = ("running", "paused")
 _USAGE = "usage: python -m zerver.monitoring.health_file live|ready PATH"
 
@@ -40,7 +40,7 @@ def not_live(path: Path, now: float) -> str:
         age_seconds = now - path.stat().st_mtime
     except OSError as error:
         return f"{path}: {error.strerror or error}"
-    if age_seconds > MAX_AGE_SECONDS:
+    if age_seconds > HEALTH_FRESH_SECONDS:
         return f"{path}: written {age_seconds:.0f} s ago, and should be every 5"
     return ""
 
@@ -48,10 +48,15 @@ def not_live(path: Path, now: float) -> str:
 def not_ready(path: Path) -> str:
     """Why not; empty when it is."""
     try:
-        states = {name: queue["state"] for name, queue in json.loads(path.read_text())["queues"].items()}
+        health = json.loads(path.read_text())
+        is_ready = bool(health["ready"])
+        states = {name: queue["state"] for name, queue in health["queues"].items()}
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         return f"{path} is no health file: {error}"
-    return ", ".join(f"queue {name} is {state}" for name, state in states.items() if state not in _READY)
+    if is_ready:
+        return ""
+    who = ", ".join(f"queue {name} is {state}" for name, state in states.items() if state not in _READY)
+    return who or "it has not begun to take events"
 
 
 if __name__ == "__main__":

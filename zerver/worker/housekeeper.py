@@ -11,11 +11,11 @@ from django.db import Error, connections
 from zerver.lib import clock, signals, vault
 from zerver.lib.conf import QueueSettings
 from zerver.lib.database import delete_by_chunks
-from zerver.lib.database_trouble import unavailable
+from zerver.lib.database_trouble import is_unmigrated, unavailable
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.resealing import unreadable_rows
-from zerver.models import Suspect
+from zerver.models import Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.chores import Chores
 from zerver.worker.database_guard import STORE_ERRORS
@@ -24,6 +24,8 @@ from zerver.worker.process import ProcessRow, rss_bytes, sweep_dead
 
 #: How often a worker process says how it is.
 BEAT_SECONDS = 5.0
+#: How soon it looks again whether it is ready, which others wait to read.
+_SOON_SECONDS = 0.5
 #: Two beats overdue.
 LATE_MS = int(3 * BEAT_SECONDS * 1000)
 _SWEEP_SECONDS = 15.0
@@ -57,6 +59,8 @@ class Housekeeper:
         #: A round is due before its time.
         self._wake = threading.Event()
         self._thread = threading.Thread(target=self._run, name="zerver-housekeeper", daemon=True)
+        #: Its rows have been there: whoever pauses a queue finds them, and waits for this process.
+        self._is_known = False
         self._sweep_at = 0.0
         self._look_at = 0.0
         #: What was sealed with keys that we do not have, when last looked.
@@ -89,7 +93,7 @@ class Housekeeper:
     def _run(self) -> None:
         try:
             while True:
-                self._wake.wait(BEAT_SECONDS)
+                self._wake.wait(self._rest_seconds)
                 self._wake.clear()
                 if self._stop.is_set():
                     break
@@ -97,6 +101,13 @@ class Housekeeper:
             self._chores.do("the last heartbeat", self._say_goodbye)
         finally:
             connections.close_all()
+
+    @property
+    def _rest_seconds(self) -> float:
+        """Until the next round; a short one while all that is missing is the first word of the lanes' other side."""
+        starting = [row.runner for row in self._rows if row.state is WorkerProcess.State.STARTING]
+        is_soon = any(runner.has_started and runner.gate.is_told for runner in starting)
+        return min(BEAT_SECONDS, _SOON_SECONDS) if is_soon else BEAT_SECONDS
 
     def _round(self) -> None:
         self._chores.do("measuring memory", self._recycle_if_large)
@@ -117,20 +128,37 @@ class Housekeeper:
         """What it was last told holds for as long as the database is away."""
         runners = [row.runner for row in self._rows]
         try:
+            self._introduce()
             orders = read_orders(
                 {runner.queue.name for runner in runners},
                 [row.id for row in self._rows],
                 self._settings.database,
             )
-        except STORE_ERRORS as error:
+        except (*STORE_ERRORS, Error) as error:
             if not all(runner.gate.is_told for runner in runners):
                 problem = unavailable(self._settings.database, error) if isinstance(error, Error) else error
                 self._chores.tell(_HEARING, f"{problem}; it takes nothing before it knows")
             raise
         for runner in runners:
-            runner.obey(orders.pauses.get(runner.queue.name))
-        if orders.stop_asked_by:
+            # A table that is missing all of a sudden ends no pause.
+            if orders is not None or not runner.gate.is_told:
+                runner.obey(None if orders is None else orders.pauses.get(runner.queue.name))
+        if orders is not None and orders.stop_asked_by:
             self._on_stop_asked(orders.stop_asked_by)
+
+    def _introduce(self) -> None:
+        """Before it asks: a pause that commits in between finds the rows, and waits for what this process says of it.
+
+        Before this release's migrations have been run there are no such rows, and no pauses either.
+        """
+        if self._is_known:
+            return
+        try:
+            self._write()
+        except Error as error:
+            if not is_unmigrated(error):
+                raise
+        self._is_known = True
 
     def _write(self, *, is_last: bool = False) -> None:
         for row in self._rows:

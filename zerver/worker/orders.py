@@ -21,10 +21,10 @@ class Orders:
     stop_asked_by: str = ""
 
 
-def read_orders(queues: Collection[str], row_ids: Collection[str], alias: str) -> Orders:
-    """For the process that works at these queues and has these rows.
+def read_orders(queues: Collection[str], row_ids: Collection[str], alias: str) -> Orders | None:
+    """For the process that works at these queues and has these rows; None where there is no table of them: before this
+    release's migrations have been run nobody can have told it anything.
 
-    Before this release's migrations have been run nobody can have told it anything.
     Raises: DatabaseError.
     """
     text = CharField()
@@ -40,7 +40,7 @@ def read_orders(queues: Collection[str], row_ids: Collection[str], alias: str) -
         rows = list(found)
     except Error as error:
         if is_unmigrated(error):
-            return Orders()
+            return None
         raise
     return Orders(
         pauses={

@@ -144,7 +144,7 @@ class ProcessRow:
             return WorkerProcess.State.DRAINING
         if self.runner.failure:
             return WorkerProcess.State.FAILING
-        if not self.runner.has_started:
+        if not self.runner.is_ready:
             return WorkerProcess.State.STARTING
         return WorkerProcess.State.PAUSED if self.runner.gate.obeyed else WorkerProcess.State.RUNNING
 

@@ -12,7 +12,7 @@ from typing import Any
 from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
 from zerver.lib.errors import StateDirUnfit
-from zerver.lib.queue_stats import remove_stats, write_stats, write_whole
+from zerver.lib.queue_stats import HEALTH_FRESH_SECONDS, remove_stats, write_stats, write_whole
 from zerver.worker import housekeeper
 from zerver.worker.chores import Chores
 from zerver.worker.probes import ProbeServer
@@ -20,8 +20,6 @@ from zerver.worker.process import ProcessRow
 from zerver.worker.runner import QueueRunner
 from zerver.worker.service_manager import ServiceManager
 
-#: Who has said for so long that it is well is not, to probes: what a probe allows the health file's age, too.
-FRESH_SECONDS = 30.0
 #: How soon a service manager hears of a change.
 _LOOK_SECONDS = 0.5
 #: A start that waits for the database is given so much more time, again and again.
@@ -110,7 +108,7 @@ class Vitals:
     @property
     def is_live(self) -> bool:
         """It was found well of late. Before its first beat nobody could say otherwise."""
-        return self._well_at is None or clock.monotonic() - self._well_at < FRESH_SECONDS
+        return self._well_at is None or clock.monotonic() - self._well_at < HEALTH_FRESH_SECONDS
 
     @property
     def is_ready(self) -> bool:
@@ -124,10 +122,10 @@ class Vitals:
         return not is_over and not any(runner.is_starting for runner in self._runners)
 
     def _live(self) -> tuple[bool, dict[str, Any]]:
-        return self.is_live, self._health()
+        return self.is_live, _without_reasons(self._health())
 
     def _ready(self) -> tuple[bool, dict[str, Any]]:
-        return self.is_ready, self._health()
+        return self.is_ready, _without_reasons(self._health())
 
     def _health(self) -> dict[str, Any]:
         """Shape: what docs/commands.md says of the health file."""
@@ -184,14 +182,28 @@ class Vitals:
 
 
 def _of_workers(workers: Sequence[ProcessRow]) -> dict[str, Any]:
-    """Of those that one queue has in this process; one that fails is not hidden by others that run."""
+    """Of those that one queue has in this process; one that fails, or is not there yet, is not hidden by others."""
     runners = [row.runner for row in workers]
     states = [row.state.value for row in workers]
     problems = [problem for runner in runners for problem in runner.problems]
     return {
-        "state": "failing" if "failing" in states else states[0],
+        "state": next((state for state in ("failing", "starting") if state in states), states[0]),
         "consumed": sum(runner.counters.read().consumed for runner in runners),
         "paused": str(runners[0].gate.pause or ""),
         "breaker": next((runner.breaker.reason for runner in runners if runner.breaker.is_open), ""),
         "problems": list(dict.fromkeys(problems)),
     }
+
+
+def _without_reasons(health: dict[str, Any]) -> dict[str, Any]:
+    """For who asks without a login: reasons are words of exceptions, which may quote anything, and of operators."""
+    queues = {
+        name: {
+            "state": told["state"],
+            "consumed": told["consumed"],
+            "paused": "paused" if told["paused"] else "",
+            "breaker": "open" if told["breaker"] else "",
+        }
+        for name, told in health["queues"].items()
+    }
+    return {**health, "queues": queues}
