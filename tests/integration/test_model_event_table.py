@@ -107,8 +107,9 @@ class DirectLane(Lane):
     def resume(self) -> None:
         """See ``pause``."""
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> bool:
         """Nothing to end."""
+        return True
 
 
 class Committer:

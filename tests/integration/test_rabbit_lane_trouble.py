@@ -229,6 +229,28 @@ def test_closing_while_the_broker_is_away_ends_at_the_timeout(
     publish(transport, 1)
     consumer.take(1)
     rabbit_server.stop_signal()
-    consumer.lane.close(0.5)
+    assert consumer.lane.close(0.5), "the connection is gone"
     rabbit_server.cont_signal()
     wait_for_depth(transport, ready=1)
+
+
+def test_a_lane_that_shares_its_connection_has_closed_once_the_broker_says_so(
+    rabbit_vhost: str, rabbit_server: RabbitServer, tcp_proxy: Callable[[int], TcpProxy]
+) -> None:
+    proxy = tcp_proxy(rabbit_server.port)
+    with open_transport(rabbit_vhost) as publisher, open_transport(proxy.through(rabbit_vhost)) as transport:
+        never = transport.open_lane(declaration(), "test:1")
+        assert never.close(0.1), "it was never started"
+        publish(publisher, 3)
+        consumer = Consumer(transport)
+        consumer.take(1)
+        other = Consumer(transport, declaration(name="letters"))
+        wait_for(lambda: other.lane.has_answered, message="the other to consume")
+        proxy.pause()
+        assert not consumer.lane.close(0.3)
+        assert not consumer.lane.close(0.1)
+        proxy.resume()
+        assert consumer.lane.close(10)
+        wait_for_depth(publisher, ready=3)
+        assert consumer.lane.close(0.1)
+        other.close()

@@ -68,8 +68,9 @@ class ListLane(Lane):
     def resume(self) -> None:
         self.calls.append("resume")
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> bool:
         self.calls.append(f"close within {timeout_seconds:.1f} s")
+        return not self.is_away
 
 
 def names(deliveries: Sequence[Delivery]) -> list[str]:
@@ -204,9 +205,18 @@ def test_a_lane_gets_a_moment_to_close_though_the_one_before_took_all_the_time(
     assert [lane.calls for lane in lanes] == [["close within 10.0 s"], ["close within 0.5 s"]]
 
 
+def test_it_has_closed_once_every_lane_says_so() -> None:
+    lanes = [ListLane("broker"), ListLane("table")]
+    intake = Intake(lanes, threads=1)
+    lanes[0].is_away = True
+    assert not intake.close(10)
+    lanes[0].is_away = False
+    assert intake.close(10)
+
+
 def test_every_lane_is_closed_though_one_of_them_raises() -> None:
     class TornLane(ListLane):
-        def close(self, timeout_seconds: float) -> None:
+        def close(self, timeout_seconds: float) -> bool:
             super().close(timeout_seconds)
             raise TransportUnavailable(self.name, "torn")
 

@@ -76,15 +76,17 @@ class Intake:
         for lane in self._lanes:
             lane.resume()
 
-    def close(self, timeout_seconds: float) -> None:
-        """Each lane in turn; what was never taken goes back.
+    def close(self, timeout_seconds: float) -> bool:
+        """Each lane in turn; what was never taken goes back. Returns what all of them say; see ``Lane.close``.
 
         Raises: what a lane raised, once all have been closed.
         """
         deadline = clock.monotonic() + timeout_seconds
+        has_all: list[bool] = []
         with ExitStack() as closing:
             for lane in reversed(self._lanes):
-                closing.callback(_close_by, lane, deadline)
+                closing.callback(lambda lane: has_all.append(_close_by(lane, deadline)), lane)
+        return all(has_all)
 
     def _look(self, limit: int) -> list[Delivery]:
         """Ask each lane once, another one first each time, so that neither starves the other."""
@@ -117,5 +119,5 @@ class Intake:
             signals.worker_changed.send_robust(sender=None, queue=self._queue, state=state, problem=problem)
 
 
-def _close_by(lane: Lane, deadline: float) -> None:
-    lane.close(max(0.5, deadline - clock.monotonic()))
+def _close_by(lane: Lane, deadline: float) -> bool:
+    return lane.close(max(0.5, deadline - clock.monotonic()))

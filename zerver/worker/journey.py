@@ -92,7 +92,7 @@ class Journey:
         )
 
     def hand_back(self, deliveries: list[Delivery]) -> None:
-        """Not begun, and not to be begun."""
+        """Not begun, and not to be begun. Where that cannot be said, rows are free only once their lease has ended."""
         if not deliveries:
             return
         try:

@@ -136,16 +136,21 @@ class QueueRunner:
             self._let_go()
 
     def _let_go(self) -> None:
-        """Settle what is done and hand back what was not begun, as at the end; on return the other side has it all."""
-        while True:
-            try:
-                self._intake.close(_CLOSE_SECONDS)
-                break
-            except STORE_ERRORS:
-                if self.stopping.wait(_AGAIN_SECONDS):
-                    return  # whose own closing is the last try
+        """Settle what is done and hand back what was not begun, as at the end; on return the other side has it all, but
+        for rows that ``hand_back`` could not let go of, whose leases have to end.
+        """
+        while not self._has_closed():
+            if self.stopping.wait(_AGAIN_SECONDS):
+                return  # whose own closing is the last try
         self._intake = self._fresh_intake()
         connections.close_all()  # for hours, perhaps
+
+    def _has_closed(self) -> bool:
+        """False while the database is away, or the broker has not said that it has everything back."""
+        try:
+            return self._intake.close(_CLOSE_SECONDS)
+        except STORE_ERRORS:
+            return False
 
     def _fresh_intake(self) -> Intake:
         return Intake(self._open_lanes(), self.queue.threads, self.queue.name)
@@ -159,6 +164,8 @@ class QueueRunner:
         with running(others, self.stop):
             self._handlers = [threading.current_thread(), *others]
             self._loop()
+        # Else those that have ended well would look like those of the next shift for a moment.
+        self._handlers = ()
 
     def _journey_of(self, worker: QueueProcessingWorker) -> Journey:
         return Journey(
@@ -203,7 +210,7 @@ class QueueRunner:
     @property
     def is_ready(self) -> bool:
         """It takes events, or would if its queue were not paused."""
-        if not self.has_started or not self.gate.is_told or self.stopping.is_set():
+        if not self.has_started or not self.gate.is_told or self.stopping.is_set() or self.failure:
             return False
         return self.gate.pause is not None or self._intake.has_answered
 

@@ -144,8 +144,12 @@ class Lane(ABC):
         """Fetch again."""
 
     @abstractmethod
-    def close(self, timeout_seconds: float) -> None:
-        """Stop fetching, flush, hand back what was never taken, and return once the other side has it all."""
+    def close(self, timeout_seconds: float) -> bool:
+        """Stop fetching, flush, hand back what was never taken, and wait until the other side has it all.
+
+        Returns whether it surely has, or has found out by itself that nobody is there. False: it had not said so in
+        time; it will, or the connection ends, which gives it all back; to call it again waits for that.
+        """
 
 
 class Transport(ABC):

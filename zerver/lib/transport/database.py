@@ -156,8 +156,8 @@ class DatabaseLane(Lane):
         self._look_now()
         self._wake()
 
-    def close(self, timeout_seconds: float) -> None:
-        """There is never anything to hand back: what is claimed goes straight to the caller of ``take``.
+    def close(self, timeout_seconds: float) -> bool:
+        """There is never anything to hand back: what is claimed goes straight to the caller of ``take``. Always True.
 
         The database's own timeouts bound the last flush.
         Raises: TransportUnavailable; what was done then comes again, as suspect.
@@ -166,6 +166,7 @@ class DatabaseLane(Lane):
         if self._unsubscribe is not None:
             self._unsubscribe()
         self._settled.flush()
+        return True
 
     def _may_look(self) -> bool:
         """Look when woken, when a second has passed, or when the last look left something; else spare the database."""

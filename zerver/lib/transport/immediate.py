@@ -286,10 +286,11 @@ class ImmediateLane(Lane):
         self._fetching = True
         self._wake()
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> bool:
         self._fetching = False
         self._transport.remove_wake(self._wake)
         self._transport.give_back(self)
+        return True
 
 
 def _nobody() -> None:

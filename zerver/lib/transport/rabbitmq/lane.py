@@ -52,6 +52,8 @@ class RabbitLane(Lane, Subscriber):
         self._acks: list[tuple[int, int]] = []
         self._wake: Callable[[], None] = lambda: None
         self._worker: WorkerConnection | None = None
+        #: Where it was at work when it was closed.
+        self._left: WorkerConnection | None = None
         self._ledger = TagLedger()
         #: Counts channels; what came on an earlier one is void.
         self._generation = 0
@@ -121,16 +123,25 @@ class RabbitLane(Lane, Subscriber):
     def resume(self) -> None:
         self._post(self._subscription.resume)
 
-    def close(self, timeout_seconds: float) -> None:
+    def close(self, timeout_seconds: float) -> bool:
+        """Once the channel is closed, by whichever side, the broker has what is not acknowledged; so it has once the
+        connection is gone, or, of one that was lost, once it finds that out.
+        """
+        deadline = monotonic() + timeout_seconds
         with self._lock:
             worker, self._worker = self._worker, None
-        if worker is None:
-            return
-        deadline = monotonic() + timeout_seconds
-        if worker.connection.state is not State.CLOSED:
-            worker.connection.call_soon(self._subscription.close)
+        if worker is not None:
+            self._left = worker
+            if worker.connection.state is not State.CLOSED:
+                worker.connection.call_soon(self._subscription.close)
+        left = self._left
+        if left is None:
+            return True  # it was never started
+        if left.connection.state is not State.CLOSED:
             self._subscription.closed.wait(timeout_seconds)
-        self._shared.release(worker, max(0.1, deadline - monotonic()))
+        if worker is not None:
+            self._shared.release(worker, max(0.1, deadline - monotonic()))
+        return self._subscription.closed.is_set() or left.connection.state is State.CLOSED
 
     def _post(self, callback: Callable[[], None]) -> None:
         worker = self._worker
