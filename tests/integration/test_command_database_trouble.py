@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,16 +14,23 @@ import pytest
 from django.db import connection, connections
 from pytest_django import DjangoDbBlocker
 
-from tests.integration.checkup import check, of, only
+from tests.integration.checkup import check, of, only, settle
 from tests.integration.commands import Ran, run
 from tests.servers.databases import copy_sqlite, sqlite_url, use_database
+from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
+from zerver.management import base
 
 _NOBODY = 65534
 
-COMMANDS = [("queue_status",), ("queue_failed", "list"), ("queue_workers", "list"), ("purge_queue", "noop")]
+COMMANDS: list[tuple[str, ...]] = [
+    ("queue_status",),
+    ("queue_failed", "list"),
+    ("queue_workers", "list"),
+    ("purge_queue", "noop"),
+]
 
 
 @pytest.fixture
@@ -181,3 +189,20 @@ def test_of_a_directory_that_may_not_be_written_it_is_said_why_the_file_cannot_b
             "make the directory writable for this user",
             *COMMANDS,
         )
+
+
+def test_a_database_that_accepts_connections_and_says_nothing_holds_no_command(
+    start_postgres_server: Callable[..., PostgresServer],
+    django_db_blocker: DjangoDbBlocker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(base, "DATABASE_SECONDS", 1.0)
+    server = start_postgres_server()
+    with django_db_blocker.unblock(), use_database(server.url("postgres")):
+        postmaster = server._process
+        assert postmaster is not None
+        postmaster.send_signal(signal.SIGSTOP)
+        pause = ("queue_workers", "pause", "--queue", "ledger", "--timeout", "1")
+        _assert_told("has not answered within 1 s: it hangs", "see its host and its log", *COMMANDS, pause)
+        postmaster.send_signal(signal.SIGCONT)
+        settle()

@@ -13,8 +13,8 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.questions import is_not_found
 from zerver.lib.transport.rabbitmq.surveyor import _difference, _differences, _is_allowed
 from zerver.lib.transport.survey import BrokerSurvey, ListedQueue, QueueSurvey
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.checkup import broker
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.finding import Checkup, Finding, Gap, Severity, expected
 
 PARCELS = QueueDeclaration(name="parcels", module="shop")

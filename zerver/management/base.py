@@ -13,15 +13,21 @@ from django.core.management.base import BaseCommand, CommandError, OutputWrapper
 from django.db import Error
 from django.db.models import QuerySet
 
+from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import ConfigurationError, ZerverError, meant
+from zerver.lib.event_table import EventTable
 from zerver.lib.printable import one_line, printable
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management import output
 from zerver.management.stdout import OutputLost, Stdout, drop_unwritable, write_plainly
+from zerver.monitoring.asking import Asked
 from zerver.monitoring.log_format import json_on_console
+
+#: How long a database may take that is asked for the time.
+DATABASE_SECONDS = 10.0
 
 #: As a shell says that SIGINT ended a program.
 EXIT_STOPPED = 130
@@ -79,6 +85,20 @@ class QueueCommand(BaseCommand):
     def usage(self, problem: str) -> NoReturn:
         """The command was typed wrongly in a way that argparse alone cannot see."""
         raise CommandError(problem, returncode=2)
+
+    def reach_database(self) -> None:
+        """Before a command's first query, whose own wait for an answer has no end that could be relied on.
+
+        Raises: CommandError where the database accepts connections and says nothing. What else is wrong with it, the
+        command's own queries will say.
+        """
+        alias = get_settings().database
+        asked = Asked(lambda: EventTable(alias).now_ms())
+        if not asked.has_ended(clock.monotonic() + DATABASE_SECONDS):
+            raise CommandError(
+                f"database {alias!r} has not answered within {DATABASE_SECONDS:g} s: it hangs, or what is between us; "
+                "see its host and its log"
+            )
 
     def check_queue_name(self, name: str | None, rows: "QuerySet[Any]", what: str) -> None:
         """Refuse a ``--queue`` that no worker declares and none of the ``rows`` is of: somebody has mistyped it.

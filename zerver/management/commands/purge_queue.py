@@ -79,6 +79,7 @@ class Command(QueueCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if (options["queue"] is None) == (not options["all"]):
             self.usage("give a queue's name, or --all")
+        self.reach_database()
         if options["all"]:
             wanted = [queue for queue in queues.all(test_queues=True) if queue.name != UNFILED]
         else:

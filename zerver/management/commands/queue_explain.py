@@ -14,8 +14,8 @@ from zerver.lib.registry import queues
 from zerver.management.base import QueueCommand
 from zerver.management.options import seconds
 from zerver.management.output import Column, moment
+from zerver.monitoring.asking import Asked
 from zerver.monitoring.checkup import locks
-from zerver.monitoring.checkup.asking import Asked
 from zerver.monitoring.checkup.examination import TIMEOUT_SECONDS
 from zerver.monitoring.checkup.finding import Finding
 from zerver.monitoring.explain import event, ids, queue

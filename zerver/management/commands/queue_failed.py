@@ -111,6 +111,7 @@ class Command(QueueCommand):
             "discard": self._discard,
             "prune": self._prune,
         }
+        self.reach_database()
         every = select(alias=_alias(), states=_EVERY_STATE)
         self.check_queue_name(options.get("queue"), every, "failed events")
         verbs[options["verb"]](options)

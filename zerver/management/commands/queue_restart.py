@@ -71,6 +71,7 @@ class Command(QueueCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["systemd"] and options["supervisor_config"]:
             self.usage("--supervisor-config is of supervisord, and --systemd says that it is not there")
+        self.reach_database()
         supervisor = _supervisor(options)
         programs = self._wanted(supervisor, options["queue"], options["name"])
         now = {program: supervisor.condition(program) for program in programs}

@@ -72,6 +72,7 @@ class Command(QueueCommand):
         self.add_json(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
+        self.reach_database()
         first = _look(options, None)
         if options["watch"] is None:
             if first.problems and not any(_is_known(queue) for queue in first.queues):

@@ -77,6 +77,7 @@ class Command(QueueCommand):
         self._alias = get_settings().database
         if options["verb"] != "list":
             self._check_usage(options)
+        self.reach_database()
         {"list": self._list, "pause": self._pause, "resume": self._resume, "stop": self._stop}[
             options["verb"]
         ](options)

@@ -22,9 +22,9 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.lib.transport.survey import BrokerSurvey
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.checkup import broker, locks, programs, supervisor, table, workers
 from zerver.monitoring.checkup import settings as project
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.facts import TableFacts, gather
 from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Gap, Severity, Source
 

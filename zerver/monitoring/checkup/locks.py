@@ -10,7 +10,7 @@ from django.apps import apps
 from django.db import Error, connections
 
 from zerver.lib import clock
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.words import duration
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER, error_of
 from zerver.lib.registry import queues
 from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
 from zerver.monitoring.snapshot import take_snapshot

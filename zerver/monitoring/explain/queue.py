@@ -15,8 +15,8 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.checkup import workers
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
 from zerver.monitoring.explain.progress import watch

@@ -7,7 +7,7 @@ from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from zerver.lib import clock
-from zerver.monitoring.checkup.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.metrics.families import families
 from zerver.monitoring.snapshot import Snapshot, take_snapshot
 

@@ -1,4 +1,4 @@
-"""Questions with a deadline: a database that accepts a connection and then says nothing must not hold the doctor."""
+"""Questions with a deadline: a database that accepts a connection and then says nothing must not hold who asks."""
 
 import threading
 from collections.abc import Callable
