@@ -283,6 +283,7 @@ def test_the_stats_file_tells_how_the_worker_is_and_goes_with_it(spine: Spine) -
     wait_for(lambda: path.exists() and read_stats(path).consumed == 1, 20, "the file to tell of the event")
     stats = read_stats(path)
     assert (stats.pid, stats.worker_num, stats.breaker) == (process.pid, 4, "")
+    assert stats.standstill_seconds == 0
     process.signal(signal.SIGTERM)
     assert process.wait() == 0
     assert not path.exists()

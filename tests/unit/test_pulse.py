@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from zerver.worker.process import SILENT_MS, Pulse
+import pytest
+
+from zerver.lib import clock
+from zerver.worker.process import SILENT_MS, Pulse, Standstill
 
 
 def pulse_of(beats_ms: Iterable[int]) -> Pulse:
@@ -36,3 +39,17 @@ def test_one_whose_last_beat_is_old_or_of_the_future_may_not_judge() -> None:
     beats = range(0, SILENT_MS + 1, 5_000)
     assert not pulse_of(beats).may_judge_silence(SILENT_MS + 60_000)
     assert not pulse_of(beats).may_judge_silence(SILENT_MS - 60_000)
+
+
+def test_who_has_events_in_hand_and_settles_none_stands_still_since_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [1_000.0]
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+    standstill = Standstill()
+    found = []
+    for settled, in_flight in ((0, 0), (0, 1), (0, 1), (1, 1), (1, 1), (1, 0), (1, 1)):
+        found.append(standstill.seconds(settled, in_flight=in_flight))
+        now[0] += 5
+
+    assert found == [0, 5, 10, 0, 5, 0, 5]

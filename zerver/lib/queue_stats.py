@@ -46,6 +46,8 @@ class QueueStats:
     breaker: str
     #: By whom the queue is paused, since when and why; empty when it is not, None where an earlier release wrote this.
     paused: str | None = None
+    #: How long it has had events in hand and settled none; None where an earlier release wrote this.
+    standstill_seconds: float | None = None
 
 
 def stats_path(state_dir: Path, queue: str, worker_num: int) -> Path:

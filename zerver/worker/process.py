@@ -103,6 +103,20 @@ pulse = Pulse()
 
 
 @dataclass(slots=True)
+class Standstill:
+    """Since when a process has had events in hand and settled none, as far as its looks at them tell."""
+
+    _settled: int = -1
+    _since: float = 0.0
+
+    def seconds(self, settled: int, *, in_flight: int) -> float:
+        now = clock.monotonic()
+        if settled != self._settled or not in_flight:
+            self._settled, self._since = settled, now
+        return now - self._since
+
+
+@dataclass(slots=True)
 class _Telling:
     """What of a process's counts its row has been told, and what a row before that had been."""
 
@@ -131,6 +145,7 @@ class ProcessRow:
     worker_num: int | None
     runner: QueueRunner
     _telling: _Telling = field(default_factory=_Telling)
+    _standstill: Standstill = field(default_factory=Standstill)
 
     @property
     def number(self) -> int:
@@ -169,6 +184,9 @@ class ProcessRow:
             lag_ms=counts.lag_ms,
             breaker=self.runner.failure or self.runner.breaker.reason,
             paused=str(self.runner.gate.pause or ""),
+            standstill_seconds=self._standstill.seconds(
+                self.runner.counters.settled, in_flight=counts.in_flight
+            ),
         )
 
     def write(self, *, is_last: bool = False) -> None:
