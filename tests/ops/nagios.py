@@ -77,17 +77,9 @@ class Site:
         self.declarations = directory / "queues.json"
         self.password_file = directory / "password"
         self.password_file.write_text(f"{parts.password}\n")
-        self._broker = (
-            *(
-                "--hostname",
-                str(parts.hostname),
-                "--port",
-                str(parts.port),
-                "--vhost",
-                parts.path.lstrip("/"),
-            ),
-            *("--username", str(parts.username), "--password-file", str(self.password_file)),
-        )
+        self.vhost = ("--vhost", parts.path.lstrip("/"))
+        self._login = ("--username", str(parts.username), "--password-file", str(self.password_file))
+        self._address = ("--hostname", str(parts.hostname), "--port", str(parts.port))
 
     def declare(self, *queues: str, **facts: Any) -> None:
         usual = {
@@ -125,10 +117,14 @@ class Site:
 
     def broker(self, **instead: object) -> tuple[str, ...]:
         """The options that say where it is: ``broker(port=1)`` for another."""
-        options = list(self._broker)
+        options = [*self._address, *self.login()]
         for name, value in instead.items():
             options[options.index(f"--{name.replace('_', '-')}") + 1] = str(value)
         return tuple(options)
+
+    def login(self) -> tuple[str, ...]:
+        """The options that say who asks, for what of it."""
+        return (*self.vhost, *self._login)
 
     def ask(self, plugin: str, *arguments: str | Path, **env: str) -> Answer:
         return ask(plugin, "-d", self.declarations, "--stats-dir", self.stats_dir, *arguments, env=env)

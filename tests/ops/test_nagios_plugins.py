@@ -6,12 +6,14 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
 
+from tests.integration.test_rabbit_queue_stuck import gone, standing_still
 from tests.ops.nagios import CRITICAL, OK, PLUGINS, UNKNOWN, WARNING, Queues, Site, ask
 from tests.servers.ports import free_port
 from tests.servers.rabbitmq import RabbitServer
@@ -25,6 +27,18 @@ CONSUMERS, QUEUE, ERRORS, READER = (
 )
 #: On this host there is one broker, and whoever watches it must tell of it within its time, and a little.
 LITTLE_SECONDS = 3.0
+#: A plugin that does something before it has asked anybody.
+_BREAKS = """
+import sys, time
+from zerver.nagios.check_rabbitmq_queue import CheckQueue
+from zerver.nagios.plugin import run
+
+class Breaks(CheckQueue):
+    def prepare(self, options, usage):
+        {doing}
+
+sys.exit(run(Breaks(), ["-t", "1"]))
+"""
 
 
 @pytest.fixture
@@ -67,7 +81,7 @@ def test_help_version_and_wrong_usage_are_unknown_and_on_standard_output(plugin:
         (CONSUMERS, ["-p", "70000"], "--port: give 1 to 65535"),
         (CONSUMERS, ["-H", "a,,b"], "--hostname: give a host"),
         (QUEUE, ["-u", "shop"], "--username wants --password-file"),
-        (QUEUE, ["--cafile", "/x"], "--cafile is of --tls"),
+        (QUEUE, ["--cafile", "/x"], "--cafile is of --tls and of https"),
         (
             QUEUE,
             ["--management-url", "https://shop:s3cret@rabbit:15671"],
@@ -75,6 +89,20 @@ def test_help_version_and_wrong_usage_are_unknown_and_on_standard_output(plugin:
         ),
         (QUEUE, ["--management-url", "rabbit:15671"], "--management-url: give https://host:15671"),
         (QUEUE, ["--rabbitmqctl", "--management-url", "http://rabbit"], "not allowed with argument"),
+        (
+            QUEUE,
+            ["--rabbitmqctl", "-H", "rabbit", "-p", "7"],
+            "--rabbitmqctl asks this host's broker, without a login",
+        ),
+        (QUEUE, ["--rabbitmqctl", "--tls"], "--rabbitmqctl asks this host's broker, without a login"),
+        (CONSUMERS, ["--management-url", "http://rabbit", "-H", "rabbit"], "--management-url says where"),
+        (CONSUMERS, ["--management-url", "http://rabbit", "-p", "15672"], "--management-url says where"),
+        (CONSUMERS, ["--management-url", "https://rabbit", "--tls"], "--management-url says where"),
+        (
+            CONSUMERS,
+            ["--management-url", "http://rabbit", "--cafile", "/x"],
+            "--cafile is of --tls and of https",
+        ),
         (ERRORS, ["--since", "yesterday"], "'yesterday' is no span of time"),
         (ERRORS, ["--database", "host=db password=s3cret"], "--database holds a password"),
         (ERRORS, ["--database", "postgres://shop:s3cret@db/shop"], "--database holds a password"),
@@ -133,6 +161,38 @@ def test_a_file_that_never_ends_is_unknown_in_time(tmp_path: Path) -> None:
     assert (answer.code, "queues.json did not answer within 1 s" in answer.line) == (UNKNOWN, True)
 
 
+def test_a_plugin_that_is_out_of_time_ends_although_nobody_reads_what_it_says(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "queues.json")
+    reader, writer = os.pipe()
+    with ExitStack() as closing:
+        for descriptor in (reader, writer):
+            closing.callback(os.close, descriptor)
+        os.set_blocking(writer, False)
+        with suppress(BlockingIOError):
+            while True:
+                os.write(writer, b"x" * 4096)
+        os.set_blocking(writer, True)
+        command = [str(PLUGINS / QUEUE), "-d", str(tmp_path / "queues.json"), "-t", "1"]
+        child = subprocess.Popen(command, stdout=writer, stdin=subprocess.DEVNULL)
+        closing.callback(child.kill)
+
+        assert child.wait(timeout=30) == UNKNOWN
+
+
+def test_what_breaks_while_a_plugin_gets_ready_is_unknown_and_takes_no_longer_than_its_time() -> None:
+    for doing, told in (
+        ("raise ImportError('no pika')", "ImportError: no pika"),
+        ("time.sleep(60)", "did not answer within 1 s"),
+    ):
+        program = _BREAKS.format(doing=doing)
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=False
+        )
+
+        assert done.returncode == UNKNOWN, done
+        assert told in done.stdout
+
+
 def test_a_checkout_without_its_packages_is_unknown(tmp_path: Path) -> None:
     for name in ("nagios", "lib"):
         (tmp_path / "scripts" / name).mkdir(parents=True)
@@ -164,7 +224,7 @@ def test_consumers_are_counted_against_what_is_declared(site: Site, queues: Queu
     assert answer.code == CRITICAL
     assert answer.line == (
         "CONSUMERS CRITICAL - queue none has no consumer, needs 2: start its workers; why they ended is in their logs; "
-        "queue absent does not exist: start its workers, which declare it; "
+        f"queue absent does not exist in vhost {site.vhost[1]}: start its workers, which declare it; "
         "queue push has 1 consumer, needs 2: start its workers; why they ended is in their logs; and 1 more"
         " | mail=2;2:2;1:;0 push=1;2:2;1:;0 none=0;2:2;1:;0 many=3;2:2;1:;0 absent=U;2:2;1:;0"
     )
@@ -212,14 +272,70 @@ def test_workers_that_are_stuck_and_queues_without_consumers_are_critical(site: 
     site.declare("stuck", "alone", "absent")
     queues.make("stuck", events=2, consumers=1)
     queues.make("alone", events=1)
-    site.tell("stuck", update_time=1.0)
+    site.tell("stuck", update_time=time.time() - 300, in_flight=1)
 
     answer = site.ask(QUEUE, *site.broker())
 
     assert answer.code == CRITICAL
     assert re.search(r"queue stuck: 1 event waits, and its workers have said nothing for \d+ s", answer.out)
     assert "queue alone: 1 event waits, and nobody takes from it: start its workers" in answer.out
-    assert "queue absent does not exist" in answer.out
+    assert f"queue absent does not exist in vhost {site.vhost[1]}" in answer.out
+
+
+def test_a_queue_whose_leader_does_not_answer_is_critical_however_it_is_asked_and_no_other_is(
+    site: Site, queues: Queues, rabbit_server: RabbitServer, rabbit_vhost: str
+) -> None:
+    """Over AMQP the broker says that it holds nothing, by the other ways what it last held."""
+    site.declare("absconded", "halted", "quiet", "waiting")
+    for name in ("absconded", "halted", "quiet", "waiting"):
+        queues.channel.queue_declare(name, durable=True, arguments={"x-queue-type": "quorum"})
+    for name in ("absconded", "halted", "waiting"):
+        queues.channel.basic_publish("", name, b"{}")
+    api = rabbit_server.management_url.rpartition("@")[2]
+    wait_for(lambda: rabbit_server.queue(rabbit_vhost, "quiet").get("messages_ready") == 0, 20, "figures")
+    with gone(rabbit_server, rabbit_vhost, "absconded"):
+        by_api = site.ask(QUEUE, *site.login(), "--management-url", f"http://{api}")
+        here = rabbit_server.rabbitmqctl_environment()
+        by_rabbitmqctl = site.ask(QUEUE, *site.vhost, "--rabbitmqctl", "-t", "60", **here)
+        with standing_still(rabbit_server, rabbit_vhost, "halted"):
+            over_amqp = site.ask(QUEUE, *site.broker())
+
+    for answer in (by_api, by_rabbitmqctl, over_amqp):
+        assert answer.code == CRITICAL, answer
+        assert "CRITICAL: queue absconded: its leader does not answer" in answer.out
+        assert "queue quiet" not in answer.out
+        assert "queue waiting: 1 event waits, and nobody takes from it" in answer.out
+    assert "CRITICAL: queue halted: its leader does not answer" in over_amqp.out
+    assert queues.channel.queue_declare("waiting", passive=True).method.message_count == 1
+
+
+def test_a_login_that_may_not_read_a_queue_cannot_know_whether_it_is_empty(
+    site: Site, queues: Queues, rabbit_server: RabbitServer
+) -> None:
+    queues.make("mail")
+    name = f"watch-{os.getpid()}"
+    rabbit_server.rabbitmqctl("add_user", name, site.password_file.read_text().strip())
+    try:
+        rabbit_server.rabbitmqctl("set_permissions", "--vhost", site.vhost[1], name, "", "", "")
+        answer = site.ask(QUEUE, *site.broker(username=name))
+        consumers = site.ask(CONSUMERS, *site.broker(username=name))
+    finally:
+        rabbit_server.rabbitmqctl("delete_user", name)
+
+    assert answer.code == UNKNOWN
+    assert (
+        "the login may not ask whether its leader answers: give its user the right to read it" in answer.line
+    )
+    assert (consumers.code, "queue mail has no consumer" in consumers.line) == (CRITICAL, True)
+
+
+def test_where_no_declared_queue_is_there_the_vhost_is_doubted(site: Site) -> None:
+    site.declare("mail", "push")
+
+    answer = site.ask(QUEUE, *site.broker(vhost="/"))
+
+    assert answer.code == CRITICAL
+    assert answer.line.startswith("QUEUES CRITICAL - none of the 2 queues is in vhost /: see --vhost")
 
 
 def test_what_cannot_be_known_hides_nothing_that_is_critical(site: Site, queues: Queues) -> None:
@@ -236,10 +352,12 @@ def test_what_cannot_be_known_hides_nothing_that_is_critical(site: Site, queues:
     assert (
         f"{site.declarations} is out of date: workers run at newcomer, which it does not know" in answer.out
     )
-    assert site.ask(QUEUE, *site.broker(), "-q", "push").code == UNKNOWN
+    one = site.ask(QUEUE, *site.broker(), "-q", "push")
+    assert (one.code, "out of date" in one.out) == (UNKNOWN, False)
     blind = site.ask(QUEUE, *site.broker(), "--stats-dir", site.directory / "none")
     assert (blind.code, "let --stats-dir name the workers' QUEUE_STATE_DIR" in blind.out) == (CRITICAL, True)
-    assert site.ask(CONSUMERS, *site.broker(), "-q", "push", "-c", "0:", "-w", "0:").code == UNKNOWN
+    assert site.ask(CONSUMERS, *site.broker(), "-c", "0:", "-w", "0:").code == UNKNOWN
+    assert site.ask(CONSUMERS, *site.broker(), "-q", "push", "-c", "0:", "-w", "0:").code == OK
 
 
 def test_all_three_ways_to_the_broker_see_the_same(
@@ -250,12 +368,12 @@ def test_all_three_ways_to_the_broker_see_the_same(
     site.tell("mail")
     over_amqp = site.ask(QUEUE, *site.broker())
     api = rabbit_server.management_url.rpartition("@")[2]
-    management = ("--management-url", f"http://{api}", *site.broker())
+    management = ("--management-url", f"http://{api}", *site.login())
 
     wait_for(lambda: rabbit_server.queue(rabbit_vhost, "mail").get("messages_ready") == 2)
     over_http = site.ask(QUEUE, *management)
     by_rabbitmqctl = site.ask(
-        QUEUE, "--rabbitmqctl", "-t", "60", *site.broker(), **rabbit_server.rabbitmqctl_environment()
+        QUEUE, "--rabbitmqctl", "-t", "60", *site.vhost, **rabbit_server.rabbitmqctl_environment()
     )
 
     assert over_amqp.code == CRITICAL
@@ -276,7 +394,7 @@ def test_a_login_that_is_refused_is_unknown_and_names_the_mend(
     assert "refuses the login; see --username, --password-file and --vhost" in answer.line
 
     api = rabbit_server.management_url.rpartition("@")[2]
-    answer = site.ask(plugin, *site.broker(), "--management-url", f"http://{api}")
+    answer = site.ask(plugin, *site.login(), "--management-url", f"http://{api}")
     assert answer.code == UNKNOWN
     assert (
         "refuses the login (401); see --username and --password-file, and give the user the tag"
@@ -297,11 +415,13 @@ def test_a_vhost_that_is_not_there_and_a_port_of_somebody_else_are_told(
     api_port = rabbit_server.management_url.rpartition(":")[2]
     answer = site.ask(CONSUMERS, *site.broker(port=api_port))
     assert answer.code == CRITICAL
-    answer = site.ask(CONSUMERS, *site.broker(), "--management-url", f"http://localhost:{rabbit_server.port}")
-    assert (answer.code, "speaks no HTTP" in answer.line or "cannot be reached" in answer.line) == (
+    elsewhere = ("--management-url", f"http://localhost:{rabbit_server.port}")
+    answer = site.ask(CONSUMERS, *site.login(), *elsewhere)
+    # The broker closes what is no AMQP: with an answer in AMQP, or, where it is hasty, without any.
+    assert (answer.code, "speaks no HTTP" in answer.line) == (UNKNOWN, True) or (
         answer.code,
-        True,
-    )
+        "cannot be reached" in answer.line,
+    ) == (CRITICAL, True)
     answer = site.ask(CONSUMERS, *site.broker(), "--tls")
     assert (answer.code, "gets no further than TLS" in answer.line) == (UNKNOWN, True)
 
@@ -317,7 +437,7 @@ def test_a_broker_that_is_down_is_critical(site: Site, plugin: str) -> None:
     assert f"RabbitMQ at 127.0.0.1:{port} cannot be reached" in answer.line
     assert "Connection refused" in answer.line
 
-    answer = site.ask(plugin, *site.broker(), "--management-url", f"http://127.0.0.1:{port}")
+    answer = site.ask(plugin, *site.login(), "--management-url", f"http://127.0.0.1:{port}")
     assert answer.code == CRITICAL
     assert "rabbitmq-plugins enable rabbitmq_management" in answer.line
 
@@ -336,13 +456,13 @@ def test_a_broker_that_stalls_is_critical_in_time(
     api = rabbit_server.management_url.rpartition("@")[2]
     rabbit_server.stop_signal()
     try:
-        for way in ((), ("--management-url", f"http://{api}")):
-            answer = site.ask(plugin, *site.broker(), *way, "-t", "2")
+        for way in (site.broker(), (*site.login(), "--management-url", f"http://{api}")):
+            answer = site.ask(plugin, *way, "-t", "2")
             assert answer.code == CRITICAL
             assert "did not answer within 2 s" in answer.line or "cannot be reached" in answer.line
             assert answer.seconds < 2 + LITTLE_SECONDS * 3
         here = rabbit_server.rabbitmqctl_environment()
-        answer = site.ask(plugin, *site.broker(), "--rabbitmqctl", "-t", "2", **here)
+        answer = site.ask(plugin, *site.vhost, "--rabbitmqctl", "-t", "2", **here)
         assert (answer.code, "rabbitmqctl did not answer within 2 s" in answer.line) == (CRITICAL, True)
         wait_for(lambda: not _rabbitmqctls(rabbit_server), 30, "rabbitmqctl to end with its plugin")
     finally:
@@ -365,14 +485,17 @@ def test_what_cron_leaves_is_told_by_the_reader(site: Site, queues: Queues) -> N
     assert path.stat().st_mode & 0o777 == 0o644
     read = ask(READER, path)
     assert (read.code, read.out) == (OK, "OK: 1 queue with consumers as declared\n")
-    assert ask(READER, path, "1").code in (OK, UNKNOWN)
+    os.utime(path, (0, 0))  # by what stands in it, and not by the file's own time
+    assert ask(READER, path, "3600").code == OK
+    path.write_text(f"{int(time.time()) - 5}|0|OK|fine\n")
+    assert ask(READER, path, "3").code == UNKNOWN
 
     site.declare("mail", "absent")
     assert site.ask(CONSUMERS, *site.broker(), "--state-file", path).code == 0
     read = ask(READER, path)
     assert (read.code, read.line) == (
         CRITICAL,
-        "CRITICAL: queue absent does not exist: start its workers, which declare it",
+        f"CRITICAL: queue absent does not exist in vhost {site.vhost[1]}: start its workers, which declare it",
     )
     left = site.ask(CONSUMERS, *site.broker(), "--state-file", site.directory / "none" / "state")
     assert (left.code, left.out) == (UNKNOWN, "")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from zerver.lib.queue_stats import QueueStats, write_stats
 from zerver.monitoring.thresholds import Level
 from zerver.nagios import backlog, consumers, declared, stats, worker_errors
-from zerver.nagios.broker import MISSING, Seen
+from zerver.nagios.broker import Seen, all_missing, missing, unled
 from zerver.nagios.database import Trouble, of_queues
 from zerver.nagios.declared import Declared
 from zerver.nagios.errors import NoAnswer
@@ -122,13 +124,15 @@ def test_a_worker_at_an_unknown_queue_shows_that_declarations_are_out_of_date(tm
     (tmp_path / "garbage.0.stats").write_text("{")
 
     workers = stats.Workers.read(tmp_path, now=NOW)
-    [finding] = workers.doubts(["mail"], Path("/etc/shop/queues.json"))
+    [finding] = workers.strangers(["mail"], Path("/etc/shop/queues.json"))
 
     assert finding.level is Level.UNKNOWN
     assert finding.text.startswith(
         "/etc/shop/queues.json is out of date: workers run at fresh, which it does not know"
     )
-    assert workers.doubts(["mail", "fresh"], Path("/x")) == []
+    assert "queue_config declarations --file=/etc/shop/queues.json --write" in finding.text
+    assert workers.strangers(["mail", "fresh"], Path("/x")) == []
+    assert workers.doubts == []
 
 
 def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: Path) -> None:
@@ -143,8 +147,18 @@ def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: 
     assert [one.worker_num for one in found.old] == [2]
     [problem] = found.problems
     assert "mail.3.stats is no stats file" in problem
-    [doubt] = stats.Workers.read(tmp_path / "none", now=NOW).doubts(["mail"], Path("/x"))
+    [doubt] = stats.Workers.read(tmp_path / "none", now=NOW).doubts
     assert (doubt.level, "let --stats-dir name" in doubt.text) == (Level.UNKNOWN, True)
+
+
+def test_a_worker_that_is_known_to_have_ended_is_not_missed(tmp_path: Path) -> None:
+    here, gone = socket.gethostname(), 2**22  # above all that the system gives
+    for number, (host, pid, age) in enumerate(
+        [("web2", gone, 600), (here, os.getpid(), 600), (here, gone, 600), ("web2", 7, 86_401)]
+    ):
+        write_stats(tmp_path, told(worker_num=number, host=host, pid=pid, update_time=NOW - age))
+
+    assert [one.worker_num for one in stats.Workers.read(tmp_path, now=NOW).of("mail").old] == [0, 1]
 
 
 # -- consumers
@@ -174,7 +188,8 @@ def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: 
             Level.WARNING,
             "queue mail has 3 consumers, needs 2: another worker shares it",
         ),
-        (MISSING, 1, Level.CRITICAL, "queue mail does not exist: start its workers"),
+        (missing("shop"), 1, Level.CRITICAL, "queue mail does not exist in vhost shop: start its workers"),
+        (unled("noproc"), 1, Level.CRITICAL, "queue mail: its leader does not answer (noproc)"),
         (Seen(problem="may not look"), 1, Level.UNKNOWN, "queue mail: may not look"),
     ],
 )
@@ -192,7 +207,21 @@ def test_a_queue_that_is_paused_has_no_consumer_by_wish() -> None:
     )
 
     assert finding.level is Level.WARNING
-    assert finding.text == "queue mail is paused by al since 12:00: ./manage.py queue_workers resume mail"
+    assert (
+        finding.text
+        == "queue mail is paused by al since 12:00: ./manage.py queue_workers resume --queue mail"
+    )
+
+
+def test_where_no_queue_is_there_the_vhost_is_doubted() -> None:
+    [finding] = all_missing([missing("/"), missing("/")], "/")
+
+    assert (finding.level, finding.text.partition(":")[0]) == (
+        Level.CRITICAL,
+        "none of the 2 queues is in vhost /",
+    )
+    assert all_missing([missing("/")], "/") == []
+    assert all_missing([missing("/"), Seen(ready=0, consumers=1)], "/") == []
 
 
 # -- backlogs
@@ -241,13 +270,40 @@ def test_handlers_of_a_process_share_the_backlog() -> None:
     [
         (Seen(ready=1, consumers=0), [told()], [], Level.CRITICAL, "nobody takes from it: start its workers"),
         (Seen(ready=0, consumers=0), [], [], Level.OK, "0 s behind"),
-        (MISSING, [], [], Level.CRITICAL, "does not exist"),
+        (missing("shop"), [], [], Level.CRITICAL, "does not exist in vhost shop"),
+        (unled(), [], [], Level.CRITICAL, "its leader does not answer: see rabbitmq-diagnostics"),
+        (
+            Seen(ready=3, consumers=1), [told(standstill_seconds=59.0, update_time=NOW - 2)], [],
+            Level.CRITICAL, "3 events wait, and its workers get nothing done for 61 s, with 1 in hand",
+        ),
+        (Seen(ready=0, consumers=1), [told(standstill_seconds=70.0)], [], Level.CRITICAL, "get nothing done"),
+        (Seen(ready=3, consumers=1), [told(standstill_seconds=50.0)], [], Level.OK, "behind"),
+        (Seen(ready=3, consumers=1), [told(standstill_seconds=None)], [], Level.OK, "behind"),
+        (
+            Seen(ready=3, consumers=2), [told(standstill_seconds=900.0), told(standstill_seconds=0.0)], [],
+            Level.OK, "behind",
+        ),
         (Seen(problem="may not look"), [], [], Level.UNKNOWN, "may not look"),
         (
             Seen(ready=3, consumers=1), [], [told(update_time=NOW - 300)],
-            Level.CRITICAL, "3 events wait, and its workers have said nothing for 300 s",
+            Level.CRITICAL, "3 events wait, and its workers have said nothing for 300 s, and had 1 in hand then",
         ),
-        (Seen(ready=0, consumers=1), [], [told(update_time=NOW - 300)], Level.OK, "0 s behind"),
+        (
+            Seen(ready=0, consumers=1), [], [told(update_time=NOW - 600, unbegun=99)],
+            Level.CRITICAL, "queue mail: its workers have said nothing for 600 s, and had 100 in hand then",
+        ),
+        (
+            Seen(ready=3, consumers=1), [], [told(update_time=NOW - 600, in_flight=0)],
+            Level.UNKNOWN, "its workers have said nothing for 600 s, and had nothing in hand then",
+        ),
+        (
+            Seen(ready=0, consumers=0), [], [told(update_time=NOW - 600, in_flight=0)],
+            Level.UNKNOWN, "its workers have said nothing for 600 s, and had nothing in hand then",
+        ),
+        (
+            Seen(ready=3, consumers=1), [], [told(update_time=NOW + 300)],
+            Level.UNKNOWN, "the clock of its workers is ahead of this host's by 300 s",
+        ),
         (Seen(ready=3, consumers=2), [told()], [told(update_time=NOW - 300)], Level.OK, "behind"),
         (Seen(ready=3, consumers=1), [], [], Level.UNKNOWN, "how fast they are taken is not known"),
         (
@@ -306,7 +362,11 @@ def trouble_found(trouble: Trouble, critical: Range | None = None) -> Mapping[st
         ({"due_seconds": {"mail": 45.0}}, None, {"queue mail has a row in the event table that": Level.WARNING}),
         ({"due_seconds": {"mail": 90.0}}, None, {"queue mail has a row in the event table that": Level.CRITICAL}),
         ({"due_seconds": {"mail": 90.0}, "paused": ["mail"]}, None, {"queue mail is paused, and a row": Level.WARNING}),
-        ({"due_seconds": {"gone": 1.0}}, None, {"queue gone has a row in the event table that": Level.WARNING}),
+        (
+            {"due_seconds": {"gone": 1.0}}, None,
+            {"queue gone has a row in the event table that nobody takes, due for 1 s; disabled here, or not declared: "
+             "./manage.py queue_explain gone tells which": Level.WARNING},
+        ),
     ],
 )  # fmt: skip
 def test_trouble_is_counted_by_ranges_and_rows_by_their_queues_thresholds(

@@ -143,6 +143,15 @@ def test_what_others_say_ends_neither_the_line_nor_its_text() -> None:
 # -- the file that cron leaves
 
 
+def test_what_a_killed_plugin_of_the_same_pid_has_left_is_in_nobodys_way(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    (tmp_path / f".state.{os.getpid()}.new").write_text("half of")
+
+    state_file.write(path, report((Level.OK, "fine")), now=NOW)
+
+    assert [found.name for found in tmp_path.iterdir()] == ["state"]
+
+
 def test_what_is_left_for_a_reader_says_the_same_and_all_may_read_it(tmp_path: Path) -> None:
     path = tmp_path / "state"
     before = os.umask(0o077)

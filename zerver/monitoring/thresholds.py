@@ -33,6 +33,18 @@ def backlog_seconds(
     return max(known, default=None)
 
 
+#: See ``is_stuck``.
+NOTHING_DONE = "its workers get nothing done"
+
+
+def is_stuck(waiting: int, idle_seconds: float | None, *, patience_seconds: float) -> bool:
+    """Something waits, and its workers get nothing done: how old it is cannot be known, but that nobody gets anywhere
+    with it can. ``patience_seconds``: the longest that they may be busy with one event, and no less than what is
+    critical.
+    """
+    return bool(waiting) and (idle_seconds or 0) >= patience_seconds
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """A level and why. The reason is empty where the backlog's length says it all."""
@@ -78,9 +90,8 @@ def judge(
     if signs.untaken:
         return Verdict(level=Level.CRITICAL, reason="nobody takes from it") if is_expected else _FINE
     patience_seconds = max(crit_seconds, timeout_seconds)
-    if signs.ready_of_unknown_age and (signs.idle_seconds or 0) >= patience_seconds:
-        # How old these are cannot be known, but that nobody gets anywhere with them can.
-        return Verdict(level=Level.CRITICAL, reason="its workers get nothing done")
+    if is_stuck(signs.ready_of_unknown_age, signs.idle_seconds, patience_seconds=patience_seconds):
+        return Verdict(level=Level.CRITICAL, reason=NOTHING_DONE)
     seconds = signs.backlog_seconds
     if seconds is None:
         return Verdict(level=Level.UNKNOWN, reason=_unknown(signs))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from zerver.lib.counted import counted
-from zerver.monitoring.thresholds import Level, backlog_seconds
+from zerver.monitoring.thresholds import NOTHING_DONE, Level, backlog_seconds, is_stuck
 from zerver.nagios.broker import Seen
 from zerver.nagios.declared import Declared
 from zerver.nagios.ranges import Range, number_text
@@ -24,8 +24,11 @@ class Backlog:
     seconds: float | None
     #: Publish-to-done of the event that was done last.
     lag_seconds: float | None
-    #: Since when no worker of this host has said anything; None where one has lately, or none ever did.
+    #: Since when no worker of this host has said anything; None where one has lately, or none is known that did. Below
+    #: 0 where their clock is ahead of ours.
     silent_seconds: float | None
+    #: For so long at least none of this host's workers has got anything done, although each has something in hand.
+    standstill_seconds: float
 
 
 def measure(queue: Declared, seen: Seen, told: Told, *, now: float) -> Backlog:
@@ -54,6 +57,7 @@ def measure(queue: Declared, seen: Seen, told: Told, *, now: float) -> Backlog:
         ),
         lag_seconds=max(lags, default=None),
         silent_seconds=None if told.fresh else silent,
+        standstill_seconds=told.standstill_seconds(now),
     )
 
 
@@ -61,40 +65,58 @@ def judge(queue: Declared, backlog: Backlog, warning: Range, critical: Range) ->
     """What is found of one queue; the worst counts."""
     seen = backlog.seen
     if not seen.exists:
-        text = f"queue {queue.queue} does not exist: start its workers, which declare it"
-        return [Finding(level=Level.CRITICAL, text=text)]
+        text = f"queue {queue.queue} {seen.problem}: start its workers, which declare it"
+        return [Finding(level=seen.level, text=text)]
     problems = [Finding(level=Level.UNKNOWN, text=problem) for problem in backlog.told.problems]
     if seen.ready is None:
-        return [Finding(level=Level.UNKNOWN, text=f"queue {queue.queue}: {seen.problem}"), *problems]
+        return [Finding(level=seen.level, text=f"queue {queue.queue}: {seen.problem}"), *problems]
     return [
-        _of_progress(queue.queue, seen.ready, backlog) or _of_length(queue, backlog, warning, critical),
+        _of_progress(queue, seen.ready, backlog) or _of_length(queue, backlog, warning, critical),
         *problems,
     ]
 
 
-def _of_progress(queue: str, ready: int, backlog: Backlog) -> Finding | None:
+def _of_progress(queue: Declared, ready: int, backlog: Backlog) -> Finding | None:
     """None: somebody gets on with it, or nothing waits."""
-    if backlog.told.paused:
+    name, told = queue.queue, backlog.told
+    if told.paused:
         # By wish, which is not to be forgotten.
         text = (
-            f"queue {queue} is {backlog.told.paused}; {ready} ready: ./manage.py queue_workers resume {queue}"
+            f"queue {name} is {told.paused}; {ready} ready: ./manage.py queue_workers resume --queue {name}"
         )
         return Finding(level=Level.WARNING, text=text)
-    if not ready:
-        return None
-    waiting = f"queue {queue}: {counted(ready, 'event')} {'waits' if ready == 1 else 'wait'}"
-    if backlog.seen.consumers == 0:
-        return Finding(level=Level.CRITICAL, text=f"{waiting}, and nobody takes from it: start its workers")
+    waiting = f"queue {name}:"
+    if ready:
+        waiting = f"{waiting} {counted(ready, 'event')} {'waits' if ready == 1 else 'wait'}, and"
+    if ready and backlog.seen.consumers == 0:
+        return Finding(level=Level.CRITICAL, text=f"{waiting} nobody takes from it: start its workers")
     if backlog.silent_seconds is not None:
-        told = f"its workers have said nothing for {backlog.silent_seconds:.0f} s"
-        mend = "see whether they hang, and whether the disk of their .stats files is full"
-        return Finding(level=Level.CRITICAL, text=f"{waiting}, and {told}: {mend}")
-    reasons = sorted({stats.breaker for stats in backlog.told.fresh if stats.breaker})
-    if reasons and all(stats.breaker for stats in backlog.told.fresh):
-        return Finding(
-            level=Level.CRITICAL, text=f"{waiting}, and its workers take none: {'; '.join(reasons)}"
-        )
+        return _of_silence(waiting, backlog.silent_seconds, told)
+    reasons = sorted({stats.breaker for stats in told.fresh if stats.breaker})
+    if ready and reasons and all(stats.breaker for stats in told.fresh):
+        return Finding(level=Level.CRITICAL, text=f"{waiting} its workers take none: {'; '.join(reasons)}")
+    in_hand = sum(stats.in_flight + (stats.unbegun or 0) for stats in told.fresh)
+    patience_seconds = max(queue.crit_seconds, queue.timeout_seconds)
+    if is_stuck(ready + in_hand, backlog.standstill_seconds, patience_seconds=patience_seconds):
+        since = f"for {number_text(round(backlog.standstill_seconds))} s, with {in_hand} in hand"
+        mend = "see what their handlers wait for, and restart them"
+        return Finding(level=Level.CRITICAL, text=f"{waiting} {NOTHING_DONE} {since}: {mend}")
     return None
+
+
+def _of_silence(waiting: str, seconds: float, told: Told) -> Finding:
+    """Who hangs holds what it held. One that held nothing may as well have been killed, and others may do its work."""
+    if seconds < 0:
+        text = (
+            f"{waiting} the clock of its workers is ahead of this host's by {-seconds:.0f} s: mend the clocks"
+        )
+        return Finding(level=Level.UNKNOWN, text=text)
+    text = f"{waiting} its workers have said nothing for {seconds:.0f} s"
+    mend = "see whether they hang, and whether the disk of their .stats files is full"
+    if told.held:
+        return Finding(level=Level.CRITICAL, text=f"{text}, and had {told.held} in hand then: {mend}")
+    mend = f"{mend}; a file that one left which was killed may be removed"
+    return Finding(level=Level.UNKNOWN, text=f"{text}, and had nothing in hand then: {mend}")
 
 
 def _of_length(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> Finding:

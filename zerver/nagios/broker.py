@@ -3,15 +3,19 @@
 import os
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from zerver.monitoring.thresholds import Level
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.errors import cannot_ask
+from zerver.nagios.report import Finding
 
+#: RabbitMQ's own, which it takes from its own host alone.
 DEFAULT_USER = "guest"
+_DEFAULT_PASSWORD = "guest"  # noqa: S105 (known to all)
 _PORTS = {False: 5672, True: 5671}
 
 
@@ -20,13 +24,33 @@ class Seen:
     """A queue, as the broker has it. Figures are None where it did not tell, and ``problem`` says why."""
 
     exists: bool = True
+    #: Of the problem. CRITICAL: the queue itself does not answer. UNKNOWN: nobody could ask it.
+    level: Level = Level.UNKNOWN
     #: Events that nobody has taken.
     ready: int | None = None
     consumers: int | None = None
     problem: str = ""
 
 
-MISSING = Seen(exists=False)
+def missing(virtual_host: str) -> Seen:
+    return Seen(exists=False, level=Level.CRITICAL, problem=f"does not exist in vhost {virtual_host}")
+
+
+def all_missing(seen: Collection[Seen], virtual_host: str) -> list[Finding]:
+    """Where none of several queues is there, it is the place that is doubtful."""
+    if len(seen) < 2 or any(each.exists for each in seen):
+        return []
+    text = (
+        f"none of the {len(seen)} queues is in vhost {virtual_host}: see --vhost, unless no worker ever ran"
+    )
+    return [Finding(level=Level.CRITICAL, text=text)]
+
+
+def unled(told: str = "") -> Seen:
+    """Whatever the broker counts of it: who holds its events tells nothing, takes none and gives none."""
+    problem = f"its leader does not answer{f' ({told})' if told else ''}"
+    mend = "see rabbitmq-diagnostics cluster_status, and start the nodes that it stands on"
+    return Seen(level=Level.CRITICAL, problem=f"{problem}: {mend}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +61,7 @@ class Login:
     def password(self) -> str:
         """Raises: NoAnswer, unknown."""
         if self.password_file is None:
-            return DEFAULT_USER  # RabbitMQ's own, which it takes from its own host alone
+            return _DEFAULT_PASSWORD
         try:
             return self.password_file.read_text().rstrip("\r\n")
         except (OSError, UnicodeDecodeError) as error:
@@ -128,8 +152,13 @@ def _refuse_nonsense(options: Namespace, usage: Callable[[str], None]) -> None:
         usage("--port: give 1 to 65535")
     if options.hostname is not None and not all(options.hostname.split(",")):
         usage("--hostname: give a host, or several with commas between them")
-    if options.cafile and not (options.tls or options.management_url):
-        usage("--cafile is of --tls")
+    if options.cafile and not (options.tls or (options.management_url or "").startswith("https:")):
+        usage("--cafile is of --tls and of https")
+    address = (options.hostname, options.port, options.tls or None)
+    if options.rabbitmqctl and any((*address, options.username, options.password_file)):
+        usage("--rabbitmqctl asks this host's broker, without a login: -H, -p, --tls and -u are of AMQP")
+    if options.management_url and any(address):
+        usage("--management-url says where the broker is: -H, -p and --tls are of AMQP")
     if options.management_url and not _is_address(options.management_url):
         # Not quoted: there may be a password in it.
         usage(

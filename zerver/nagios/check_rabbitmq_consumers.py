@@ -55,8 +55,12 @@ def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
     if options.stats_dir is not None:
         deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
         workers = Workers.read(options.stats_dir, now=time.time())
-    findings, metrics = _judged(queues, _seen(queues, options, asked, deadline), workers, options)
-    findings += workers.doubts(known, options.declarations)
+    seen = _seen(queues, options, asked, deadline)
+    findings, metrics = _judged(queues, seen, workers, options)
+    findings = [*broker.all_missing(seen.values(), options.vhost), *findings]
+    findings += workers.doubts
+    if not options.queue:
+        findings += workers.strangers(known, options.declarations)
     well = f"{counted(len(queues), 'queue')} with consumers as declared"
     return Report(findings=findings, all_well=well, metrics=metrics)
 

@@ -51,7 +51,7 @@ def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
     deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
     now = time.time()
     workers = Workers.read(options.stats_dir, now=now)
-    findings: list[Finding] = []
+    findings = broker.all_missing(seen.values(), options.vhost)
     metrics: list[Metric] = []
     for queue in queues:
         usual = Range.up_to(queue.warn_seconds), Range.up_to(queue.crit_seconds)
@@ -59,7 +59,9 @@ def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
         measured = backlog.measure(queue, seen[queue.queue], workers.of(queue.queue), now=now)
         findings += backlog.judge(queue, measured, warning, critical)
         metrics += backlog.metrics(queue, measured, warning, critical)
-    findings += workers.doubts(known, options.declarations)
+    findings += workers.doubts
+    if not options.queue:  # of one queue no more is asked: an added one would be told by every service
+        findings += workers.strangers(known, options.declarations)
     return Report(findings=findings, all_well=_all_well(findings, len(queues)), metrics=metrics)
 
 

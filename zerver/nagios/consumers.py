@@ -19,12 +19,12 @@ def judge(
 ) -> Finding:
     """``paused``: see ``stats.Told.paused``; then none is there by wish, which is not to be forgotten."""
     if not seen.exists:
-        text = f"queue {queue.queue} does not exist: start its workers, which declare it"
-        return Finding(level=Level.CRITICAL, text=text)
+        text = f"queue {queue.queue} {seen.problem}: start its workers, which declare it"
+        return Finding(level=seen.level, text=text)
     if seen.consumers is None:
-        return Finding(level=Level.UNKNOWN, text=f"queue {queue.queue}: {seen.problem}")
+        return Finding(level=seen.level, text=f"queue {queue.queue}: {seen.problem}")
     if paused and not seen.consumers:
-        text = f"queue {queue.queue} is {paused}: ./manage.py queue_workers resume {queue.queue}"
+        text = f"queue {queue.queue} is {paused}: ./manage.py queue_workers resume --queue {queue.queue}"
         return Finding(level=Level.WARNING, text=text)
     level = (
         Level.CRITICAL

@@ -8,7 +8,7 @@ from typing import NoReturn
 from zerver.monitoring.thresholds import Level
 from zerver.nagios.report import EXIT_CODES, Finding, Report
 
-#: For an answer that is being written when the time is up: a pipe that nobody reads may hold it up for ever.
+#: For what is being said when the time is up: a pipe that nobody reads may hold it up for ever.
 _LAST_WORD_SECONDS = 1.0
 
 
@@ -51,12 +51,14 @@ class Deadline:
             _end(EXIT_CODES[Level.UNKNOWN])
         problem = f"{self._what} did not answer within {self.seconds:g} s"
         report = Report(findings=[Finding(level=self._level, text=problem)], all_well="")
+        codes: list[int] = []
+        speaker = threading.Thread(target=lambda: codes.append(self._say(report)), daemon=True)
         try:
             self.at_end()
-            code = self._say(report)
-        except BaseException:
-            _end(EXIT_CODES[Level.UNKNOWN])
-        _end(code)
+            speaker.start()
+            speaker.join(_LAST_WORD_SECONDS)
+        finally:
+            _end(codes[0] if codes else EXIT_CODES[Level.UNKNOWN])
 
 
 def _end(code: int) -> NoReturn:

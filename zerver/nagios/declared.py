@@ -17,7 +17,6 @@ from zerver.nagios.errors import cannot_ask
 #: Of the file; any other is refused. A field more is no new format.
 FORMAT = 1
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
-_MEND = "write it anew: ./manage.py queue_config declarations --write, or puppet"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,29 +32,33 @@ class Declared:
     crit_seconds: float
 
 
+def mend_of(path: Path) -> str:
+    return f"write it anew: ./manage.py queue_config declarations --file={path} --write, or puppet"
+
+
 def read(path: Path) -> dict[str, Declared]:
     """Raises: NoAnswer, unknown."""
     try:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise cannot_ask(
-            f"{path} is not there, which tells what is declared", f"{_MEND}; or name it with -d"
+            f"{path} is not there, which tells what is declared", f"{mend_of(path)}; or name it with -d"
         ) from None
     except OSError as error:
         raise cannot_ask(
             f"{path} cannot be read ({error.strerror or error})", "let this user read it"
         ) from None
     except (ValueError, RecursionError):
-        raise cannot_ask(f"{path} is no JSON", _MEND) from None
+        raise cannot_ask(f"{path} is no JSON", mend_of(path)) from None
     if not isinstance(found, dict) or not isinstance(found.get("queues"), dict):
-        raise cannot_ask(f"{path} tells of no queues", _MEND)
+        raise cannot_ask(f"{path} tells of no queues", mend_of(path))
     if found.get("format") != FORMAT:
         told = str(found.get("format"))[:20]
         raise cannot_ask(
             f"{path} is of format {told}, and this plugin reads {FORMAT}", "let both be of one release"
         )
     if not found["queues"]:
-        raise cannot_ask(f"{path} tells of no queues", _MEND)
+        raise cannot_ask(f"{path} tells of no queues", mend_of(path))
     return {name: _declared(path, name, said) for name, said in found["queues"].items()}
 
 
@@ -63,13 +66,15 @@ def chosen(queues: Mapping[str, Declared], names: Collection[str], path: Path) -
     """Those named, or all. Raises: NoAnswer, unknown."""
     for name in names:
         if name not in queues:
-            raise cannot_ask(f"{path} does not know queue {name!r}", f"{meant(name, queues)}; {_MEND}")
+            raise cannot_ask(
+                f"{path} does not know queue {name!r}", f"{meant(name, queues)}; {mend_of(path)}"
+            )
     return [queue for name, queue in queues.items() if not names or name in names]
 
 
 def _declared(path: Path, name: str, said: object) -> Declared:
     if not _NAME.fullmatch(name) or not isinstance(said, dict):
-        raise cannot_ask(f"{path} has {name[:80]!r} where a queue should stand", _MEND)
+        raise cannot_ask(f"{path} has {name[:80]!r} where a queue should stand", mend_of(path))
     queue = Declared(
         queue=name,
         workers=_whole(path, name, said, "workers", said.get("workers")),
@@ -82,7 +87,7 @@ def _declared(path: Path, name: str, said: object) -> Declared:
     if queue.warn_seconds > queue.crit_seconds:
         raise cannot_ask(
             f"{path}: queue {name} warns at {queue.warn_seconds:g} s, after it is critical at {queue.crit_seconds:g} s",
-            f"declare warn_seconds below crit_seconds, and {_MEND}",
+            f"declare warn_seconds below crit_seconds, and {mend_of(path)}",
         )
     return queue
 
@@ -101,4 +106,4 @@ def _seconds(path: Path, name: str, said: Mapping[str, Any], what: str) -> float
 
 
 def _nonsense(path: Path, name: str, said: Mapping[str, Any], what: str) -> Exception:
-    return cannot_ask(f"{path}: {what} of queue {name} is {str(said.get(what))[:40]!r}", _MEND)
+    return cannot_ask(f"{path}: {what} of queue {name} is {str(said.get(what))[:40]!r}", mend_of(path))

@@ -3,18 +3,21 @@
 import http.client
 import json
 import ssl
+import time
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from zerver.lib.printable import one_line
-from zerver.nagios.broker import MISSING, Broker, Place, Seen
+from zerver.nagios.broker import Broker, Place, Seen, missing, unled
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.errors import cannot_ask, is_down
 
 _HTTPS_PORT, _HTTP_PORT = 15671, 15672
-_COLUMNS = "columns=name,messages_ready,consumers"
+_COLUMNS = "columns=name,messages_ready,consumers,leader,members,online"
+#: A queue's first figures are there after 5 s at most, as long as its broker gathers any.
+_FIGURES_SECONDS = 6.0
 _MEND_LOGIN = "see --username and --password-file, and give the user the tag monitoring"
 
 
@@ -25,13 +28,25 @@ class ManagementApi(Broker):
         self._url = urlsplit(url)
         self._place = place
         self._what = f"the management API at {url}"
+        self._has_waited = False
 
     def look(self, queues: Sequence[str], deadline: Deadline) -> Mapping[str, Seen]:
         deadline.waits_for(self._what)
-        found = {
-            item["name"]: item for item in self._queues(deadline.seconds) if isinstance(item.get("name"), str)
+        found = self._by_name(deadline.seconds)
+        lacks = any(queue in found and not _tells(found[queue]) for queue in queues)
+        if lacks and not self._has_waited and deadline.seconds > _FIGURES_SECONDS:
+            time.sleep(_FIGURES_SECONDS)
+            self._has_waited = True
+            found = self._by_name(deadline.seconds)
+        # Where nothing has figures, it is the broker that gathers none.
+        is_theirs = self._has_waited and any(map(_tells, found.values()))
+        absent = missing(self._place.virtual_host)
+        return {
+            queue: _seen(found[queue], is_its_own=is_theirs) if queue in found else absent for queue in queues
         }
-        return {queue: _seen(found[queue]) if queue in found else MISSING for queue in queues}
+
+    def _by_name(self, seconds: float) -> Mapping[str, Mapping[str, Any]]:
+        return {item["name"]: item for item in self._queues(seconds) if isinstance(item.get("name"), str)}
 
     def _queues(self, seconds: float) -> list[Mapping[str, Any]]:
         answer = self._get(f"/api/queues/{quote(self._place.virtual_host, safe='')}?{_COLUMNS}", seconds)
@@ -89,8 +104,20 @@ class ManagementApi(Broker):
         )
 
 
-def _seen(item: Mapping[str, Any]) -> Seen:
-    ready, consumers = item.get("messages_ready"), item.get("consumers")
-    if type(ready) is not int or type(consumers) is not int:
-        return Seen(problem="the management API does not tell of it yet: ask again in some seconds")
-    return Seen(ready=ready, consumers=consumers)
+def _tells(item: Mapping[str, Any]) -> bool:
+    return type(item.get("messages_ready")) is int and type(item.get("consumers")) is int
+
+
+def _seen(item: Mapping[str, Any], *, is_its_own: bool) -> Seen:
+    """``is_its_own``: that it has no figures, for others have, and it was given the time. A quorum queue that has lost
+    its leader or its majority keeps those that it last had.
+    """
+    members, online = item.get("members") or [], item.get("online") or []
+    if ("leader" in item and not item["leader"]) or len(online) * 2 <= len(members) != 0:
+        return unled()
+    if _tells(item):
+        return Seen(ready=item["messages_ready"], consumers=item["consumers"])
+    if is_its_own:
+        return unled("the management API has no figures of it")
+    mend = f"ask again in some seconds, with -t above {_FIGURES_SECONDS:g}; or over AMQP, if that changes nothing"
+    return Seen(problem=f"the management API does not tell of it yet: {mend}")

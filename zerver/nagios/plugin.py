@@ -74,9 +74,6 @@ def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
     parser = _parser(plugin)
     options = parser.parse_args(arguments)
-    if _is_reversed(options.warning, options.critical):
-        parser.error(f"-w {options.warning} would never be told, for -c {options.critical} comes first")
-    check = plugin.prepare(options, parser.error)
 
     def say(report: Report) -> int:
         if options.state_file is not None:
@@ -86,7 +83,14 @@ def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
 
     deadline = Deadline(options.timeout, say)
     deadline.begin()
-    return deadline.say(_checked(check, deadline, is_verbose=options.verbose > 0))
+
+    def check() -> Report:
+        if _is_reversed(options.warning, options.critical):
+            parser.error(f"-w {options.warning} would never be told, for -c {options.critical} comes first")
+        # What it imports may be long in coming, or not there at all.
+        return plugin.prepare(options, parser.error)(deadline)
+
+    return deadline.say(_checked(check, is_verbose=options.verbose > 0))
 
 
 def print_plainly(text: str) -> None:
@@ -96,9 +100,9 @@ def print_plainly(text: str) -> None:
         sys.stdout.flush()
 
 
-def _checked(check: Callable[[Deadline], Report], deadline: Deadline, *, is_verbose: bool) -> Report:
+def _checked(check: Callable[[], Report], *, is_verbose: bool) -> Report:
     try:
-        return check(deadline)
+        return check()
     except NoAnswer as error:
         return _only(error.level, str(error))
     except (ZerverError, KeyboardInterrupt) as error:

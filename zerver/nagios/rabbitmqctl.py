@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from zerver.lib.printable import one_line
-from zerver.nagios.broker import MISSING, Broker, Seen
+from zerver.nagios.broker import Broker, Seen, missing, unled
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.errors import cannot_ask, is_down
 
@@ -19,6 +19,9 @@ _USUAL_PLACES = ("/usr/sbin", "/usr/lib/rabbitmq/bin")
 #: EX_UNAVAILABLE and EX_TEMPFAIL, of sysexits.h: the node is not there, or does not answer.
 _NO_NODE = (69, 75)
 
+#: A quorum queue's states, as RabbitMQ names them.
+_LEADERLESS = ("down", "minority")
+
 
 class Rabbitmqctl(Broker):
     def __init__(self, virtual_host: str) -> None:
@@ -26,15 +29,8 @@ class Rabbitmqctl(Broker):
 
     def look(self, queues: Sequence[str], deadline: Deadline) -> Mapping[str, Seen]:
         deadline.waits_for("rabbitmqctl")
-        found: dict[str, Seen] = {}
-        for item in self._listed(deadline):
-            counts = item.get("messages_ready"), item.get("consumers")
-            told = all(type(count) is int for count in counts)
-            problem = "" if told else "rabbitmqctl does not tell: see rabbitmq-diagnostics check_running"
-            found[str(item.get("name"))] = (
-                Seen(ready=counts[0], consumers=counts[1]) if told else Seen(problem=problem)
-            )
-        return {queue: found.get(queue, MISSING) for queue in queues}
+        found = {str(item.get("name")): _seen(item) for item in self._listed(deadline)}
+        return {queue: found.get(queue, missing(self._virtual_host)) for queue in queues}
 
     def _listed(self, deadline: Deadline) -> list[Mapping[str, Any]]:
         program = shutil.which(
@@ -48,7 +44,7 @@ class Rabbitmqctl(Broker):
             [
                 *(program, "--quiet", "--timeout", str(max(1, int(deadline.seconds)))),
                 *("list_queues", "--vhost", self._virtual_host, "--formatter", "json"),
-                *("name", "messages_ready", "consumers"),
+                *("name", "messages_ready", "consumers", "state"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -69,6 +65,16 @@ class Rabbitmqctl(Broker):
                 "rabbitmqctl says what is no JSON", "see rabbitmqctl list_queues --formatter json"
             )
         return [item for item in listed if isinstance(item, dict)]
+
+
+def _seen(item: Mapping[str, Any]) -> Seen:
+    """Of a queue without a leader the counts are what they last were."""
+    ready, consumers, state = item.get("messages_ready"), item.get("consumers"), item.get("state")
+    if state in _LEADERLESS:
+        return unled(str(state))
+    if type(ready) is not int or type(consumers) is not int:
+        return Seen(problem="rabbitmqctl does not tell: see rabbitmq-diagnostics check_running")
+    return Seen(ready=ready, consumers=consumers)
 
 
 def _failed(code: int, output: bytes) -> Exception:

@@ -43,10 +43,11 @@ class Sqlite(Database):
         """In WAL mode even a reader makes ``-wal`` and ``-shm`` where there are none, as whoever it runs as: workers
         could then not write to them. Where there are none nobody has the file open, and it can be read as it is.
         """
-        with self._path.open("rb") as file:
+        path = self._path.resolve()  # its companions lie beside the file, and not beside a link to it
+        with path.open("rb") as file:
             header = file.read(_READ_VERSION + 1)
         is_wal = len(header) > _READ_VERSION and header[_READ_VERSION] == _WAL
-        is_open = self._path.with_name(f"{self._path.name}-shm").exists()
+        is_open = path.with_name(f"{path.name}-shm").exists()
         how = "&readonly_shm=1" if is_open else "&immutable=1" if is_wal else ""
         # One slash at its start, of three: what stands after two is a host.
-        return f"file:///{quote(str(self._path.absolute()).lstrip('/'))}?mode=ro{how}"
+        return f"file:///{quote(str(path).lstrip('/'))}?mode=ro{how}"

@@ -21,6 +21,8 @@ def write(path: Path, report: Report, *, now: float) -> None:
     """Seen as it was or as it will be; who may read it is not left to the umask. Raises: OSError."""
     line = f"{int(now)}|{EXIT_CODES[report.level]}|{report.level.name}|{report.message}\n"
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with suppress(FileNotFoundError):
+        fresh.unlink()  # left by one that was killed, and had this pid
     # Not through a link that somebody may have put there: the directory may be one that all may write.
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:

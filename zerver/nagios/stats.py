@@ -1,5 +1,7 @@
 """What the workers of this host last said of themselves, in their ``.stats`` files."""
 
+import os
+import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,10 +9,13 @@ from typing import Self
 
 from zerver.lib.queue_stats import QueueStats, read_stats
 from zerver.monitoring.thresholds import Level
+from zerver.nagios.declared import mend_of
 from zerver.nagios.report import Finding
 
 #: A worker writes every 5 seconds. One that has not for so long has died, or cannot write.
 FRESH_SECONDS = 60.0
+#: Who has said nothing for so long is none of those that are missed now.
+_FORGOTTEN_SECONDS = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,7 +24,7 @@ class Told:
 
     #: By workers that are there.
     fresh: Sequence[QueueStats] = ()
-    #: By those that were.
+    #: By those that have said nothing since, but are not known to have ended; or whose clock is ahead.
     old: Sequence[QueueStats] = ()
     #: Files that say nothing, and why.
     problems: Sequence[str] = ()
@@ -30,6 +35,16 @@ class Told:
         if not all(stats.paused for stats in self.fresh):
             return ""
         return "; ".join(sorted({stats.paused or "" for stats in self.fresh}))
+
+    @property
+    def held(self) -> int:
+        """What those that have said nothing since had in hand then."""
+        return sum(stats.in_flight + (stats.unbegun or 0) for stats in self.old)
+
+    def standstill_seconds(self, now: float) -> float:
+        """Of the worker that was the last to get something done, or has nothing to do."""
+        said = ((stats.standstill_seconds, max(0.0, now - stats.update_time)) for stats in self.fresh)
+        return min((seconds + since if seconds else 0.0 for seconds, since in said), default=0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,17 +71,18 @@ class Workers:
     def of(self, queue: str) -> Told:
         return self.by_queue.get(queue, Told())
 
-    def doubts(self, known: Collection[str], declarations: Path) -> list[Finding]:
-        """What says that they cannot be known, or that the declarations are out of date: a worker runs at a queue of
-        which those know nothing.
-        """
-        if self.problem:
-            return [Finding(level=Level.UNKNOWN, text=self.problem)]
+    @property
+    def doubts(self) -> list[Finding]:
+        """That they cannot be known."""
+        return [Finding(level=Level.UNKNOWN, text=self.problem)] if self.problem else []
+
+    def strangers(self, known: Collection[str], declarations: Path) -> list[Finding]:
+        """That the declarations are out of date: a worker runs at a queue of which those know nothing."""
         unknown = sorted(queue for queue, told in self.by_queue.items() if told.fresh and queue not in known)
         if not unknown:
             return []
-        mend = "write it anew: ./manage.py queue_config declarations --write, or puppet"
-        text = f"{declarations} is out of date: workers run at {', '.join(unknown)}, which it does not know; {mend}"
+        text = f"{declarations} is out of date: workers run at {', '.join(unknown)}, which it does not know"
+        text = f"{text}; {mend_of(declarations)}"
         return [Finding(level=Level.UNKNOWN, text=text)]
 
 
@@ -87,6 +103,21 @@ def _told(said: Sequence[QueueStats | str], now: float) -> Told:
     fresh = [each for each in stats if abs(now - each.update_time) <= FRESH_SECONDS]
     return Told(
         fresh=fresh,
-        old=[each for each in stats if each not in fresh],
+        old=[each for each in stats if each not in fresh and _may_be_there(each, now)],
         problems=[each for each in said if isinstance(each, str)],
     )
+
+
+def _may_be_there(stats: QueueStats, now: float) -> bool:
+    """A worker that was killed leaves its file; whether it was is known of this host's own pids."""
+    if now - stats.update_time > _FORGOTTEN_SECONDS:
+        return False
+    if stats.host != socket.gethostname():
+        return True
+    try:
+        os.kill(stats.pid, 0)  # which only asks
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True

@@ -54,11 +54,11 @@ def _of_row(name: str, seconds: float, queue: Declared | None, *, is_paused: boo
     if is_paused:
         # By wish, which is not to be forgotten.
         text = f"queue {name} is paused, and a row of it has been due for {number_text(seconds)} s"
-        return Finding(level=Level.WARNING, text=f"{text}: ./manage.py queue_workers resume {name}")
+        return Finding(level=Level.WARNING, text=f"{text}: ./manage.py queue_workers resume --queue {name}")
     text = f"queue {name} has a row in the event table that nobody takes, due for {number_text(seconds)} s"
     if queue is None:
-        mend = "deploy the code that declares it, or ./manage.py queue_admin delete it"
-        return Finding(level=Level.WARNING, text=f"{text}, and no worker is declared: {mend}")
+        mend = f"disabled here, or not declared: ./manage.py queue_explain {name} tells which"
+        return Finding(level=Level.WARNING, text=f"{text}; {mend}")
     level = _by(Range.up_to(queue.warn_seconds), Range.up_to(queue.crit_seconds), seconds)
     if level is Level.OK:
         return Finding(
