@@ -12,6 +12,7 @@ import pika
 import pytest
 from pytest_django import DjangoDbBlocker, Settings
 
+from tests.integration.checkup import at_work
 from tests.integration.commands import run
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess
@@ -26,7 +27,7 @@ from zerver.lib.transport.rabbitmq.address import parse_address
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.management.commands import queue_admin
 from zerver.management.queue_migration import second_queue
-from zerver.models import WaitingEvent
+from zerver.models import PausedQueue, QueueTotals, WaitingEvent, WorkerProcess
 
 SECOND = "zerver_migrate_noop"
 
@@ -375,3 +376,39 @@ def test_rows_of_a_queue_that_nobody_declares_any_more_are_deleted_by_force(
     assert "events in the event table: 1" in ran.err
     assert run("queue_admin", "delete", "bygone", "--force").code == 0
     assert not WaitingEvent.objects.exists()
+
+
+def _pause(queue: str) -> None:
+    PausedQueue.objects.create(queue=queue, paused_at_ms=1_777_638_605_000, paused_by="alice", reason="why")
+
+
+def test_a_pause_goes_with_its_queue_though_nothing_else_of_it_is_left(queue_database: TestDatabase) -> None:
+    _pause("bygone")
+    QueueTotals.objects.create(queue="bygone", consumed=7)
+    at_work("bygone", state=WorkerProcess.State.STOPPED)
+    ran = run("queue_admin", "delete", "bygone")
+    assert ran.code == 0, ran.err
+    assert ran.out == (
+        "deleted bygone, with 0 events on the broker and 0 in the event table\n"
+        "forgotten as well: it was paused by alice since 2026-05-01 12:30:05Z: why\n"
+        "forgotten as well: what was counted at it, which metrics told\n"
+    )
+    assert not PausedQueue.objects.exists()
+    assert not QueueTotals.objects.exists()
+    assert not WorkerProcess.objects.exists()
+    assert run("queue_admin", "delete", "bygone").code == 1
+
+
+def test_a_pause_that_holds_workers_stays(queue_database: TestDatabase) -> None:
+    """Those of an earlier release, at a queue that this one does not declare; and of a queue that is declared still."""
+    _pause("bygone")
+    at_work("bygone", state=WorkerProcess.State.PAUSED)
+    ran = run("queue_admin", "delete", "bygone")
+    assert ran.code == 1
+    assert "queue 'bygone' is in use (worker processes: 1); give --force" in ran.err
+    _pause("noop")
+    for name in ("bygone", "noop"):
+        ran = run("queue_admin", "delete", name, "--force")
+        assert ran.code == 0, ran.err
+        assert f"{name} stays paused by alice" in ran.err
+    assert PausedQueue.objects.count() == 2

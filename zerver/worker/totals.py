@@ -30,6 +30,14 @@ def forget_ended(alias: str, ended_before_ms: int) -> None:
             ended.filter(id__in=[row.id for row in rows]).delete()
 
 
+def forget(queue: str, alias: str) -> None:
+    """All that was counted at a queue that is no more. Raises: database errors."""
+    with transaction.atomic(using=alias):
+        QueueTotals.objects.using(alias).filter(queue=queue).delete()
+        # Else they would make such a row again.
+        WorkerProcess.objects.using(alias).filter(queue=queue, state__in=WorkerProcess.ENDED).delete()
+
+
 def _locked(queue: str, alias: str) -> QueueTotals:
     """So that two who forget at once do so one after the other. The first statement writes: SQLite would not let one
     that has only read write after somebody else has.

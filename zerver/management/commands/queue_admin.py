@@ -1,16 +1,18 @@
 """What the code does not do by itself, to queues of the broker and to keys of bodies."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError
 
-from zerver.lib import vault
+from zerver.lib import pauses, vault
 from zerver.lib.conf import get_settings
 from zerver.lib.counted import counted
 from zerver.lib.errors import UnknownQueue
+from zerver.lib.event_table import EventTable
 from zerver.lib.registry import queues
 from zerver.lib.resealing import Resealed, count_stale, reseal, sealed_rows
 from zerver.lib.transport import current
@@ -18,6 +20,9 @@ from zerver.lib.transport.base import Depth
 from zerver.management import resealing_report
 from zerver.management.base import QueueCommand
 from zerver.management.output import progress
+from zerver.models import QueueTotals, WorkerProcess
+from zerver.monitoring.workers import live_workers
+from zerver.worker import totals
 
 if TYPE_CHECKING:
     from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
@@ -33,7 +38,8 @@ class Command(QueueCommand):
         verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
 
         deleting = verbs.add_parser(
-            "delete", help="removes an undeclared queue from the broker; its failed events stay"
+            "delete",
+            help="removes an undeclared queue from the broker, and its pause; its failed events stay",
         )
         deleting.add_argument("queue", metavar="NAME")
         deleting.add_argument(
@@ -84,9 +90,11 @@ class Command(QueueCommand):
         verbs[options["verb"]](options)
 
     def _delete(self, options: dict[str, Any]) -> None:
-        name, force = options["queue"], options["force"]
+        name, force, alias = options["queue"], options["force"], get_settings().database
         if not force:
             _refuse_declared(name)
+        live = _live_workers(name, alias)
+        kept = _Kept.look(name, alias)
         admin = _broker_admin()
         on_broker = Depth() if admin is None else admin.depth(name)
         in_table = current.table().depth(name)
@@ -94,12 +102,13 @@ class Command(QueueCommand):
         held = {
             "events on the broker": on_broker.ready,
             "consumers": on_broker.consumers,
+            "worker processes": len(live),
             "events in the event table": rows,
         }
         if any(held.values()) and not force:
             told = ", ".join(f"{what}: {count}" for what, count in held.items() if count)
             raise CommandError(f"queue {name!r} is in use ({told}); give --force to delete it all the same")
-        if not rows and (admin is None or not admin.exists(name)):
+        if not (rows or kept) and (admin is None or not admin.exists(name)):
             raise CommandError(
                 f"there is no queue {name!r}: nothing of it in the event table, "
                 + ("and no broker to look on" if admin is None else "and none of that name on the broker")
@@ -112,6 +121,22 @@ class Command(QueueCommand):
         self.stdout.write(self.done)
         if purged < rows:
             self.warn(f"left in the event table, in somebody's hand: {counted(rows - purged, 'row')}")
+        self._forget(name, kept, alias, goes_on=bool(live) or _is_declared(name))
+
+    def _forget(self, name: str, kept: "_Kept", alias: str, *, goes_on: bool) -> None:
+        """What is kept of a queue beside its events. ``goes_on``: workers are at it, or will be, whom a pause that were
+        gone would let loose.
+        """
+        if goes_on:
+            if kept.pause is not None:
+                self.warn(f"{name} stays {kept.pause}: ./manage.py queue_workers resume --queue {name}")
+            return
+        totals.forget(name, alias)
+        pauses.resume(name, alias)
+        if kept.pause is not None:
+            self.stdout.write(f"forgotten as well: it was {kept.pause}")
+        if kept.is_counted:
+            self.stdout.write("forgotten as well: what was counted at it, which metrics told")
 
     def _migrate(self, options: dict[str, Any]) -> None:
         queue = queues.lookup(options["queue"])
@@ -188,6 +213,36 @@ class Command(QueueCommand):
             return bar.reach
 
         return tell
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """What the database keeps of a queue beside its events; false when that is nothing."""
+
+    pause: pauses.Pause | None
+    is_counted: bool
+
+    @classmethod
+    def look(cls, name: str, alias: str) -> "_Kept":
+        is_counted = QueueTotals.objects.using(alias).filter(queue=name).exists()
+        return cls(pause=pauses.paused(alias).get(name), is_counted=is_counted)
+
+    def __bool__(self) -> bool:
+        return self.pause is not None or self.is_counted
+
+
+def _live_workers(name: str, alias: str) -> Sequence[WorkerProcess]:
+    rows = list(WorkerProcess.objects.using(alias).filter(queue=name))
+    return live_workers(rows, EventTable(alias).now_ms())
+
+
+def _is_declared(name: str) -> bool:
+    """Or may be, by a module that is broken."""
+    try:
+        queues.lookup(name)
+    except UnknownQueue as error:
+        return bool(error.broken_modules)
+    return True
 
 
 def _ignore(_: int) -> None:
