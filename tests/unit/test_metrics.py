@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import socket
+import threading
 from typing import Any
+from urllib.request import urlopen
 
+import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
@@ -13,6 +17,7 @@ from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Depth, Unbegun
 from zerver.monitoring.metrics.families import families
+from zerver.monitoring.metrics.server import MetricsServer
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot
 from zerver.monitoring.tally import Tally
 
@@ -131,3 +136,21 @@ def test_counts_and_durations_are_those_of_all_times() -> None:
     ]
     assert found['zerver_queue_consume_seconds_count{queue="letters"}'] == 5
     assert abs(found['zerver_queue_consume_seconds_sum{queue="letters"}'] / 9_002.1 - 1) < 0.05
+
+
+def test_a_resolver_that_does_not_know_this_host_keeps_nobody_from_listening(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ask(*_: object) -> str:
+        raise AssertionError("it would wait for the resolver")
+
+    monkeypatch.setattr(socket, "getfqdn", ask)
+    with MetricsServer("127.0.0.1", 0, CollectorRegistry()) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with urlopen(f"http://127.0.0.1:{server.server_address[1]}/metrics", timeout=10) as answer:
+                assert answer.status == 200
+        finally:
+            server.shutdown()
+            thread.join()

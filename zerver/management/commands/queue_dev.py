@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from argparse import ArgumentParser, ArgumentTypeError
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -30,6 +30,7 @@ from zerver.management.dev.supervisor import Changed, Stop, Supervisor
 from zerver.management.dev.tally import Ledger, database_name
 from zerver.management.dev.watcher import Watcher, project_directories
 from zerver.management.dev.webhooks import Sender, read_webhooks
+from zerver.management.options import address
 from zerver.worker.queue_processors import get_active_worker_queues
 
 _WEBHOOKS = Path("tests/data/github-webhooks.jsonl")
@@ -51,7 +52,7 @@ class Command(QueueCommand):
         web.add_argument(
             "--web",
             metavar="HOST:PORT",
-            type=_address,
+            type=address,
             help=f"where the web server listens; default: {_DEFAULT_ADDRESS}, a free port with --demo",
         )
         parser.add_argument("--no-reload", action="store_true", help="do not start anew when code changes")
@@ -81,9 +82,9 @@ class Command(QueueCommand):
         passed_on = _passed_on(options)
         running = [services.workers(passed_on)]
         if not options["no_web"]:
-            address = options["web"] or _DEFAULT_ADDRESS
-            require_free(address)
-            running.append(services.web(address, passed_on, {}))
+            web = options["web"] or _DEFAULT_ADDRESS
+            require_free(web)
+            running.append(services.web(web, passed_on, {}))
         console = Console(lambda: supervisor.post(Stop()))
         supervisor = Supervisor(running, console)
         console.note(f"queues: {', '.join(get_active_worker_queues())}, over {_carried_by()}")
@@ -104,18 +105,18 @@ class Command(QueueCommand):
             raise DevError("--demo posts webhooks: add zerver.contrib.webhooks to INSTALLED_APPS")
         alias = get_settings().database
         sender = Sender(read_webhooks(_found(options["demo"])))
-        address = options["web"] or free_local_address()
-        require_free(address)
+        web = options["web"] or free_local_address()
+        require_free(web)
         passed_on = _passed_on(options)
         console = Console(lambda: supervisor.post(Stop()), quiet=True)
-        running = [services.workers(passed_on), services.web(address, passed_on, sender.environment)]
+        running = [services.workers(passed_on), services.web(web, passed_on, sender.environment)]
         supervisor = Supervisor(running, console, restart=False)
         demo = Demo(sender, Ledger(alias, sender.delivery_prefix), console)
         thread = threading.Thread(
-            target=demo.run, args=(address, supervisor.stopping, lambda: supervisor.post(Stop())), name="demo"
+            target=demo.run, args=(web, supervisor.stopping, lambda: supervisor.post(Stop())), name="demo"
         )
         lanes = look_at_lanes(WEBHOOK_QUEUE)
-        console.note(f"posting {counted(sender.count, 'webhook')} to {address}, over {lanes.carried_by}")
+        console.note(f"posting {counted(sender.count, 'webhook')} to {web}, over {lanes.carried_by}")
         for name, why in lanes.away.items():
             console.note(f"{name} is away, so the other lane carries everything: {why}")
         with _stopping_on_signals(supervisor):
@@ -179,10 +180,3 @@ def _found(path: Path) -> Path:
     """A relative path is taken from where the command was typed, or else from the project's top."""
     top = Path(getattr(settings, "BASE_DIR", os.curdir))
     return top / path if not path.exists() and (top / path).exists() else path
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error

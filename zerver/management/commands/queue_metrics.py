@@ -12,6 +12,7 @@ from zerver.lib.conf import get_settings
 from zerver.lib.queue_stats import write_whole
 from zerver.management.base import QueueCommand
 from zerver.management.dev.address import Address
+from zerver.management.options import address
 
 if TYPE_CHECKING:
     from zerver.monitoring.metrics.look import QueueCollector
@@ -31,7 +32,7 @@ class Command(QueueCommand):
         how.add_argument(
             "--listen",
             metavar="HOST:PORT",
-            type=_address,
+            type=address,
             help="serve http://HOST:PORT/metrics until SIGTERM or Ctrl-C; PORT alone: on 127.0.0.1",
         )
         how.add_argument(
@@ -54,21 +55,21 @@ class Command(QueueCommand):
         else:
             self._write(options["textfile"], QueueCollector())
 
-    def _serve(self, address: Address, collector: "QueueCollector") -> None:
+    def _serve(self, where: Address, collector: "QueueCollector") -> None:
         from zerver.monitoring.metrics.server import MetricsServer
 
         try:
-            server = MetricsServer(address.host, address.port, collector)
+            server = MetricsServer(where.host, where.port, collector)
         except OSError as error:
             raise CommandError(
-                f"{address} cannot be listened on ({error.strerror or error}); choose another with --listen HOST:PORT"
+                f"{where} cannot be listened on ({error.strerror or error}); choose another with --listen HOST:PORT"
             ) from error
         # Before any other thread is there, so that they come to none but sigwait.
         ends = {signal.SIGTERM, signal.SIGINT}
         signal.pthread_sigmask(signal.SIG_BLOCK, ends)
         with server:
             threading.Thread(target=server.serve_forever, name="zerver-metrics", daemon=True).start()
-            self.warn(f"serving http://{address}/metrics")
+            self.warn(f"serving http://{where}/metrics")
             signal.sigwait(ends)
             server.shutdown()
 
@@ -87,13 +88,6 @@ class Command(QueueCommand):
         seen = collector.look()
         for problem in ("the database did not answer in time",) if seen is None else seen.problems:
             self.warn(problem)
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from error
 
 
 def _textfile(text: str) -> Path:

@@ -1,9 +1,9 @@
 """``/metrics`` over HTTP."""
 
 import socket
+import socketserver
 import sys
 from http import HTTPStatus
-from http.server import ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -13,11 +13,16 @@ from prometheus_client.registry import Collector
 _PATH = "/metrics"
 
 
-class MetricsServer(ThreadingHTTPServer):
-    """Raises: OSError, when nobody can listen there."""
+class MetricsServer(socketserver.ThreadingTCPServer):
+    """Not ``http.server``'s own, which asks the resolver for this host's name first.
+
+    Raises: OSError, when nobody can listen there.
+    """
 
     # Those that are asked while the process is told to end get no answer; nothing is lost by it.
     daemon_threads = True
+    # Connections that have ended but linger are in nobody's way.
+    allow_reuse_address = True
     # Else two of us would share a port, and neither know.
     allow_reuse_port = False
 
