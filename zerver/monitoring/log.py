@@ -137,13 +137,13 @@ class _Teller:
     def _breaker_changed(self, *, queue: str, is_open: bool, problem: str, **_: Any) -> None:
         if is_open:
             _worker.error(
-                "queue %s: paused, for most of its events fail: %s",
+                "queue %s: breaker open, for most of its events fail: %s",
                 queue,
                 _short(problem),
                 extra={"queue": queue},
             )
         else:
-            _worker.warning("queue %s: goes on after its pause", queue, extra={"queue": queue})
+            _worker.warning("queue %s: breaker closed, it goes on", queue, extra={"queue": queue})
 
     def _worker_changed(
         self, *, queue: str, state: str, problem: str, error: BaseException | None = None, **_: Any

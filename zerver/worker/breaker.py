@@ -1,4 +1,4 @@
-"""A queue's breaker: when events fail in a row, pause, try one after a while, and say why."""
+"""A queue's breaker: when events fail in a row, hold back the rest, try one after a while, and say why."""
 
 import threading
 

@@ -21,7 +21,8 @@ class Counts:
     lag_ms: int | None
     #: JSON histogram of publish-to-done, first attempts only: a retry's wait is no latency.
     latencies: str
-    #: JSON histogram of handling times, one for each event and attempt; a batch's is shared out evenly.
+    #: JSON histogram of how long events were in hand to be handled, one for each event and run; a batch's is shared out
+    #: evenly. To store what came of it is in it, and so is waiting for a database that was away.
     consume_times: str
 
     def since(self, earlier: "Counts") -> "Counts":
@@ -57,7 +58,7 @@ class Counters:
             self._in_flight += count
 
     def took(self, event_seconds: float, count: int) -> None:
-        """So many events were handled, each in this time."""
+        """So many events were in hand, each for this time."""
         with self._lock:
             self._consume_times.add(event_seconds * 1000, count)
 

@@ -113,7 +113,7 @@ _GAUGES: Final = (
     ),
     _Gauge(
         "zerver_queue_breaker_open",
-        "1 while a worker process has paused because most events fail, else 0.",
+        "1 while the breaker of a worker process is open because most events fail, else 0.",
         lambda queue: None if queue.breaker is None else bool(queue.breaker),
     ),
     _Gauge(
@@ -138,7 +138,7 @@ _COUNTERS: Final = (
 _DURATIONS: Final = (
     _Durations(
         "zerver_queue_consume_seconds",
-        "How long workers were at an event, each attempt for itself.",
+        "How long workers were at an event, settling and waiting for an absent database included, each run for itself.",
         lambda tally: tally.consume_times,
     ),
     _Durations(
