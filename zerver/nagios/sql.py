@@ -12,7 +12,12 @@ FAILED = (
     "SELECT queue, COUNT(*) FROM zerver_failed_event"
     " WHERE failed_at_ms >= :since AND state = 'failed' GROUP BY queue"
 )
-SUSPECTS = "SELECT queue, COUNT(*) FROM zerver_suspect WHERE last_started_at_ms >= :since GROUP BY queue"
+#: At least two processes may have died of it. One is no sign: it may have been told to stop, or lost its connection,
+#: and what it had merely fetched comes again too.
+SUSPECTS = (
+    "SELECT queue, COUNT(*) FROM zerver_suspect"
+    " WHERE last_started_at_ms >= :since AND crashes >= 2 GROUP BY queue"
+)
 PAUSED = "SELECT queue FROM zerver_paused_queue"
 #: Each queue that has rows, by one look into the index for the next: the table may be long, and its queues are few.
 QUEUES = (

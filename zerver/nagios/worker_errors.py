@@ -27,7 +27,7 @@ def judge(
         what = f"{counted(suspects, 'event')} in quarantine ({_by_queue(trouble.suspects)})"
         yield Finding(
             level=level,
-            text=f"{what}: a worker process ended while it had {'it' if suspects == 1 else 'them'}",
+            text=f"{what}: two worker processes or more ended while they had {'it' if suspects == 1 else 'them'}",
         )
     if not failed and not suspects:
         # By a range that asks for more than none, that is a problem too.
