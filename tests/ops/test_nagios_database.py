@@ -106,7 +106,10 @@ def test_trouble_is_counted_since_a_time_and_rows_by_their_queues_thresholds(wat
     assert answer.code == CRITICAL
     assert re.search(r"queue mail has a row in the event table that nobody takes, due for 1\d\d", answer.line)
     assert "WARNING: 3 failed events (gone 1, mail 2): ./manage.py queue_failed list tells why" in answer.out
-    assert "WARNING: 1 event in quarantine (mail 1): two worker processes or more ended while they had it" in answer.out
+    assert (
+        "WARNING: 1 event in quarantine (mail 1): two worker processes or more ended while they had it"
+        in answer.out
+    )
     assert re.search(r"WARNING: queue gone has a row .*; disabled here, or not declared", answer.out)
     assert "later" not in answer.out
     assert answer.figures["failed"] == "3;0;;0"
