@@ -12,10 +12,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from django.core.management import get_commands, load_command_class
 
 from tests.integration.test_rabbit_queue_stuck import gone, standing_still
 from tests.ops.nagios import CRITICAL, OK, PLUGINS, UNKNOWN, WARNING, Queues, Site, ask
 from tests.servers.ports import free_port
+from tests.servers.processes import REPOSITORY
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 
@@ -27,6 +29,8 @@ CONSUMERS, QUEUE, ERRORS, READER = (
 )
 #: On this host there is one broker, and whoever watches it must tell of it within its time, and a little.
 LITTLE_SECONDS = 3.0
+#: A command in a plugin's text, without what is told of it.
+_NAMED = re.compile(r"\./manage\.py (\w+(?: (?!tells|makes)[\w{}=./-]+)*)")
 #: A plugin that does something before it has asked anybody.
 _BREAKS = """
 import sys, time
@@ -139,6 +143,18 @@ def test_the_plugins_start_at_once_and_know_no_django() -> None:
     assert done.stdout == "[]\n"
     # Of processors, and the least of some: a busy machine makes all of it slower.
     assert min(ask(CONSUMERS, "-V").cpu_seconds for _ in range(4)) < 0.3
+
+
+def test_commands_that_plugins_name_are_as_their_parsers_have_them() -> None:
+    sources = (REPOSITORY / "zerver" / "nagios").glob("*.py")
+    named = {told for source in sources for told in _NAMED.findall(source.read_text())}
+
+    assert len(named) >= 4
+    for told in named:
+        name, *arguments = re.sub(r"\{[^}]*\}", "mail", told).split()
+        load_command_class(str(get_commands()[name]), name).create_parser("manage.py", name).parse_args(
+            arguments
+        )
 
 
 def test_a_locale_that_lacks_characters_and_a_reader_that_is_gone_change_no_exit_code(tmp_path: Path) -> None:

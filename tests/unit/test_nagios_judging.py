@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pika.exceptions import ChannelClosedByBroker
 
 from zerver.lib.queue_stats import QueueStats, write_stats
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import backlog, consumers, declared, stats, worker_errors
-from zerver.nagios.broker import Seen, all_missing, missing, unled
+from zerver.nagios import backlog, consumers, declared, management_api, stats, worker_errors
+from zerver.nagios.amqp import Amqp
+from zerver.nagios.broker import Login, Place, Seen, all_missing, missing, unled
 from zerver.nagios.database import Trouble, of_queues
 from zerver.nagios.declared import Declared
 from zerver.nagios.errors import NoAnswer
@@ -222,6 +224,58 @@ def test_where_no_queue_is_there_the_vhost_is_doubted() -> None:
     )
     assert all_missing([missing("/")], "/") == []
     assert all_missing([missing("/"), Seen(ready=0, consumers=1)], "/") == []
+
+
+# -- what the broker says
+
+
+QUORUM = {"name": "mail", "leader": "a", "members": ["a", "b", "c"], "online": ["a", "b"]}
+FIGURES = {"messages_ready": 3, "consumers": 1}
+
+
+@pytest.mark.parametrize(
+    ("item", "is_its_own", "expected"),
+    [
+        (FIGURES, False, Seen(ready=3, consumers=1)),
+        ({**QUORUM, **FIGURES}, False, Seen(ready=3, consumers=1)),
+        ({**QUORUM, **FIGURES, "online": ["a"]}, False, unled()),
+        ({**QUORUM, **FIGURES, "leader": None}, False, unled()),
+        (QUORUM, True, unled("the management API has no figures of it")),
+    ],
+)
+def test_the_management_api_tells_of_a_queue_without_a_leader(
+    item: dict[str, Any], is_its_own: bool, expected: Seen
+) -> None:
+    assert management_api._seen(item, is_its_own=is_its_own) == expected
+
+
+def test_a_queue_that_has_no_figures_yet_may_have_them_soon() -> None:
+    seen = management_api._seen(QUORUM, is_its_own=False)
+
+    assert (seen.level, seen.ready, "ask again in some seconds" in seen.problem) == (
+        Level.UNKNOWN,
+        None,
+        True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "expected"),
+    [
+        (404, "NOT_FOUND - no queue 'mail' in vhost '/'", missing("/")),
+        (
+            404, "NOT_FOUND - home node 'rabbit@two' of durable queue 'mail' in vhost '/' is down or inaccessible",
+            unled("NOT_FOUND - home node 'rabbit@two' of durable queue 'mail' in vhost '/' is down or inaccessible"),
+        ),
+    ],
+)  # fmt: skip
+def test_a_queue_whose_node_is_down_is_there_and_does_not_answer(
+    code: int, text: str, expected: Seen
+) -> None:
+    login = Login(user="shop", password_file=None)
+    place = Place(hosts=["a"], port=5672, virtual_host="/", login=login, uses_tls=False, cafile=None)
+
+    assert Amqp(place)._refused(ChannelClosedByBroker(code, text)) == expected
 
 
 # -- backlogs

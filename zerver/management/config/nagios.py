@@ -1,7 +1,7 @@
 """Nagios, on its server and on the workers' host."""
 
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from django.core.management.base import CommandError
@@ -14,15 +14,17 @@ from zerver.lib.conf import get_settings
 from zerver.management.config.kind import Document, Kind, Options, programs_here
 from zerver.management.config.site_options import add_place, site_of
 
-#: Options of the plugins, as argparse has them before anybody says otherwise.
-_UNSAID: Mapping[str, object] = {
-    "plugin_directory": None,
-    "stats_directory": None,
-    "hosts": 1,
-    "broker_option": [],
-    "database_option": [],
-}
 _PLACE = ("user", "home", "directory", "python")
+#: Of the plugins, as are the hosts; None where nobody said.
+_PATHS = (
+    ("--plugin-directory", "where the plugins are (that of PYTHON)"),
+    ("--stats-directory", "the workers' QUEUE_STATE_DIR (DIRECTORY/var/queue)"),
+)
+_OPTIONS = (
+    ("--broker-option", "of the plugins that ask the broker"),
+    ("--database-option", "of the plugin that asks the database"),
+)
+_OF_PLUGINS = ("hosts", *(flag.strip("-").replace("-", "_") for flag, _ in (*_PATHS, *_OPTIONS)))
 
 
 class Nagios(Kind):
@@ -52,7 +54,7 @@ class Nagios(Kind):
 
     def text(self, options: Options) -> str:
         local = _plugins_of(options) if options["local"] else None
-        if local is None and any(options[option] != unsaid for option, unsaid in _UNSAID.items()):
+        if local is None and any(options[option] is not None for option in _OF_PLUGINS):
             raise CommandError(
                 "options of plugins are of --local: elsewhere they stand in what kind nrpe makes"
             )
@@ -107,22 +109,13 @@ class Nrpe(Kind):
 
 
 def _add_plugins(parser: ArgumentParser) -> None:
-    for flag, what in (
-        ("--plugin-directory", "where the plugins are (that of PYTHON)"),
-        ("--stats-directory", "the workers' QUEUE_STATE_DIR (DIRECTORY/var/queue)"),
-    ):
+    for flag, what in _PATHS:
         parser.add_argument(flag, type=PurePosixPath, metavar="PATH", help=what)
-    parser.add_argument(
-        "--hosts", type=int, default=1, metavar="N", help="that each run what is declared (1)"
-    )
-    for flag, what in (
-        ("--broker-option", "of the plugins that ask the broker"),
-        ("--database-option", "of the plugin that asks the database"),
-    ):
+    parser.add_argument("--hosts", type=int, metavar="N", help="that each run what is declared (1)")
+    for flag, what in _OPTIONS:
         parser.add_argument(
             flag,
             action="append",
-            default=[],
             metavar="OPTION",
             help=f"{what}, like {flag}=--hostname=rabbit1; may be given again",
         )
@@ -135,9 +128,9 @@ def _plugins_of(options: Options) -> Plugins:
         site=site,
         directory=options["plugin_directory"] or site.python.parent,
         stats_directory=options["stats_directory"] or site.directory / "var/queue",
-        hosts=options["hosts"],
-        broker_options=options["broker_option"],
-        database_options=options["database_option"],
+        hosts=1 if options["hosts"] is None else options["hosts"],
+        broker_options=options["broker_option"] or (),
+        database_options=options["database_option"] or (),
     )
 
 
