@@ -238,8 +238,8 @@ FIGURES = {"messages_ready": 3, "consumers": 1}
     [
         (FIGURES, False, Seen(ready=3, consumers=1)),
         ({**QUORUM, **FIGURES}, False, Seen(ready=3, consumers=1)),
-        ({**QUORUM, **FIGURES, "online": ["a"]}, False, unled()),
-        ({**QUORUM, **FIGURES, "leader": None}, False, unled()),
+        ({**QUORUM, **FIGURES, "online": ["a"]}, False, unled("2 of the 3 nodes that it stands on are away")),
+        ({**QUORUM, **FIGURES, "leader": None}, False, unled("none of its nodes leads it")),
         (QUORUM, True, unled("the management API has no figures of it")),
     ],
 )

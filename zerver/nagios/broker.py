@@ -6,6 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from zerver.monitoring.thresholds import Level
@@ -51,6 +52,18 @@ def unled(told: str = "") -> Seen:
     problem = f"its leader does not answer{f' ({told})' if told else ''}"
     mend = "see rabbitmq-diagnostics cluster_status, and start the nodes that it stands on"
     return Seen(level=Level.CRITICAL, problem=f"{problem}: {mend}")
+
+
+def standstill(listed: Mapping[str, Any]) -> str:
+    """Why a quorum queue confirms nothing and hands out nothing, of how RabbitMQ lists it: its counts stay what they
+    were. Empty where nothing tells so.
+    """
+    members, online = listed.get("members") or [], listed.get("online") or []
+    if len(online) * 2 <= len(members) != 0:
+        return f"{len(members) - len(online)} of the {len(members)} nodes that it stands on are away"
+    if "leader" in listed and not listed["leader"]:
+        return "none of its nodes leads it"
+    return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

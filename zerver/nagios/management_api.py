@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from zerver.lib.printable import one_line
-from zerver.nagios.broker import Broker, Place, Seen, missing, unled
+from zerver.nagios.broker import Broker, Place, Seen, missing, standstill, unled
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.errors import cannot_ask, is_down
 
@@ -109,12 +109,9 @@ def _tells(item: Mapping[str, Any]) -> bool:
 
 
 def _seen(item: Mapping[str, Any], *, is_its_own: bool) -> Seen:
-    """``is_its_own``: that it has no figures, for others have, and it was given the time. A quorum queue that has lost
-    its leader or its majority keeps those that it last had.
-    """
-    members, online = item.get("members") or [], item.get("online") or []
-    if ("leader" in item and not item["leader"]) or len(online) * 2 <= len(members) != 0:
-        return unled()
+    """``is_its_own``: that it has no figures, for others have, and it was given the time."""
+    if why := standstill(item):
+        return unled(why)
     if _tells(item):
         return Seen(ready=item["messages_ready"], consumers=item["consumers"])
     if is_its_own:

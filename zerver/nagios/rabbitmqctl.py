@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from zerver.lib.printable import one_line
-from zerver.nagios.broker import Broker, Seen, missing, unled
+from zerver.nagios.broker import Broker, Seen, missing, standstill, unled
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.errors import cannot_ask, is_down
 
@@ -44,7 +44,7 @@ class Rabbitmqctl(Broker):
             [
                 *(program, "--quiet", "--timeout", str(max(1, int(deadline.seconds)))),
                 *("list_queues", "--vhost", self._virtual_host, "--formatter", "json"),
-                *("name", "messages_ready", "consumers", "state"),
+                *("name", "messages_ready", "consumers", "state", "members", "online"),
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -68,10 +68,9 @@ class Rabbitmqctl(Broker):
 
 
 def _seen(item: Mapping[str, Any]) -> Seen:
-    """Of a queue without a leader the counts are what they last were."""
     ready, consumers, state = item.get("messages_ready"), item.get("consumers"), item.get("state")
-    if state in _LEADERLESS:
-        return unled(str(state))
+    if why := standstill(item) or (str(state) if state in _LEADERLESS else ""):
+        return unled(why)
     if type(ready) is not int or type(consumers) is not int:
         return Seen(problem="rabbitmqctl does not tell: see rabbitmq-diagnostics check_running")
     return Seen(ready=ready, consumers=consumers)
