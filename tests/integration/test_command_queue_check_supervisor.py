@@ -13,7 +13,7 @@ from tests.integration.commands import Ran
 from zerver.lib.registry import queues
 from zerver.monitoring.checkup import programs
 
-#: As docs/run-in-production.md writes it.
+#: As docs/supervise.md writes it.
 GOOD = """
 [program:shop-ledger]
 command=/srv/venv/bin/python /srv/manage.py process_queue --queue=ledger --worker_num=%(process_num)d

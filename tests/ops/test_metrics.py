@@ -324,7 +324,7 @@ def test_the_rules_are_right_and_alert_when_they_should(promtool: Promtool) -> N
 def test_every_alert_says_how_bad_it_is_and_what_to_type_first() -> None:
     rules = [rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]]
     tested = RULES.with_suffix(".test.yml").read_text()
-    documented = (DIRECTORY.parents[1] / "docs" / "run-in-production.md").read_text()
+    documented = (DIRECTORY.parents[1] / "docs" / "monitor.md").read_text()
     for rule in rules:
         assert rule["labels"]["severity"] in ("warning", "critical"), rule["alert"]
         assert set(rule["annotations"]) == {"summary", "description", "runbook"}, rule["alert"]

@@ -95,7 +95,7 @@ def test_nagios_goes_from_ok_to_critical_when_a_worker_stops_and_back(
     assert workers[0].wait() == 0
     wait_for(lambda: are(CRITICAL, "zulip consumers"), 60, lambda: str(states(*everything)))
     [(_, line)] = states("zulip consumers").values()
-    assert "queue user_activity has no consumer, needs 1: start its workers" in line
+    assert "queue user_activity has no consumer, 1 declared: start its workers" in line
     assert are(OK, "zulip queue user_activity")  # nothing waits there
     queue_publish(env, "user_activity")
     wait_for(lambda: are(CRITICAL, "zulip queue user_activity"), 60, lambda: str(states(*everything)))

@@ -239,12 +239,13 @@ def test_consumers_are_counted_against_what_is_declared(site: Site, queues: Queu
 
     assert answer.code == CRITICAL
     assert answer.line == (
-        "CONSUMERS CRITICAL - queue none has no consumer, needs 2: start its workers; why they ended is in their logs; "
+        "CONSUMERS CRITICAL - queue none has no consumer, 2 declared: start its workers; why they ended is in their "
+        "logs; "
         f"queue absent does not exist in vhost {site.vhost[1]}: start its workers, which declare it; "
-        "queue push has 1 consumer, needs 2: start its workers; why they ended is in their logs; and 1 more"
+        "queue push has 1 consumer, 2 declared: start its workers; why they ended is in their logs; and 1 more"
         " | mail=2;2:2;1:;0 push=1;2:2;1:;0 none=0;2:2;1:;0 many=3;2:2;1:;0 absent=U;2:2;1:;0"
     )
-    assert "WARNING: queue many has 3 consumers, needs 2: another worker shares it" in answer.out
+    assert "WARNING: queue many has 3 consumers, 2 declared: another worker shares it" in answer.out
     answer = site.ask(CONSUMERS, *site.broker(), "-q", "mail", "-v")
     assert (answer.code, answer.out) == (
         OK,

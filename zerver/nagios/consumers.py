@@ -33,16 +33,20 @@ def judge(
         if warning.alerts(seen.consumers)
         else Level.OK
     )
-    return Finding(level=level, text=_text(queue.queue, seen.consumers, level, wanted))
+    broken = critical if level is Level.CRITICAL else warning
+    return Finding(level=level, text=_text(queue.queue, seen.consumers, level, broken, wanted))
 
 
-def _text(queue: str, consumers: int, level: Level, wanted: int) -> str:
+def _text(queue: str, consumers: int, level: Level, broken: Range, wanted: int) -> str:
     has = f"queue {queue} has {counted(consumers, 'consumer') if consumers else 'no consumer'}"
     if level is Level.OK:
         return has
-    if consumers > wanted:
-        return f"{has}, needs {wanted}: another worker shares it; ./manage.py queue_workers list tells whose"
-    return f"{has}, needs {wanted}: start its workers; why they ended is in their logs"
+    if consumers > broken.end:
+        return (
+            f"{has}, {wanted} declared: another worker shares it, as ./manage.py queue_workers list tells; "
+            "or the declarations are old: ./manage.py queue_config declarations --check"
+        )
+    return f"{has}, {wanted} declared: start its workers; why they ended is in their logs"
 
 
 def metric(queue: Declared, seen: Seen, warning: Range, critical: Range) -> Metric:

@@ -3,6 +3,7 @@
 Exit codes: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN, which wrong usage and ``--help`` are too.
 """
 
+import os
 import sys
 import time
 import traceback
@@ -95,9 +96,13 @@ def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
 
 def print_plainly(text: str) -> None:
     """In UTF-8, whatever the locale says; where nobody reads it, the exit code must do."""
-    with suppress(OSError, ValueError, AttributeError):
+    try:
         sys.stdout.buffer.write(f"{text}\n".encode("utf-8", "backslashreplace"))
         sys.stdout.flush()
+    except (OSError, ValueError, AttributeError):
+        # What is left in the buffer is tried again at the process's end, and would make the exit code 120.
+        with suppress(OSError, ValueError, AttributeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _checked(check: Callable[[], Report], *, is_verbose: bool) -> Report:
