@@ -6,7 +6,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import database, declared, worker_errors
+from zerver.nagios import database, database_options, declared, worker_errors
 from zerver.nagios.database import Database
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.plugin import Plugin, run
@@ -30,10 +30,10 @@ class CheckWorkerErrors(Plugin):
         parser.add_argument(
             "--since", type=_span, default=_A_DAY, metavar="SPAN", help="as far back: 30m, 2h, 1d (1d)"
         )
-        database.add_options(parser)
+        database_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
-        asked = database.database_of(options, usage)
+        asked = database_options.database_of(options, usage)
         return lambda deadline: _check(options, asked, deadline)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zerver.lib.counted import counted
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import broker, consumers, declared
+from zerver.nagios import broker, broker_options, consumers, declared
 from zerver.nagios.broker import Broker, Seen
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.declared import Declared
@@ -38,12 +38,12 @@ class CheckConsumers(Plugin):
             metavar="PATH",
             help="the workers' QUEUE_STATE_DIR: it tells of pauses, and of declarations that are out of date",
         )
-        broker.add_options(parser)
+        broker_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
         if not 0 < options.hosts < 100_000:
             usage("--hosts: give how many hosts run workers, 1 at least")
-        asked = broker.broker_of(options, usage)
+        asked = broker_options.broker_of(options, usage)
         return lambda deadline: _check(options, asked, deadline)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from zerver.lib.counted import counted
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import backlog, broker, declared
+from zerver.nagios import backlog, broker, broker_options, declared
 from zerver.nagios.broker import Broker
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.plugin import Plugin, run, thresholds
@@ -36,10 +36,10 @@ class CheckQueue(Plugin):
             metavar="PATH",
             help="the workers' QUEUE_STATE_DIR (%(default)s)",
         )
-        broker.add_options(parser)
+        broker_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
-        asked = broker.broker_of(options, usage)
+        asked = broker_options.broker_of(options, usage)
         return lambda deadline: _check(options, asked, deadline)
 
 
