@@ -124,7 +124,7 @@ def test_a_breaker_that_is_open_over_an_empty_queue_burns_no_core(spine: Spine) 
     spine.publish_many("ledger", range(10), ["raise_while_exists", str(gate)])
     policy = {"max_attempts": 2, "base_seconds": 3600, "jitter": 0}
     process = spine.work("--queue=ledger", ledger={"retry": policy})
-    wait_for(lambda: "paused" in process.output, 20, lambda: process.output)
+    wait_for(lambda: "breaker open" in process.output, 20, lambda: process.output)
     wait_for(lambda: spine.process_rows()[0].retried == 10, 20, "all to wait for their retry")
 
     def cpu_seconds() -> float:

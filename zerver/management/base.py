@@ -162,5 +162,5 @@ class QueueCommand(BaseCommand):
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """None, as Python has it for a standard stream that is closed, is none."""
-    return stream is not None and stream.isatty()
+    """None, as Python has it for a standard stream that is closed, is none; nor is one that was closed since."""
+    return stream is not None and not stream.closed and stream.isatty()
