@@ -37,6 +37,8 @@ class Broker:
         if self._server is not None:
             given += f", manage_server => false, rabbitmqctl => '{self._server.rabbitmqctl_program()}'"
         return self.puppet.apply_manifest(
+            # Debian's own way to ask for the service's status leaves an epmd behind.
+            "Service { status => '/bin/false' }\n"
             f"class {{ 'zulip::base': root => '{self.puppet.root}', manage_user => false, "
             f"app_name => 'shop', user => '{USER}' }}\n"
             f"class {{ 'zulip::rabbitmq': {given} }}\n",
