@@ -14,6 +14,7 @@ from typing import Any, Final
 from zerver.lib import signals
 from zerver.lib.conf import get_settings
 from zerver.lib.event import Event, identified
+from zerver.lib.linked_errors import linked
 from zerver.lib.printable import printable, shortened
 from zerver.lib.redaction import MARK, Mask, fields_of, shown_json
 from zerver.lib.registry import QueueDeclaration
@@ -62,7 +63,8 @@ class Sentry(Tracker):
             options = {**sdk.get_client().options, "include_local_variables": False}
             # As from the SDK's integrations of other queues: nobody has handled it.
             sent, hint = event_from_exception(error, options, {"type": "zerver", "handled": False})
-            _forget_frames(error)
+            for link in linked(error):
+                link.__traceback__ = None
             return sent, {**hint, "exc_info": (type(error), error, None)}
         return None
 
@@ -221,15 +223,3 @@ def _masked(value: Any, mask: Mask, depth: int = 0) -> Any:
     if depth < _DEEPEST and isinstance(value, list | tuple):
         return [_masked(each, mask, depth + 1) for each in value]
     return value
-
-
-def _forget_frames(error: BaseException) -> None:
-    links: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while links:
-        link = links.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            link.__traceback__ = None
-            links += (link.__cause__, link.__context__)
-            links += link.exceptions if isinstance(link, BaseExceptionGroup) else ()

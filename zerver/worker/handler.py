@@ -9,6 +9,7 @@ from django.db import transaction
 from zerver.lib import spans
 from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
+from zerver.lib.linked_errors import linked
 from zerver.lib.redaction import Mask
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
@@ -206,14 +207,8 @@ class Handler:
 
 def _let_go(error: BaseException) -> None:
     """Of what the handler's frames hold: one that took all memory leaves none to say so with."""
-    chain: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while chain:
-        link = chain.pop()
-        if link is not None and id(link) not in seen:
-            seen.add(id(link))
-            tracebacks.clear_frames(link.__traceback__)
-            chain += (link.__cause__, link.__context__)
+    for link in linked(error):
+        tracebacks.clear_frames(link.__traceback__)
 
 
 def exception_line(error: BaseException) -> str:

@@ -1,15 +1,14 @@
 """Answers for probes by HTTP: ``/live`` and ``/ready``, 200 or 503, each with a JSON body."""
 
 import json
-import socket
-import socketserver
-import sys
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import urlsplit
+
+from zerver.lib.listening import QuietServer
 
 #: What is asked, and what comes of it: is it so, and all that there is to know.
 Question = Callable[[], tuple[bool, dict[str, Any]]]
@@ -18,26 +17,13 @@ Question = Callable[[], tuple[bool, dict[str, Any]]]
 _POLL_SECONDS = 0.1
 
 
-class ProbeServer(socketserver.ThreadingTCPServer):
-    """Listens from the beginning, and answers from ``start`` on. Not ``http.server``'s own, which asks the resolver for
-    this host's name first.
-
-    Raises: OSError, when nobody can listen there.
-    """
-
-    # A probe that is under way holds up no end.
-    daemon_threads = True
-    block_on_close = False
-    # Connections that have ended but linger are in nobody's way.
-    allow_reuse_address = True
-    # Else two processes would share a port, and a probe ask now one and now the other.
-    allow_reuse_port = False
+class ProbeServer(QuietServer):
+    """Listens from the beginning, and answers from ``start`` on. Raises: OSError, when nobody can listen there."""
 
     def __init__(self, host: str, port: int, questions: dict[str, Question]) -> None:
         """``questions`` by their path."""
-        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self.questions = questions
-        super().__init__((host, port), _Handler)
+        super().__init__(host, port, _Handler)
 
     def start(self) -> None:
         arguments = {"poll_interval": _POLL_SECONDS}
@@ -49,11 +35,6 @@ class ProbeServer(socketserver.ThreadingTCPServer):
         """Once it has been started."""
         self.shutdown()
         self.server_close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who goes away before the answer is no error of ours."""
-        if not isinstance(sys.exception(), ConnectionError | TimeoutError):
-            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
