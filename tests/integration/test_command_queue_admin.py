@@ -64,7 +64,10 @@ class Broker:
                 channel.basic_publish(
                     "", name, b'{"n": %d, "pad": "%s"}' % (n, b"x" * size_bytes), properties
                 )
-        wait_for(lambda: self.ready(name) == count, 20, lambda: f"{count} in {name}; {self.ready(name)} are")
+            # With the channel still open: it holds back what a quorum queue's leader has not yet taken.
+            wait_for(
+                lambda: self.ready(name) == count, 20, lambda: f"{count} in {name}; {self.ready(name)} are"
+            )
         return ids
 
     def drain(self, name: str) -> list[tuple[Any, bytes]]:

@@ -146,7 +146,7 @@ def test_a_resolver_that_does_not_know_this_host_keeps_nobody_from_listening(
 
     monkeypatch.setattr(socket, "getfqdn", ask)
     with MetricsServer("127.0.0.1", 0, CollectorRegistry()) as server:
-        thread = threading.Thread(target=server.serve_forever)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
             with urlopen(f"http://127.0.0.1:{server.server_address[1]}/metrics", timeout=10) as answer:
