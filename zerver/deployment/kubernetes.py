@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from zerver.deployment.errors import UnfitValue
 from zerver.deployment.programs import QueueProgram
-from zerver.lib.errors import ConfigurationError
 
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "256Mi"
@@ -30,16 +30,9 @@ _STATE = "/run/queue"
 _HEALTH_FILE = f"{_STATE}/health.json"
 
 
-class InvalidPods(ConfigurationError):
-    """No manifest could carry it."""
-
-    def __init__(self, what: str, value: str, mend: str) -> None:
-        super().__init__(f"{what} {value!r}: {mend}")
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pods:
-    """What all of them have in common. Raises: InvalidPods."""
+    """What all of them have in common. Raises: UnfitValue."""
 
     #: Deployments begin with it.
     name: str
@@ -56,14 +49,14 @@ class Pods:
     def __post_init__(self) -> None:
         for what, name in (("name", self.name), ("config map", self.config_map), ("secret", self.secret)):
             if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-                raise InvalidPods(what, name, f"use lower-case letters, digits and -, at most {LONGEST_NAME}")
+                raise UnfitValue(what, name, f"use lower-case letters, digits and -, at most {LONGEST_NAME}")
         if not _IMAGE.fullmatch(self.image):
-            raise InvalidPods("image", self.image, "name one as registry/name:tag")
+            raise UnfitValue("image", self.image, "name one as registry/name:tag")
         for what, quantity in (("cpu", self.cpu), ("memory", self.memory)):
             if not _QUANTITY.fullmatch(quantity):
-                raise InvalidPods(what, quantity, "give a quantity, like 100m of CPU or 256Mi of memory")
+                raise UnfitValue(what, quantity, "give a quantity, like 100m of CPU or 256Mi of memory")
         if self.directory is not None and not self.directory.is_absolute():
-            raise InvalidPods("directory", str(self.directory), "give an absolute path")
+            raise UnfitValue("directory", str(self.directory), "give an absolute path")
 
 
 def render(pods: Pods, programs: Sequence[QueueProgram]) -> str:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from zerver.deployment.errors import UnfitValue
 from zerver.deployment.programs import QueueProgram
-from zerver.deployment.site import InvalidSite, Site, check_path
+from zerver.deployment.site import Site, check_path
 
 _HEADER = (
     "# Of {name}; written by puppet, or by ./manage.py queue_config {kind}: what is changed here is lost.\n"
@@ -40,7 +41,7 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plugins:
-    """The plugins of a site, and how they are called. Raises: InvalidSite."""
+    """The plugins of a site, and how they are called. Raises: UnfitValue."""
 
     site: Site
     #: Beside its python unless said: where pip puts them.
@@ -57,15 +58,15 @@ class Plugins:
         check_path("plugin directory", self.directory)
         check_path("stats directory", self.stats_directory)
         if self.hosts < 1:
-            raise InvalidSite("hosts", str(self.hosts), "give how many hosts run workers, 1 at least")
+            raise UnfitValue("hosts", str(self.hosts), "give how many hosts run workers, 1 at least")
         for option in (*self.broker_options, *self.database_options):
             if _SECRET.search(option):
                 # Not quoted: it would be in logs.
-                raise InvalidSite(
+                raise UnfitValue(
                     "option", option.partition("=")[0], "it holds a password, and the file is none"
                 )
             if not _OPTION.fullmatch(option):
-                raise InvalidSite("option", option, "give --name=value, of letters, digits and _./:@,+=-")
+                raise UnfitValue("option", option, "give --name=value, of letters, digits and _./:@,+=-")
 
     @property
     def queue_line(self) -> str:
@@ -93,7 +94,7 @@ class Plugins:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watch:
-    """For whom a Nagios server watches, and whom it tells. Raises: InvalidSite."""
+    """For whom a Nagios server watches, and whom it tells. Raises: UnfitValue."""
 
     name: str
     #: As the server calls the hosts of the workers; several with commas between them.
@@ -102,11 +103,11 @@ class Watch:
 
     def __post_init__(self) -> None:
         if not _HOSTS.fullmatch(self.host_name):
-            raise InvalidSite(
+            raise UnfitValue(
                 "host", self.host_name, "name it as Nagios does; several with commas between them"
             )
         if not _EMAIL.fullmatch(self.email):
-            raise InvalidSite("email", self.email, "write it as operators@example.org")
+            raise UnfitValue("email", self.email, "write it as operators@example.org")
 
 
 def checks(name: str, programs: Sequence[QueueProgram], plugins: Plugins | None = None) -> Iterator[Check]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Self
 
-from zerver.lib.errors import ConfigurationError
+from zerver.deployment.errors import UnfitValue
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -31,7 +31,7 @@ DEFAULT_NICE = 10
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """Raises: InvalidSite for what no configuration file could carry, or should."""
+    """Raises: UnfitValue."""
 
     #: Programs are called after it: ``zulip_events_user_activity``.
     name: str
@@ -60,7 +60,7 @@ class Site:
         nice: int = DEFAULT_NICE,
         environment: Mapping[str, str],
     ) -> Self:
-        """What is None follows from what is given, as the puppet module's parameters do. Raises: InvalidSite."""
+        """What is None follows from what is given, as the puppet module's parameters do. Raises: UnfitValue."""
         user = name if user is None else user
         home = home or PurePosixPath("/root" if user == "root" else f"/home/{user}")
         directory = directory or home / "deployments/current"
@@ -83,7 +83,7 @@ class Site:
     def __post_init__(self) -> None:
         for what, value in (("name", self.name), ("user", self.user)):
             if not _NAME.fullmatch(value):
-                raise InvalidSite(
+                raise UnfitValue(
                     what, value, "use lower-case letters, digits, _ and -, a letter first, at most 32"
                 )
         for what, path in (
@@ -94,41 +94,34 @@ class Site:
         ):
             check_path(what, path)
         if not -20 <= self.nice <= 19:
-            raise InvalidSite("nice", str(self.nice), "give a number from -20 to 19")
+            raise UnfitValue("nice", str(self.nice), "give a number from -20 to 19")
         for variable, value in self.environment.items():
             _check_variable(variable, value)
 
 
 def check_path(what: str, path: PurePosixPath) -> None:
-    """Raises: InvalidSite."""
+    """Raises: UnfitValue."""
     if not _PATH.fullmatch(str(path)):
-        raise InvalidSite(what, str(path), "give an absolute path of letters, digits and _.+@:,=~-")
-
-
-class InvalidSite(ConfigurationError):
-    """A configuration file could not carry it, or should not."""
-
-    def __init__(self, what: str, value: str, mend: str) -> None:
-        super().__init__(f"{what} {value!r}: {mend}")
+        raise UnfitValue(what, str(path), "give an absolute path of letters, digits and _.+@:,=~-")
 
 
 def _check_variable(variable: str, value: str) -> None:
     if not _VARIABLE.fullmatch(variable):
-        raise InvalidSite("environment variable", variable, "use letters, digits and _, no digit first")
+        raise UnfitValue("environment variable", variable, "use letters, digits and _, no digit first")
     # Values are not quoted, here or below: they would be in logs.
     if _SECRET_NAME.fullmatch(variable) or _PASSWORD.search(value):
-        raise InvalidSite(
+        raise UnfitValue(
             "environment variable",
             variable,
             "it holds a secret, and the file is none: see QUEUE_PASSWORD_FILE and QUEUE_BODY_KEYS_FILE",
         )
     if _UNFIT.search(value):
-        raise InvalidSite(
+        raise UnfitValue(
             "environment variable",
             variable,
             "its value has a quote, %, $, a backslash, a tab or a line's end",
         )
     if _COMMENT.search(value):
-        raise InvalidSite(
+        raise UnfitValue(
             "environment variable", variable, "its value has a ; or # after a space, where a comment begins"
         )

@@ -122,7 +122,7 @@ def _add_plugins(parser: ArgumentParser) -> None:
 
 
 def _plugins_of(options: Options) -> Plugins:
-    """Raises: InvalidSite."""
+    """Raises: UnfitValue."""
     site = site_of(options)
     return Plugins(
         site=site,

@@ -48,7 +48,7 @@ def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
 
 
 def site_of(options: Options) -> Site:
-    """Raises: InvalidSite."""
+    """Raises: UnfitValue."""
     given = {name: options[name] for name in _OF_SITE if name in options}
     return Site.derived(environment=dict(options.get("environment", [])), **given)
 
