@@ -83,14 +83,6 @@ def _deployment(pods: Pods, program: QueueProgram) -> str:
         "app.kubernetes.io/managed-by": "queue_config",
     }
     selected = {name: labels[name] for name in list(labels)[:2]}
-    command = [
-        "python",
-        "manage.py",
-        "process_queue",
-        f"--queue={program.queue}",
-        f"--health-file={_HEALTH_FILE}",
-    ]
-    directory = f"          workingDir: {json.dumps(str(pods.directory))}\n" if pods.directory else ""
     return f"""\
 ---
 apiVersion: apps/v1
@@ -120,6 +112,26 @@ metadata:
         seccompProfile:
           type: RuntimeDefault
       containers:
+{_container(pods, program)}\
+      volumes:
+        - name: state
+          emptyDir: {{}}
+        - name: tmp
+          emptyDir: {{}}
+"""
+
+
+def _container(pods: Pods, program: QueueProgram) -> str:
+    """Its files are read-only but for what the pod lends it: the two mounts."""
+    command = [
+        "python",
+        "manage.py",
+        "process_queue",
+        f"--queue={program.queue}",
+        f"--health-file={_HEALTH_FILE}",
+    ]
+    directory = f"          workingDir: {json.dumps(str(pods.directory))}\n" if pods.directory else ""
+    return f"""\
         - name: worker
           image: {json.dumps(pods.image)}
           command: {json.dumps(command)}
@@ -150,11 +162,6 @@ metadata:
               mountPath: {json.dumps(_STATE)}
             - name: tmp
               mountPath: /tmp
-      volumes:
-        - name: state
-          emptyDir: {{}}
-        - name: tmp
-          emptyDir: {{}}
 """
 
 
