@@ -17,6 +17,7 @@ from tests.servers.databases import use_database
 from tests.servers.processes import ProjectProcess
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
+from zerver.lib import signals
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues as declared
 from zerver.lib.transport import current
@@ -232,6 +233,19 @@ def postgres_spine(
         request.param, postgres_database, broker, tmp_path, settings, project_process, django_db_blocker
     ) as opened:
         yield opened
+
+
+@pytest.fixture
+def told() -> Iterator[list[tuple[str, str]]]:
+    """What workers of this process said of themselves: state and problem."""
+    heard: list[tuple[str, str]] = []
+
+    def hear(*, state: str, problem: str, **_: Any) -> None:
+        heard.append((state, problem))
+
+    signals.worker_changed.connect(hear)
+    yield heard
+    signals.worker_changed.disconnect(hear)
 
 
 #: For tests of what no lane can change: one is enough.

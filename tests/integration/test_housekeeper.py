@@ -13,7 +13,7 @@ from pytest_django import Settings
 from tests.full_disk import full_disk
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
-from zerver.lib import clock, signals
+from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.event import Event
 from zerver.lib.registry import queues
@@ -29,19 +29,6 @@ from zerver.worker.suspects import Solitude
 from zerver.worker.timeouts import Watchdog
 
 DAY_MS = 86_400_000
-
-
-@pytest.fixture
-def told() -> Iterator[list[tuple[str, str]]]:
-    """What workers said of themselves: state and problem."""
-    heard: list[tuple[str, str]] = []
-
-    def hear(*, state: str, problem: str, **_: Any) -> None:
-        heard.append((state, problem))
-
-    signals.worker_changed.connect(hear)
-    yield heard
-    signals.worker_changed.disconnect(hear)
 
 
 @pytest.fixture

@@ -23,7 +23,6 @@ from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
-from zerver.lib import signals
 from zerver.lib.conf import get_settings
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -292,19 +291,6 @@ def test_a_start_that_waits_for_its_database_asks_systemd_for_time(
 
 
 # -- within one process
-
-
-@pytest.fixture
-def told() -> Iterator[list[tuple[str, str]]]:
-    """What workers said of themselves: state and problem."""
-    heard: list[tuple[str, str]] = []
-
-    def hear(*, state: str, problem: str, **_: Any) -> None:
-        heard.append((state, problem))
-
-    signals.worker_changed.connect(hear)
-    yield heard
-    signals.worker_changed.disconnect(hear)
 
 
 @contextmanager
