@@ -20,6 +20,7 @@ from tests.servers.processes import ProjectProcess
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import ROOT, Programs
+from zerver.lib.registry import queues
 
 # -- servers
 
@@ -141,6 +142,17 @@ def queue_database(
     url = request.getfixturevalue(f"{request.param}_database")
     with django_db_blocker.unblock(), use_database(url):
         yield TestDatabase(url=url, vendor={"postgres": "postgresql"}.get(request.param, request.param))
+
+
+# -- queues
+
+
+@pytest.fixture
+def three_workers() -> Iterator[None]:
+    """The environment of this process overrides ``ledger``: three workers, and a timeout of their own."""
+    queues.apply_overrides({"ledger": {"workers": 3, "timeout_seconds": 99.5}})
+    yield
+    queues.apply_overrides({})
 
 
 # -- processes

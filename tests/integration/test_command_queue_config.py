@@ -6,7 +6,6 @@ import getpass
 import os
 import shlex
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,6 @@ LEDGER_FACTS = (
     "{ 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, "
     "'warn_seconds' => 30.0, 'crit_seconds' => 60.0 }"
 )
-
-
-@pytest.fixture
-def three_workers() -> Iterator[None]:
-    queues.apply_overrides({"ledger": {"workers": 3, "timeout_seconds": 99.5}})
-    yield
-    queues.apply_overrides({})
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,6 @@ from zerver.lib.registry import queues
 
 #: The oldest that is still kept, and the newest, of those whose schemas are known.
 VERSIONS = ("1.33", "1.37")
-
-
-@pytest.fixture
-def overridden() -> Iterator[None]:
-    queues.apply_overrides({"ledger": {"workers": 3, "timeout_seconds": 99.5}})
-    yield
-    queues.apply_overrides({})
 
 
 def config(*arguments: str) -> Ran:
@@ -76,7 +69,9 @@ def test_selectors_find_their_own_pods_and_no_others() -> None:
         assert selector.items() <= deployment["spec"]["template"]["metadata"]["labels"].items()
 
 
-def test_the_manifest_is_the_same_whatever_the_environment_of_its_writer_overrides(overridden: None) -> None:
+def test_the_manifest_is_the_same_whatever_the_environment_of_its_writer_overrides(
+    three_workers: None,
+) -> None:
     changed = config().out
     queues.apply_overrides({})
     assert config().out == changed

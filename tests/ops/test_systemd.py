@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,6 @@ def units(tmp_path: Path) -> Path:
     directory = tmp_path / "units"
     directory.mkdir()
     return directory
-
-
-@pytest.fixture
-def three_workers() -> Iterator[None]:
-    queues.apply_overrides({"ledger": {"workers": 3, "timeout_seconds": 99.5}})
-    yield
-    queues.apply_overrides({})
 
 
 def configured(*arguments: str) -> Ran:
