@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -58,6 +58,11 @@ class Kind(ABC):
     def remarks(self, options: Options) -> Sequence[str]:
         """What people should know of it before it is used, beside what it says."""
         return []
+
+
+def shown(documents: Iterable[Document]) -> str:
+    """Several files, as ``systemctl cat`` shows them."""
+    return "\n".join(f"# {document.path}\n{document.text}" for document in documents)
 
 
 def read(path: Path, *, missing: str | None = None) -> str:

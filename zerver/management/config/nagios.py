@@ -11,10 +11,9 @@ from zerver.deployment.nagios import DEFAULT_EMAIL, DEFAULT_HOST, DEFAULT_STATE_
 from zerver.deployment.programs import QueueProgram
 from zerver.deployment.site import check_path
 from zerver.lib.conf import get_settings
-from zerver.management.config.kind import Document, Kind, Options, programs_here
-from zerver.management.config.site_options import add_place, site_of
+from zerver.management.config.kind import Document, Kind, Options, programs_here, shown
+from zerver.management.config.site_options import PLACE_FLAGS, add_place, is_any_given, site_of
 
-_PLACE = ("user", "home", "directory", "python")
 #: Of the plugins, as are the hosts; None where nobody said.
 _PATHS = (
     ("--plugin-directory", "where the plugins are (that of PYTHON)"),
@@ -24,7 +23,7 @@ _OPTIONS = (
     ("--broker-option", "of the plugins that ask the broker"),
     ("--database-option", "of the plugin that asks the database"),
 )
-_OF_PLUGINS = ("hosts", *(flag.strip("-").replace("-", "_") for flag, _ in (*_PATHS, *_OPTIONS)))
+_PLUGIN_FLAGS = ("--hosts", *(flag for flag, _ in (*_PATHS, *_OPTIONS)))
 
 
 class Nagios(Kind):
@@ -54,12 +53,12 @@ class Nagios(Kind):
 
     def text(self, options: Options) -> str:
         local = _plugins_of(options) if options["local"] else None
-        if local is None and any(options[option] is not None for option in _OF_PLUGINS):
+        if local is None and is_any_given(options, _PLUGIN_FLAGS):
             raise CommandError(
                 "options of plugins are of --local: elsewhere they stand in what kind nrpe makes"
             )
-        if local is None and any(options[option] is not None for option in _PLACE):
-            raise CommandError("--user, --home, --directory and --python are of --local")
+        if local is None and is_any_given(options, PLACE_FLAGS):
+            raise CommandError(f"{', '.join(PLACE_FLAGS)} are of --local")
         watch = Watch(name=site_of(options).name, host_name=options["host"], email=options["email"])
         return nagios.server(watch, _programs(), local)
 
@@ -90,10 +89,7 @@ class Nrpe(Kind):
         )
 
     def text(self, options: Options) -> str:
-        """As ``systemctl cat`` shows several files."""
-        return "\n".join(
-            f"# {document.path}\n{document.text}" for document in self._documents(options, Path("/"))
-        )
+        return shown(self._documents(options, Path("/")))
 
     def documents(self, options: Options) -> Sequence[Document]:
         return self._documents(options, options["file"] or Path("/"))
@@ -103,7 +99,7 @@ class Nrpe(Kind):
         check_path("state directory", state)
         name = plugins.site.name
         return [
-            Document(path=root / f"etc/cron.d/{name}", text=nagios.cron(plugins, programs, state)),
+            Document(path=root / f"etc/cron.d/{name}", text=nagios.cron(plugins, state)),
             Document(path=root / f"etc/nagios/nrpe.d/{name}.cfg", text=nagios.nrpe(plugins, programs, state)),
         ]
 

@@ -2,6 +2,7 @@
 
 import os
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Iterable
 from pathlib import PurePosixPath
 
 from django.conf import settings
@@ -15,7 +16,9 @@ _PATHS = (
     ("--python", "the interpreter (DIRECTORY/.venv/bin/python)"),
 )
 _LOGS = ("--log-directory", "where their logs go (/var/log/NAME)")
-_OF_SITE = ("name", "user", "home", "directory", "python", "log_directory", "nice")
+#: See ``add_place``.
+PLACE_FLAGS = ("--user", *(flag for flag, _ in _PATHS))
+_SITE_FLAGS = ("--name", *PLACE_FLAGS, _LOGS[0], "--nice")
 
 
 def add_name(parser: ArgumentParser) -> None:
@@ -49,8 +52,19 @@ def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
 
 def site_of(options: Options) -> Site:
     """Raises: UnfitValue."""
-    given = {name: options[name] for name in _OF_SITE if name in options}
+    names = map(name_of, _SITE_FLAGS)
+    given = {name: options[name] for name in names if name in options}
     return Site.derived(environment=dict(options.get("environment", [])), **given)
+
+
+def is_any_given(options: Options, flags: Iterable[str]) -> bool:
+    """Of flags that are None where nobody said."""
+    return any(options[name_of(flag)] is not None for flag in flags)
+
+
+def name_of(flag: str) -> str:
+    """Among the options, as argparse makes it."""
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def left_out(options: Options) -> list[str]:

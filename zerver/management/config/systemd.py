@@ -1,12 +1,12 @@
 """systemd's units."""
 
 from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from zerver.deployment import systemd
 from zerver.deployment.site import Site
-from zerver.management.config.kind import Document, Kind, Options, programs_here, read
+from zerver.management.config.kind import Document, Kind, Options, programs_here, read, shown
 from zerver.management.config.site_options import add_site, left_out, site_of
 
 _UNITS = Path("/etc/systemd/system")
@@ -32,26 +32,24 @@ class Systemd(Kind):
         )
 
     def text(self, options: Options) -> str:
-        """As ``systemctl cat`` shows several files."""
-        units = _units(site_of(options), options)
-        return "\n".join(f"# {_UNITS / name}\n{text}" for name, text in units.items())
+        return shown(_units(site_of(options), options, _UNITS))
 
     def documents(self, options: Options) -> Sequence[Document]:
         site, directory = site_of(options), options["file"] or _UNITS
-        units = _units(site, options)
-        stale = [path for path in _of_site(site, directory) if path.name not in units]
-        return [
-            *(Document(path=directory / name, text=text) for name, text in units.items()),
-            # A file that says nothing is none.
-            *(Document(path=path, text="") for path in stale),
-        ]
+        units = _units(site, options, directory)
+        wanted = [unit.path for unit in units]
+        stale = [path for path in _of_site(site, directory) if path not in wanted]
+        # A file that says nothing is none.
+        return [*units, *(Document(path=path, text="") for path in stale)]
 
     def remarks(self, options: Options) -> Sequence[str]:
         return left_out(options)
 
 
-def _units(site: Site, options: Options) -> Mapping[str, str]:
-    return systemd.render(site, programs_here(), is_multi_threaded=options["multi_threaded"])
+def _units(site: Site, options: Options, directory: Path) -> Sequence[Document]:
+    """Raises: CommandError."""
+    texts = systemd.render(site, programs_here(), is_multi_threaded=options["multi_threaded"])
+    return [Document(path=directory / name, text=text) for name, text in texts.items()]
 
 
 def _of_site(site: Site, directory: Path) -> list[Path]:
