@@ -111,6 +111,7 @@ def test_help_version_and_wrong_usage_are_unknown_and_on_standard_output(plugin:
         (ERRORS, ["--database", "host=db password=s3cret"], "--database holds a password"),
         (ERRORS, ["--database", "postgres://shop:s3cret@db/shop"], "--database holds a password"),
         (ERRORS, ["--sqlite", "/x", "-H", "db"], "--hostname and --port are of PostgreSQL"),
+        (QUEUE, ["--per-queue"], "--per-queue is of --state-file"),
         (READER, ["/x", "soon"], "'soon' is no whole number of seconds"),
         (READER, [], "required: FILE"),
     ],
@@ -517,6 +518,42 @@ def test_what_cron_leaves_is_told_by_the_reader(site: Site, queues: Queues) -> N
     left = site.ask(CONSUMERS, *site.broker(), "--state-file", site.directory / "none" / "state")
     assert (left.code, left.out) == (UNKNOWN, "")
     assert "cannot be written" in left.err
+
+
+def test_one_run_leaves_a_file_for_each_queue(
+    site: Site, queues: Queues, rabbit_server: RabbitServer
+) -> None:
+    site.declare("mail", "alone")
+    queues.make("mail", consumers=1)
+    queues.make("alone", events=1)
+    site.tell("mail", crit_seconds=60.0)
+    left = (*site.broker(), "--state-file", site.directory / "state", "--per-queue")
+
+    assert (site.ask(QUEUE, *left).code, site.ask(QUEUE, *left).out) == (0, "")
+    assert ask(READER, site.directory / "state_mail").out == "OK: queue mail is 0 s behind, 0 ready\n"
+    alone = ask(READER, site.directory / "state_alone")
+    assert alone.line == "CRITICAL: queue alone: 1 event waits, and nobody takes from it: start its workers"
+
+    site.tell("mail", crit_seconds=90.0)
+    site.tell("stranger")
+    assert site.ask(QUEUE, *left).code == 0
+    outdated = ask(READER, site.directory / "state_mail")
+    assert outdated.code == UNKNOWN
+    assert "has crit_seconds 60, and a worker runs with 90" in outdated.out
+    assert ask(READER, site.directory / "state_alone").line == alone.line, "of its own queue alone"
+
+    rabbit_server.stop_signal()
+    try:
+        site.ask(QUEUE, *left, "-t", "1")
+    finally:
+        rabbit_server.cont_signal()
+    for queue in ("mail", "alone"):
+        assert "did not answer within 1 s" in ask(READER, site.directory / f"state_{queue}").out
+
+    site.declarations.unlink()
+    lost = site.ask(QUEUE, *left)
+    assert (lost.code, lost.out) == (UNKNOWN, "")
+    assert "is not there, which tells what is declared" in lost.err
 
 
 def test_a_plugin_that_runs_out_of_time_leaves_that_in_its_file(

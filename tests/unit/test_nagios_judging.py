@@ -6,6 +6,7 @@ import json
 import os
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -135,6 +136,26 @@ def test_a_worker_at_an_unknown_queue_shows_that_declarations_are_out_of_date(tm
     assert "queue_config declarations --file=/etc/shop/queues.json --write" in finding.text
     assert workers.strangers(["mail", "fresh"], Path("/x")) == []
     assert workers.doubts == []
+
+
+@pytest.mark.parametrize(
+    ("lived", "text"),
+    [
+        ({"crit_seconds": 90.0}, "has crit_seconds 60, and a worker runs with 90; restart it, or write it anew"),
+        ({"threads": 4}, "has threads 1, and a worker runs with 4"),
+        ({"threads": 1, "timeout_seconds": 30, "warn_seconds": 30.0, "crit_seconds": 60.0}, ""),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_declarations_that_are_not_what_workers_run_with_are_out_of_date(
+    tmp_path: Path, lived: dict[str, float], text: str
+) -> None:
+    write_stats(tmp_path, told(**lived))
+
+    found = stats.Workers.read(tmp_path, now=NOW).at_odds(MAIL, Path("/etc/shop/queues.json"))
+
+    assert [finding.level for finding in found] == ([Level.UNKNOWN] if text else [])
+    assert text in "".join(finding.text for finding in found)
 
 
 def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: Path) -> None:
@@ -335,7 +356,7 @@ def test_handlers_of_a_process_share_the_backlog() -> None:
         (Seen(ready=3, consumers=1), [told(standstill_seconds=None)], [], Level.OK, "behind"),
         (
             Seen(ready=3, consumers=2), [told(standstill_seconds=900.0), told(standstill_seconds=0.0)], [],
-            Level.OK, "behind",
+            Level.WARNING, "worker 1 of queue mail (pid 7 on web1) has got nothing done for 902 s, with 1 in hand",
         ),
         (Seen(problem="may not look"), [], [], Level.UNKNOWN, "may not look"),
         (
@@ -387,6 +408,19 @@ def test_whoever_gets_nowhere_is_told_with_the_reason(
 
     assert found.level is level
     assert text in found.message
+
+
+def test_one_worker_that_says_nothing_any_more_is_told_although_others_get_on() -> None:
+    frozen = told(update_time=NOW - 300, in_flight=2, unbegun=3, host=socket.gethostname(), pid=os.getpid())
+
+    found = judged(Seen(ready=0, consumers=2), told(), old=(frozen,))
+
+    assert found.level is Level.WARNING
+    assert (
+        f"(pid {os.getpid()} on {frozen.host}) has said nothing for 300 s, with 5 in hand" in found.message
+    )
+    idle = judged(Seen(ready=0, consumers=2), told(), old=(replace(frozen, in_flight=0, unbegun=0),))
+    assert idle.level is Level.OK
 
 
 def test_a_stats_file_that_is_none_hides_no_critical() -> None:

@@ -29,14 +29,13 @@ DEFAULT_EMAIL = "root@localhost"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A plugin, and what it is to look at."""
+    """What a plugin is to look at."""
 
     #: Of NRPE's command, and of the file that cron leaves.
     name: str
     description: str
     #: As Nagios runs it on the workers' host itself; see ``_commands``.
     local_command: str
-    command_line: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +69,7 @@ class Plugins:
 
     @property
     def queue_line(self) -> str:
-        """Without the queue."""
+        """Of all queues."""
         return self._line("check-rabbitmq-queue", self._stats, *self.broker_options)
 
     @property
@@ -110,35 +109,36 @@ class Watch:
             raise UnfitValue("email", self.email, "write it as operators@example.org")
 
 
-def checks(name: str, programs: Sequence[QueueProgram], plugins: Plugins | None = None) -> Iterator[Check]:
-    """One for each queue, and two for all of them. ``plugins``: with the lines that run them."""
+def checks(name: str, programs: Sequence[QueueProgram]) -> Iterator[Check]:
+    """One for each queue, and two for all of them."""
     for program in programs:
         yield Check(
             name=f"{name}_queue_{program.queue}",
             description=f"{name} queue {program.queue}",
             local_command=f"{name}_queue!{program.queue}",
-            command_line=f"{plugins.queue_line} --queue={program.queue}" if plugins else "",
         )
     yield Check(
         name=f"{name}_consumers",
         description=f"{name} consumers",
         local_command=f"{name}_consumers",
-        command_line=plugins.consumers_line if plugins else "",
     )
     yield Check(
         name=f"{name}_worker_errors",
         description=f"{name} worker errors",
         local_command=f"{name}_worker_errors",
-        command_line=plugins.errors_line if plugins else "",
     )
 
 
-def cron(plugins: Plugins, programs: Sequence[QueueProgram], state_directory: PurePosixPath) -> str:
-    """Every minute, in silence: what is found is in the file."""
-    user = plugins.site.user
-    return _HEADER.format(name=plugins.site.name, kind="nrpe") + "".join(
-        f"* * * * * {user} {check.command_line} --state-file={state_directory}/{check.name}\n"
-        for check in checks(plugins.site.name, programs, plugins)
+def cron(plugins: Plugins, state_directory: PurePosixPath) -> str:
+    """Every minute, in silence: what is found is in the files. One run looks at all queues, however many they are."""
+    user, name = plugins.site.user, plugins.site.name
+    return _HEADER.format(name=name, kind="nrpe") + "".join(
+        f"* * * * * {user} {line} --state-file={state_directory}/{name}_{check}\n"
+        for line, check in (
+            (f"{plugins.queue_line} --per-queue", "queue"),
+            (plugins.consumers_line, "consumers"),
+            (plugins.errors_line, "worker_errors"),
+        )
     )
 
 

@@ -48,6 +48,11 @@ class QueueStats:
     paused: str | None = None
     #: How long it has had events in hand and settled none; None where an earlier release wrote this.
     standstill_seconds: float | None = None
+    #: As declared, with what this host sets over it; None where an earlier release wrote this.
+    threads: int | None = None
+    timeout_seconds: float | None = None
+    warn_seconds: float | None = None
+    crit_seconds: float | None = None
 
 
 def stats_path(state_dir: Path, queue: str, worker_num: int) -> Path:

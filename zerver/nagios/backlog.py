@@ -1,14 +1,15 @@
 """Judging: how far is a queue behind, in seconds, and does anybody get on with it?"""
 
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from zerver.lib.counted import counted
-from zerver.monitoring.thresholds import NOTHING_DONE, Level, backlog_seconds, is_stuck
+from zerver.monitoring.thresholds import NOTHING_DONE, Level, backlog_seconds
 from zerver.nagios.broker import Seen
 from zerver.nagios.declared import Declared
 from zerver.nagios.ranges import Range, number_text
 from zerver.nagios.report import Finding, Metric
-from zerver.nagios.stats import Told
+from zerver.nagios.stats import Hung, Told, in_hand
 
 #: Faster than any handler is.
 _FASTEST_SECONDS = 1e-6
@@ -27,8 +28,10 @@ class Backlog:
     #: Since when no worker of this host has said anything; None where one has lately, or none is known that did. Below
     #: 0 where their clock is ahead of ours.
     silent_seconds: float | None
-    #: For so long at least none of this host's workers has got anything done, although each has something in hand.
-    standstill_seconds: float
+    #: Of this host's workers, those that get nothing done with what they have in hand.
+    hung: Sequence[Hung] = ()
+    #: And those that had something in hand when they said the last.
+    silent: Sequence[Hung] = ()
 
 
 def measure(queue: Declared, seen: Seen, told: Told, *, now: float) -> Backlog:
@@ -57,17 +60,25 @@ def measure(queue: Declared, seen: Seen, told: Told, *, now: float) -> Backlog:
         ),
         lag_seconds=max(lags, default=None),
         silent_seconds=None if told.fresh else silent,
-        standstill_seconds=told.standstill_seconds(now),
+        hung=told.hung(now, patience_seconds=max(queue.crit_seconds, queue.timeout_seconds)),
+        silent=told.silent(now),
     )
 
 
 def judge(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> list[Finding]:
     """What is found of one queue; the worst counts."""
+    return [replace(finding, queue=queue.queue) for finding in _judged(queue, backlog, warning, critical)]
+
+
+def _judged(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> list[Finding]:
     seen = backlog.seen
     if not seen.exists:
         text = f"queue {queue.queue} {seen.problem}: start its workers, which declare it"
         return [Finding(level=seen.level, text=text)]
-    problems = [Finding(level=Level.UNKNOWN, text=problem) for problem in backlog.told.problems]
+    problems = [
+        *(Finding(level=Level.UNKNOWN, text=problem) for problem in backlog.told.problems),
+        *_of_single_workers(queue.queue, backlog),
+    ]
     if seen.ready is None:
         return [Finding(level=seen.level, text=f"queue {queue.queue}: {seen.problem}"), *problems]
     return [
@@ -95,10 +106,9 @@ def _of_progress(queue: Declared, ready: int, backlog: Backlog) -> Finding | Non
     reasons = sorted({stats.breaker for stats in told.fresh if stats.breaker})
     if ready and reasons and all(stats.breaker for stats in told.fresh):
         return Finding(level=Level.CRITICAL, text=f"{waiting} its workers take none: {'; '.join(reasons)}")
-    in_hand = sum(stats.in_flight + (stats.unbegun or 0) for stats in told.fresh)
-    patience_seconds = max(queue.crit_seconds, queue.timeout_seconds)
-    if is_stuck(ready + in_hand, backlog.standstill_seconds, patience_seconds=patience_seconds):
-        since = f"for {number_text(round(backlog.standstill_seconds))} s, with {in_hand} in hand"
+    if told.fresh and len(backlog.hung) == len(told.fresh):
+        seconds = min(hung.seconds for hung in backlog.hung)
+        since = f"for {number_text(round(seconds))} s, with {sum(map(in_hand, told.fresh))} in hand"
         mend = "see what their handlers wait for, and restart them"
         return Finding(level=Level.CRITICAL, text=f"{waiting} {NOTHING_DONE} {since}: {mend}")
     return None
@@ -117,6 +127,25 @@ def _of_silence(waiting: str, seconds: float, told: Told) -> Finding:
         return Finding(level=Level.CRITICAL, text=f"{text}, and had {told.held} in hand then: {mend}")
     mend = f"{mend}; a file that one left which was killed may be removed"
     return Finding(level=Level.UNKNOWN, text=f"{text}, and had nothing in hand then: {mend}")
+
+
+def _of_single_workers(queue: str, backlog: Backlog) -> Iterator[Finding]:
+    """That hang where others of their host get on: the queue moves, and what these hold does not."""
+    fresh = backlog.told.fresh
+    if not fresh or len(backlog.hung) == len(fresh):
+        return
+    for one in backlog.hung:
+        yield _of_worker(queue, one, "has got nothing done")
+    for one in backlog.silent:
+        yield _of_worker(queue, one, "has said nothing")
+
+
+def _of_worker(queue: str, one: Hung, problem: str) -> Finding:
+    stats = one.stats
+    who = f"worker {stats.worker_num} of queue {queue} (pid {stats.pid} on {stats.host})"
+    since = f"for {one.seconds:.0f} s, with {in_hand(stats)} in hand"
+    mend = "while others get on: end it, and they are given what it holds"
+    return Finding(level=Level.WARNING, text=f"{who} {problem} {since}, {mend}")
 
 
 def _of_length(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> Finding:

@@ -5,11 +5,10 @@ import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable
 
-from zerver.monitoring.thresholds import Level
-from zerver.nagios import database, database_options, declared, worker_errors
+from zerver.nagios import database, database_options, worker_errors
 from zerver.nagios.database import Database
 from zerver.nagios.deadline import Deadline
-from zerver.nagios.plugin import Plugin, run
+from zerver.nagios.plugin import Plugin, declarations_of, run
 from zerver.nagios.report import Report
 
 _SPAN = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
@@ -38,9 +37,7 @@ class CheckWorkerErrors(Plugin):
 
 
 def _check(options: Namespace, asked: Database, deadline: Deadline) -> Report:
-    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
-    known = declared.read(options.declarations)
-    declared.chosen(known, options.queue, options.declarations)
+    known, _ = declarations_of(options, deadline)
     trouble = database.of_queues(asked.trouble(options.since, deadline), options.queue)
     warning = options.warning or worker_errors.ANY
     return Report(

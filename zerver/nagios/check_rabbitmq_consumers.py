@@ -8,11 +8,11 @@ from pathlib import Path
 
 from zerver.lib.counted import counted
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import broker, broker_options, consumers, declared
+from zerver.nagios import broker, broker_options, consumers
 from zerver.nagios.broker import Broker, Seen
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.declared import Declared
-from zerver.nagios.plugin import Plugin, run, thresholds
+from zerver.nagios.plugin import Plugin, declarations_of, run, thresholds
 from zerver.nagios.report import Finding, Metric, Report
 from zerver.nagios.stats import Workers
 
@@ -48,9 +48,7 @@ class CheckConsumers(Plugin):
 
 
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
-    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
-    known = declared.read(options.declarations)
-    queues = declared.chosen(known, options.queue, options.declarations)
+    known, queues = declarations_of(options, deadline)
     workers = Workers()
     if options.stats_dir is not None:
         deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)

@@ -3,7 +3,7 @@
 import sys
 import time
 from argparse import ArgumentParser, Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from zerver.lib.counted import counted
@@ -11,7 +11,7 @@ from zerver.monitoring.thresholds import Level
 from zerver.nagios import backlog, broker, broker_options, declared
 from zerver.nagios.broker import Broker
 from zerver.nagios.deadline import Deadline
-from zerver.nagios.plugin import Plugin, run, thresholds
+from zerver.nagios.plugin import Plugin, declarations_of, run, thresholds
 from zerver.nagios.ranges import Range
 from zerver.nagios.report import Finding, Metric, Report
 from zerver.nagios.stats import Workers
@@ -36,17 +36,29 @@ class CheckQueue(Plugin):
             metavar="PATH",
             help="the workers' QUEUE_STATE_DIR (%(default)s)",
         )
+        parser.add_argument(
+            "--per-queue",
+            action="store_true",
+            help="leave a state file for each queue, called as --state-file says and _QUEUE",
+        )
         broker_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
+        if options.per_queue and options.state_file is None:
+            usage("--per-queue is of --state-file")
         asked = broker_options.broker_of(options, usage)
         return lambda deadline: _check(options, asked, deadline)
 
+    def state_files(self, options: Namespace, report: Report) -> Mapping[Path, Report]:
+        if not options.per_queue:
+            return super().state_files(options, report)
+        queues = declared.chosen(declared.read(options.declarations), options.queue, options.declarations)
+        path: Path = options.state_file
+        return {path.with_name(f"{path.name}_{queue.queue}"): report.of(queue.queue) for queue in queues}
+
 
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
-    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
-    known = declared.read(options.declarations)
-    queues = declared.chosen(known, options.queue, options.declarations)
+    known, queues = declarations_of(options, deadline)
     seen = asked.look([queue.queue for queue in queues], deadline)
     deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
     now = time.time()
@@ -58,9 +70,11 @@ def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
         warning, critical = thresholds(options, queue.queue, usual)
         measured = backlog.measure(queue, seen[queue.queue], workers.of(queue.queue), now=now)
         findings += backlog.judge(queue, measured, warning, critical)
+        findings += workers.at_odds(queue, options.declarations)
         metrics += backlog.metrics(queue, measured, warning, critical)
     findings += workers.doubts
-    if not options.queue:  # of one queue no more is asked: an added one would be told by every service
+    # Of one queue no more is asked: an added one would be told by every service.
+    if not (options.queue or options.per_queue):
         findings += workers.strangers(known, options.declarations)
     return Report(findings=findings, all_well=_all_well(findings, len(queues)), metrics=metrics)
 

@@ -9,7 +9,7 @@ import time
 import traceback
 from abc import ABC, abstractmethod
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar, NoReturn
@@ -18,8 +18,9 @@ from zerver import __version__
 from zerver.lib.errors import ZerverError
 from zerver.lib.printable import one_line, printable
 from zerver.monitoring.thresholds import Level
-from zerver.nagios import state_file
+from zerver.nagios import declared, state_file
 from zerver.nagios.deadline import Deadline
+from zerver.nagios.declared import Declared
 from zerver.nagios.errors import NoAnswer, cannot_ask
 from zerver.nagios.ranges import Range
 from zerver.nagios.report import EXIT_CODES, Finding, Report
@@ -70,6 +71,10 @@ class Plugin(ABC):
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
         """What is to be done, which raises NoAnswer. ``usage`` ends the plugin over options that make no sense."""
 
+    def state_files(self, options: Namespace, report: Report) -> Mapping[Path, Report]:
+        """What is left where, with ``--state-file``. Raises: NoAnswer."""
+        return {options.state_file: report}
+
 
 def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
     """The exit code."""
@@ -78,7 +83,7 @@ def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
 
     def say(report: Report) -> int:
         if options.state_file is not None:
-            return _leave(options.state_file, report)
+            return _leave(plugin, options, report)
         print_plainly(report.lines(plugin.service, is_verbose=options.verbose > 0))
         return EXIT_CODES[report.level]
 
@@ -123,14 +128,21 @@ def _only(level: Level, text: str) -> Report:
     return Report(findings=[Finding(level=level, text=text)], all_well="")
 
 
-def _leave(path: Path, report: Report) -> int:
+def _leave(plugin: Plugin, options: Namespace, report: Report) -> int:
     """In silence, for cron mails whatever is said."""
+    problems = []
     try:
-        state_file.write(path, report, now=time.time())
-    except OSError as error:
-        sys.stderr.write(f"{path} cannot be written: {one_line(error)}\n")
-        return EXIT_UNKNOWN
-    return 0
+        for path, said in plugin.state_files(options, report).items():
+            try:
+                state_file.write(path, said, now=time.time())
+            except OSError as error:
+                problems.append(f"{path} cannot be written: {one_line(error)}")
+    except NoAnswer as error:
+        problems.append(str(error))
+    if not problems:
+        return 0
+    sys.stderr.write(f"{problems[0]}\n")
+    return EXIT_UNKNOWN
 
 
 def _parser(plugin: Plugin) -> Parser:
@@ -167,6 +179,13 @@ def _parser(plugin: Plugin) -> Parser:
     )
     plugin.add_arguments(parser)
     return parser
+
+
+def declarations_of(options: Namespace, deadline: Deadline) -> tuple[Mapping[str, Declared], list[Declared]]:
+    """All that is declared, and what of it is asked for. Raises: NoAnswer, unknown."""
+    deadline.waits_for(str(options.declarations), Level.UNKNOWN)
+    known = declared.read(options.declarations)
+    return known, declared.chosen(known, options.queue, options.declarations)
 
 
 def thresholds(options: Namespace, queue: str, usual: tuple[Range, Range]) -> tuple[Range, Range]:

@@ -37,6 +37,8 @@ class Finding:
 
     level: Level
     text: str
+    #: Of which alone it tells; empty: of all that were asked for.
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +52,12 @@ class Report:
     def level(self) -> Level:
         """Of the worst finding."""
         return min((finding.level for finding in self.findings), key=_WORST_FIRST.index, default=Level.OK)
+
+    def of(self, queue: str) -> "Report":
+        """What it says of one queue."""
+        findings = [finding for finding in self.findings if finding.queue in ("", queue)]
+        all_well = next((finding.text for finding in findings if finding.queue), self.all_well)
+        return Report(findings=findings, all_well=all_well)
 
     @property
     def message(self) -> str:

@@ -8,14 +8,28 @@ from pathlib import Path
 from typing import Self
 
 from zerver.lib.queue_stats import QueueStats, read_stats
-from zerver.monitoring.thresholds import Level
-from zerver.nagios.declared import mend_of
+from zerver.monitoring.thresholds import Level, is_stuck
+from zerver.nagios.declared import Declared, mend_of
 from zerver.nagios.report import Finding
 
 #: A worker writes every 5 seconds. One that has not for so long has died, or cannot write.
 FRESH_SECONDS = 60.0
 #: Who has said nothing for so long is none of those that are missed now.
 _FORGOTTEN_SECONDS = 86_400.0
+
+
+def in_hand(stats: QueueStats) -> int:
+    """Events that it has taken and not settled."""
+    return stats.in_flight + (stats.unbegun or 0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hung:
+    """A worker that has events in hand and gets nothing done, or says nothing any more."""
+
+    stats: QueueStats
+    #: For so long.
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,12 +53,27 @@ class Told:
     @property
     def held(self) -> int:
         """What those that have said nothing since had in hand then."""
-        return sum(stats.in_flight + (stats.unbegun or 0) for stats in self.old)
+        return sum(map(in_hand, self.old))
 
-    def standstill_seconds(self, now: float) -> float:
-        """Of the worker that was the last to get something done, or has nothing to do."""
-        said = ((stats.standstill_seconds, max(0.0, now - stats.update_time)) for stats in self.fresh)
-        return min((seconds + since if seconds else 0.0 for seconds, since in said), default=0.0)
+    def hung(self, now: float, *, patience_seconds: float) -> list[Hung]:
+        """Of those that are there."""
+        found = []
+        for stats in self.fresh:
+            if not stats.standstill_seconds:
+                continue
+            seconds = stats.standstill_seconds + max(0.0, now - stats.update_time)
+            if is_stuck(in_hand(stats), seconds, patience_seconds=patience_seconds):
+                found.append(Hung(stats=stats, seconds=seconds))
+        return found
+
+    def silent(self, now: float) -> list[Hung]:
+        """Of those that have said nothing since, and are known to be there: one of another host may have ended."""
+        here = socket.gethostname()
+        return [
+            Hung(stats=stats, seconds=now - stats.update_time)
+            for stats in self.old
+            if in_hand(stats) and stats.host == here and stats.update_time < now
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +113,21 @@ class Workers:
         text = f"{declarations} is out of date: workers run at {', '.join(unknown)}, which it does not know"
         text = f"{text}; {mend_of(declarations)}"
         return [Finding(level=Level.UNKNOWN, text=text)]
+
+    def at_odds(self, queue: Declared, declarations: Path) -> list[Finding]:
+        """That the declarations are out of date, or the workers: both say how the queue is to be judged."""
+        for stats in self.of(queue.queue).fresh:
+            for what, declared, lived in (
+                ("threads", queue.threads, stats.threads),
+                ("timeout_seconds", queue.timeout_seconds, stats.timeout_seconds),
+                ("warn_seconds", queue.warn_seconds, stats.warn_seconds),
+                ("crit_seconds", queue.crit_seconds, stats.crit_seconds),
+            ):
+                if lived not in (None, declared):
+                    differ = f"{declarations} has {what} {declared:g}, and a worker runs with {lived:g}"
+                    text = f"queue {queue.queue}: {differ}; restart it, or {mend_of(declarations)}"
+                    return [Finding(level=Level.UNKNOWN, text=text, queue=queue.queue)]
+        return []
 
 
 def _said(path: Path) -> list[QueueStats | str]:

@@ -165,9 +165,9 @@ class ProcessRow:
 
     def stats(self) -> QueueStats:
         """What the ``.stats`` file says."""
-        counts, unbegun = self.runner.counters.read(), self.runner.unbegun
+        queue, counts, unbegun = self.runner.queue, self.runner.counters.read(), self.runner.unbegun
         return QueueStats(
-            queue=self.runner.queue.name,
+            queue=queue.name,
             worker_num=self.number,
             host=host_name(),
             pid=os.getpid(),
@@ -187,6 +187,10 @@ class ProcessRow:
             standstill_seconds=self._standstill.seconds(
                 self.runner.counters.settled, in_flight=counts.in_flight
             ),
+            threads=queue.threads,
+            timeout_seconds=queue.timeout_seconds,
+            warn_seconds=queue.warn_seconds,
+            crit_seconds=queue.crit_seconds,
         )
 
     def write(self, *, is_last: bool = False) -> None:

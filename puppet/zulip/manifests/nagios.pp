@@ -42,20 +42,19 @@ class zulip::nagios (
     default => $stats_directory,
   }
 
-  # Each with the line that runs it.
+  # As cron runs them: one run of the first looks at all queues, and leaves a file for each.
   $declarations = "--declarations=/etc/${app_name}/queues.json"
   $stats_option = "--stats-dir=${stats}"
-  $of_queues = $zulip::base::normal_queues.map |String $queue| {
-    $line = ["${plugins}/check-rabbitmq-queue", $declarations, $stats_option] + $broker_options + ["--queue=${queue}"]
-    $check = { 'name' => "${app_name}_queue_${queue}", 'line' => $line.join(' ') }
-    $check
-  }
+  $of_queues = ["${plugins}/check-rabbitmq-queue", $declarations, $stats_option] + $broker_options + ['--per-queue']
   $consumers = ["${plugins}/check-rabbitmq-consumers", $declarations, "--hosts=${hosts}", $stats_option] + $broker_options
   $errors = ["${plugins}/check-queue-worker-errors", $declarations] + $database_options
-  $checks = $of_queues + [
-    { 'name' => "${app_name}_consumers", 'line' => $consumers.join(' ') },
-    { 'name' => "${app_name}_worker_errors", 'line' => $errors.join(' ') },
-  ]
+  $lines = {
+    "${app_name}_queue"         => $of_queues.join(' '),
+    "${app_name}_consumers"     => $consumers.join(' '),
+    "${app_name}_worker_errors" => $errors.join(' '),
+  }
+  $checks = $zulip::base::normal_queues.map |String $queue| { "${app_name}_queue_${queue}" }
+    + ["${app_name}_consumers", "${app_name}_worker_errors"]
 
   file { "${zulip::base::root}${state_directory}":
     ensure => directory,
@@ -75,7 +74,7 @@ class zulip::nagios (
         'app_name'        => $app_name,
         'user'            => $zulip::base::user,
         'state_directory' => $state_directory,
-        'checks'          => $checks,
+        'lines'           => $lines,
       }),
       ;
     "${zulip::base::root}/etc/nagios/nrpe.d/${app_name}.cfg":
