@@ -209,20 +209,51 @@ def test_a_scrape_ends_in_time_whoever_is_silent_and_says_who(
     with ThreadPoolExecutor(3) as pool:
         started_at = time.monotonic()
         scrapes = [pool.submit(Figures.scrape, port) for _ in range(3)]
-        assert [scrape.result().up() for scrape in scrapes] == [{"database": 0, "broker": None}] * 3
+        assert [scrape.result().up() for scrape in scrapes] == [{"database": 0, "broker": 1}] * 3
         assert time.monotonic() - started_at < SCRAPE_SECONDS
-    assert Figures.scrape(port).names == {"zerver_up"}
+    hanging = Figures.scrape(port)
 
+    broker.pause()
+    assert Figures.scrape(port).up() == {"database": 0, "broker": 0}
+
+    broker.resume()
     database.resume()
     database.refuse(on=True)
     database.cut()
-    away = Figures.scrape(port)
-    assert away.up() == {"database": 0, "broker": 1}
-    assert away.get("zerver_queue_consumed_total", queue="ledger") is None
-    assert away.get("zerver_queue_backlog_warning_seconds", queue="ledger") == 30
+    refusing = Figures.scrape(port)
+    for away in (hanging, refusing):
+        assert away.up() == {"database": 0, "broker": 1}
+        assert away.get("zerver_queue_ready_events", queue="ledger", lane="rabbitmq") == 0
+        assert away.get("zerver_queue_ready_events", queue="ledger", lane="database") is None
+        assert away.get("zerver_queue_consumed_total", queue="ledger") is None
+        assert away.get("zerver_queue_backlog_warning_seconds", queue="ledger") == 30
+    assert hanging.names == refusing.names
 
     database.refuse(on=False)
     wait_for(lambda: Figures.scrape(port).up() == {"database": 1, "broker": 1}, 20, "both to answer again")
+
+
+def test_of_a_database_that_hangs_from_the_start_no_scrape_leaves_more_than_the_last_and_it_may_come_back(
+    project_process: Start,
+    env: dict[str, str],
+    port: int,
+    postgres_server: PostgresServer,
+    postgres_database: str,
+    rabbit_vhost: str,
+    tcp_proxy: Callable[[int], TcpProxy],
+) -> None:
+    database = tcp_proxy(postgres_server.port)
+    database.pause()
+    env |= {"QUEUE_URL": rabbit_vhost, "DATABASE_URL": database.through(postgres_database)}
+    threads = Path(f"/proc/{serve(project_process, port, env).pid}/task")
+    before = len(list(threads.iterdir()))
+
+    assert [Figures.scrape(port).up() for _ in range(20)] == [{"database": 0, "broker": 1}] * 20
+    wait_for(lambda: len(list(threads.iterdir())) == before + 3, 20, "three questions to be out, and no more")
+
+    database.resume()
+    wait_for(lambda: Figures.scrape(port).up() == {"database": 1, "broker": 1}, 20, "both to answer")
+    wait_for(lambda: len(list(threads.iterdir())) == before, 20, "no question to be out")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -311,6 +342,19 @@ def test_what_could_not_be_asked_stands_in_the_file_and_is_told(
     said = command("queue_metrics", "--textfile", str(path), QUEUE_URL=f"amqp://127.0.0.1:{port}/")
     assert Figures(path.read_text()).up() == {"database": 1, "broker": 0}
     assert f"127.0.0.1:{port}" in said
+
+
+def test_a_database_that_accepts_connections_and_says_nothing_is_told_in_the_file_beside_the_broker(
+    command: Callable[..., str], tmp_path: Path, rabbit_vhost: str
+) -> None:
+    path = tmp_path / "zerver.prom"
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgres://somebody@127.0.0.1:{silent.getsockname()[1]}/shop"
+        said = command("queue_metrics", "--textfile", str(path), DATABASE_URL=url, QUEUE_URL=rabbit_vhost)
+    found = Figures(path.read_text())
+    assert found.up() == {"database": 0, "broker": 1}
+    assert found.get("zerver_queue_ready_events", queue="ledger", lane="rabbitmq") == 0
+    assert said == "database 'default' cannot be reached: it has not answered within 4 s\n"
 
 
 # -- what is delivered beside it

@@ -32,10 +32,8 @@ def queue(**fields: Any) -> QueueSnapshot:
 
 def told(*queues: QueueSnapshot, processes: Any = ()) -> dict[str, float]:
     """Every sample, by its name and labels as they are exposed."""
-    return samples(Snapshot(taken_at_ms=1_500, queues=queues, processes=processes))
+    snapshot = Snapshot(taken_at_ms=1_500, queues=queues, processes=processes)
 
-
-def samples(snapshot: Snapshot | None) -> dict[str, float]:
     class Once(Collector):
         def collect(self) -> list[Metric]:
             return list(families(snapshot))
@@ -74,10 +72,6 @@ def test_without_a_broker_nothing_is_told_of_one() -> None:
     found = told(queue(lanes={"database": Depth(ready=0, unacked=0, later=0)}))
     assert found['zerver_up{part="database"}'] == 1
     assert 'zerver_up{part="broker"}' not in found
-
-
-def test_without_any_answer_that_alone_is_told() -> None:
-    assert samples(None) == {'zerver_up{part="database"}': 0}
 
 
 def test_thresholds_are_those_of_the_queue_and_only_where_workers_should_be() -> None:

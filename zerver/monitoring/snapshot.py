@@ -3,9 +3,10 @@
 A figure that nothing can know is None, never 0. A lane that cannot be reached costs its own figures, not the others'.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, Protocol, TypeVar
 
 from django.db import DatabaseError
 from django.db.models import Count
@@ -27,6 +28,8 @@ from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds,
 from zerver.monitoring.workers import Progress, failing_workers, live_workers, workers_at_work
 
 LaneFigure = Literal["ready", "unacked", "later"]
+Part = Literal["database", "broker"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,23 +216,35 @@ class _DatabaseFacts:
     pauses: Mapping[str, Pause] = field(default_factory=dict)
 
 
+class Ask(Protocol):
+    """How a part is asked: with what patience. Raises: TransportUnavailable, and whatever the question raises."""
+
+    def __call__(self, part: Part, question: Callable[[], T], /) -> T: ...
+
+
+def ask_patiently(_: Part, question: Callable[[], T], /) -> T:
+    """For however long the part takes, which is for ever where it hangs."""
+    return question()
+
+
 def take_snapshot(
     names: Collection[str] | None = None,
     *,
     test_queues: bool = False,
     previous: Snapshot | None = None,
     asks_broker: bool = True,
+    ask: Ask = ask_patiently,
 ) -> Snapshot:
     """Look at every declared queue and at undeclared ones that hold something; or at the queues named.
 
     Rates are taken between the heartbeats of ``previous`` and of now; without it, over the lives of the workers.
-    Unless ``asks_broker``, what only the broker knows is None.
+    Unless ``asks_broker``, what only the broker knows is None. ``ask`` decides how long each part is waited for.
     Raises: UnknownQueue for a name that no worker declares and that holds nothing.
     """
     problems: list[str] = []
-    facts = _ask_database(problems)
+    facts = _ask_database(ask, problems)
     wanted = _wanted(names, test_queues, facts)
-    depths = _ask_lanes(list(wanted.values()), facts, problems, asks_broker=asks_broker)
+    depths = _ask_lanes(list(wanted.values()), facts, ask if asks_broker else None, problems)
     progress = workers.progress(facts.workers or (), {} if previous is None else previous.progress)
     return Snapshot(
         taken_at_ms=facts.now_ms,
@@ -240,28 +255,30 @@ def take_snapshot(
     )
 
 
-def _ask_database(problems: list[str]) -> _DatabaseFacts:
-    """In six queries, however many queues there are."""
+def _ask_database(ask: Ask, problems: list[str]) -> _DatabaseFacts:
     alias = get_settings().database
     try:
-        table = current.table()
-        depths = table.depths()
-        counted = (
-            FailedEvent.objects.using(alias).open().order_by().values_list("queue").annotate(Count("id"))
-        )
-        return _DatabaseFacts(
-            now_ms=table.now_ms(),
-            failed=dict(counted),
-            workers=list(WorkerProcess.objects.using(alias)),
-            depths={name: _of_table(depth) for name, depth in depths.items()},
-            pauses=paused(alias),
-            tallies=tallies(alias),
-        )
+        return ask("database", partial(_facts, alias))
     except TransportUnavailable as error:
         problems.append(str(error))
     except DatabaseError as error:
         problems.append(str(unavailable(alias, error)))
     return _DatabaseFacts(now_ms=clock.now_ms())
+
+
+def _facts(alias: str) -> _DatabaseFacts:
+    """In six queries, however many queues there are."""
+    table = current.table()
+    depths = table.depths()
+    counted = FailedEvent.objects.using(alias).open().order_by().values_list("queue").annotate(Count("id"))
+    return _DatabaseFacts(
+        now_ms=table.now_ms(),
+        failed=dict(counted),
+        workers=list(WorkerProcess.objects.using(alias)),
+        depths={name: _of_table(depth) for name, depth in depths.items()},
+        pauses=paused(alias),
+        tallies=tallies(alias),
+    )
 
 
 def _of_table(depth: TableDepth) -> Depth:
@@ -288,13 +305,16 @@ def _wanted(
 
 
 def _ask_lanes(
-    wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, problems: list[str], *, asks_broker: bool
+    wanted: Sequence[QueueDeclaration], facts: _DatabaseFacts, ask: Ask | None, problems: list[str]
 ) -> dict[str, dict[str, Depth]]:
-    """Shape: by lane, then by queue, for all that are wanted; all None where a lane could not tell."""
+    """``ask``: the broker; None: it is not asked.
+
+    Shape: by lane, then by queue, for all that are wanted; all None where a lane could not tell.
+    """
     found: dict[str, dict[str, Depth]] = {}
     fast = current.fast_lane()
-    if fast is not None and asks_broker:
-        found[fast.name] = _ask_lane(fast, wanted, problems)
+    if fast is not None and ask is not None:
+        found[fast.name] = _ask_lane(fast, wanted, ask, problems)
     elif fast is not None:
         found[fast.name] = {queue.name: Depth() for queue in wanted}
     without_rows = Depth() if facts.depths is None else Depth(ready=0, unacked=0, later=0)
@@ -303,12 +323,14 @@ def _ask_lanes(
     return found
 
 
-def _ask_lane(lane: Transport, wanted: Sequence[QueueDeclaration], problems: list[str]) -> dict[str, Depth]:
+def _ask_lane(
+    lane: Transport, wanted: Sequence[QueueDeclaration], ask: Ask, problems: list[str]
+) -> dict[str, Depth]:
     # A lane that cannot hold an event until later holds none, whether it can be reached or not.
     later = None if lane.supports_delay else 0
     found: Mapping[str, Depth] = {}
     try:
-        found = lane.depths(wanted)
+        found = ask("broker", partial(lane.depths, wanted))
     except TransportError as error:
         problems.append(str(error))
     else:

@@ -85,8 +85,7 @@ class Command(QueueCommand):
             raise CommandError(
                 f"{path} cannot be written: {error.strerror or error}; what was there stays"
             ) from error
-        seen = collector.look()
-        for problem in ("the database did not answer in time",) if seen is None else seen.problems:
+        for problem in collector.seen.problems if collector.seen else ():
             self.warn(problem)
 
 

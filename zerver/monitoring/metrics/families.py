@@ -155,11 +155,9 @@ _LIMITS: Final = (
 )
 
 
-def families(snapshot: Snapshot | None) -> Iterator[Metric]:
-    """All that a snapshot says; None: there is none, for the database did not answer in time."""
+def families(snapshot: Snapshot) -> Iterator[Metric]:
+    """All that a snapshot says."""
     yield _up(snapshot)
-    if snapshot is None:
-        return
     taken_at = GaugeMetricFamily(
         "zerver_snapshot_timestamp_seconds", "When all of this was so, since the epoch."
     )
@@ -181,16 +179,17 @@ def families(snapshot: Snapshot | None) -> Iterator[Metric]:
     yield from _counted(snapshot)
 
 
-def _up(snapshot: Snapshot | None) -> Metric:
-    """The broker is absent where there is none, and where a silent database has kept it from being asked."""
+def _up(snapshot: Snapshot) -> Metric:
+    """The broker is absent where there is none."""
     family = GaugeMetricFamily(
         "zerver_up", "1 where a part answered in time, 0 where it did not.", labels=["part"]
     )
-    has_database = snapshot is not None and snapshot.processes is not None
-    family.add_metric(["database"], has_database)
-    queues = () if snapshot is None else snapshot.queues
+    family.add_metric(["database"], snapshot.processes is not None)
     fast = [
-        depth for queue in queues for lane, depth in queue.lanes.items() if lane != DatabaseTransport.name
+        depth
+        for queue in snapshot.queues
+        for lane, depth in queue.lanes.items()
+        if lane != DatabaseTransport.name
     ]
     if fast:
         family.add_metric(["broker"], any(depth.ready is not None for depth in fast))

@@ -2,20 +2,24 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
 
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
 from zerver.lib import clock
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import TransportUnavailable
 from zerver.monitoring.asking import Asked, NoAnswer
 from zerver.monitoring.metrics.families import families
-from zerver.monitoring.snapshot import Snapshot, take_snapshot
+from zerver.monitoring.snapshot import Part, Snapshot, take_snapshot
 
-#: For all of it; and, where that brought no answer, for what the database alone tells.
-_ALL_SECONDS = 5.0
-_TABLE_SECONDS = 3.0
+T = TypeVar("T")
+
+#: For each of the two, the database first.
+_ANSWER_SECONDS: Final = 4.0
 #: So many questions may be out, of those that have outlived their time: each holds a thread and a connection.
-_MOST_OUT = 3
+_MOST_OUT: Final = 3
 
 
 class QueueCollector(Collector):
@@ -23,11 +27,10 @@ class QueueCollector(Collector):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._last: Snapshot | None = None
-        self._all = _Question(lambda: take_snapshot(previous=self._last), _ALL_SECONDS)
-        self._table = _Question(lambda: take_snapshot(previous=self._last, asks_broker=False), _TABLE_SECONDS)
+        self._out: dict[Part, list[Asked[Any]]] = {"database": [], "broker": []}
         self._looked_at = float("-inf")
-        self._seen: Snapshot | None = None
+        #: By the last look; None before the first.
+        self.seen: Snapshot | None = None
 
     def collect(self) -> Iterator[Metric]:
         yield from families(self.look())
@@ -36,42 +39,30 @@ class QueueCollector(Collector):
         """Nothing, rather than a look at every registration."""
         return []
 
-    def look(self) -> Snapshot | None:
-        """None when not even the database answered in time. Raises: ConfigurationError."""
+    def look(self) -> Snapshot:
+        """Raises: ConfigurationError."""
         asked_at = clock.monotonic()
         with self._lock:
-            if self._looked_at < asked_at:
-                self._seen = self._ask()
+            if self.seen is None or self._looked_at < asked_at:
+                self.seen = take_snapshot(previous=self.seen, ask=self._ask)
                 self._looked_at = clock.monotonic()
-            return self._seen
+            return self.seen
 
-    def _ask(self) -> Snapshot | None:
-        for question in (self._all, self._table):
-            try:
-                self._last = question.ask()
-            except NoAnswer:
-                continue
-            return self._last
-        return None
-
-
-class _Question:
-    """Asked anew each time, on a thread that is left to itself when its time is up."""
-
-    def __init__(self, question: Callable[[], Snapshot], seconds: float) -> None:
-        self._question = question
-        self._seconds = seconds
-        self._out: list[Asked[Snapshot]] = []
-
-    def ask(self) -> Snapshot:
-        """Raises: NoAnswer, at once where too many are out already."""
+    def _ask(self, part: Part, question: Callable[[], T]) -> T:
+        """On a thread that is left to itself when its time is up, and at once where too many are: no answer."""
         now = clock.monotonic()
-        self._out = [asked for asked in self._out if not asked.has_ended(now)]
-        if len(self._out) >= _MOST_OUT:
-            raise NoAnswer
-        asked = Asked(self._question)
+        out = [asked for asked in self._out[part] if not asked.has_ended(now)]
+        self._out[part] = out
+        if len(out) >= _MOST_OUT:
+            raise _silence(part)
+        asked = Asked(question)
         try:
-            return asked.answer(now + self._seconds)
+            return asked.answer(now + _ANSWER_SECONDS)
         except NoAnswer:
-            self._out.append(asked)
-            raise
+            out.append(asked)
+            raise _silence(part) from None
+
+
+def _silence(part: Part) -> TransportUnavailable:
+    what = f"database {get_settings().database!r}" if part == "database" else "RabbitMQ"
+    return TransportUnavailable(what, f"it has not answered within {_ANSWER_SECONDS:g} s")
