@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.servers.processes import REPOSITORY
+from tests.servers.processes import REPOSITORY, run_project
 from tests.servers.spawn import ServerMissingError
 
 #: ``--detailed-exitcodes``.
@@ -17,6 +17,12 @@ NOTHING_CHANGED, CHANGED, FAILED_TO_COMPILE = 0, 2, 1
 FAILED = 4
 #: Whom files may belong to without being root.
 USER = getpass.getuser()
+
+
+def queue_config(*arguments: str, code: int = 0, **env: str) -> str:
+    """What it says of this repository's project, which has a broker that is not asked; see ``run_project``."""
+    whole = {"QUEUE_URL": "amqp://localhost/", **env}
+    return run_project("queue_config", *arguments, env=whole, code=code)
 
 
 class Puppet:

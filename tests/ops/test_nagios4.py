@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from signal import SIGTERM
@@ -15,7 +12,7 @@ import pytest
 from tests.ops.nagios import PLUGINS, Site
 from tests.servers.missing import or_skip
 from tests.servers.nagios4 import Nagios4
-from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.servers.processes import ProjectProcess, run_project
 from tests.wait import wait_for
 
 #: As Nagios writes them.
@@ -26,17 +23,6 @@ OK, CRITICAL = "0", "2"
 def nagios() -> Iterator[Nagios4]:
     with or_skip(Nagios4) as server:
         yield server
-
-
-def queue_config(env: dict[str, str], *arguments: str) -> str:
-    return subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", "queue_config", *arguments],
-        env={**os.environ, **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
 
 
 def test_nagios_goes_from_ok_to_critical_when_a_worker_stops_and_back(
@@ -53,21 +39,16 @@ def test_nagios_goes_from_ok_to_critical_when_a_worker_stops_and_back(
         "QUEUE_STATE_DIR": str(tmp_path / "stats"),
     }
     site = Site(tmp_path, rabbit_vhost)
-    site.declarations.write_text(queue_config(env, "declarations"))
+    site.declarations.write_text(run_project("queue_config", "declarations", env=env))
     options = site.broker()
     broker = [
         f"--broker-option={name}={value}" for name, value in zip(options[::2], options[1::2], strict=True)
     ]
-    services = queue_config(
-        env,
-        *(
-            "nagios",
-            "--local",
-            f"--plugin-directory={PLUGINS}",
-            f"--stats-directory={site.stats_dir}",
-            *broker,
-        ),
+    services = run_project(
+        *("queue_config", "nagios", "--local", f"--plugin-directory={PLUGINS}"),
+        *(f"--stats-directory={site.stats_dir}", *broker),
         f"--database-option=--sqlite={urlsplit(sqlite_database).path}",
+        env=env,
     )
     nagios.configure(services.replace("/etc/zulip/queues.json", str(site.declarations)))
     assert "Total Errors:   0" in nagios.verify()
@@ -97,21 +78,11 @@ def test_nagios_goes_from_ok_to_critical_when_a_worker_stops_and_back(
     [(_, line)] = states("zulip consumers").values()
     assert "queue user_activity has no consumer, 1 declared: start its workers" in line
     assert are(OK, "zulip queue user_activity")  # nothing waits there
-    queue_publish(env, "user_activity")
+    event = '{"user": "u", "client": "c", "query": "q", "time": "2026-05-01T12:00:00Z"}'
+    run_project("queue_publish", "user_activity", event, env=env)
     wait_for(lambda: are(CRITICAL, "zulip queue user_activity"), 60, lambda: str(states(*everything)))
     [(_, line)] = states("zulip queue user_activity").values()
     assert "1 event waits, and nobody takes from it" in line
 
     workers.append(project_process("process_queue", "--all", env=env))
     wait_for(lambda: are(OK, *everything), 60, lambda: f"all to be OK again: {states(*everything)}")
-
-
-def queue_publish(env: dict[str, str], queue: str) -> None:
-    event = '{"user": "u", "client": "c", "query": "q", "time": "2026-05-01T12:00:00Z"}'
-    subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", "queue_publish", queue, event],
-        env={**os.environ, **env},
-        capture_output=True,
-        timeout=60,
-        check=True,
-    )

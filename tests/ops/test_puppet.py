@@ -2,38 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import subprocess
-import sys
-from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
 import pytest
 
-from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet
+from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet, queue_config
 from tests.servers.processes import REPOSITORY
 from zerver.deployment.normal_queues import written_into
-
-
-def queue_config(*arguments: str, env: Mapping[str, str] | None = None) -> str:
-    """Of the project that this repository is; what it said."""
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", "queue_config", *arguments],
-        env={
-            **os.environ,
-            "DJANGO_SETTINGS_MODULE": "zerver.settings",
-            "QUEUE_URL": "amqp://localhost/",
-            **(env or {}),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def test_the_list_in_the_manifest_is_what_the_code_declares() -> None:
@@ -76,11 +54,11 @@ def test_puppet_writes_what_queue_config_prints_and_a_second_time_nothing(
 ) -> None:
     assert puppet.apply(base, frontend) == CHANGED, puppet.output
     [written] = (puppet.root / "etc/supervisor/conf.d").iterdir()
-    printed = queue_config("supervisor", f"--user={USER}", *arguments, env=env)
+    printed = queue_config("supervisor", f"--user={USER}", *arguments, **env)
     assert written.read_text() == printed
     [told] = puppet.root.glob("etc/*/queues.json")
     assert told.parent.name == written.stem
-    assert told.read_text() == queue_config("declarations", env=env)
+    assert told.read_text() == queue_config("declarations", **env)
     assert puppet.apply(base, frontend) == NOTHING_CHANGED, puppet.output
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from tests.ops.nagios import CRITICAL, PLUGINS, Site
-from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet
+from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet, queue_config
 from tests.servers.missing import or_skip
 from tests.servers.nagios4 import Nagios4
 from tests.servers.processes import REPOSITORY
@@ -33,19 +31,6 @@ def apply(puppet: Puppet, base: str = "", plugins: str = "", server: str = "") -
         f"class {{ 'zulip::nagios': {plugins} }}\n"
         f"class {{ 'zulip_ops': {server} }}\n"
     )
-
-
-def queue_config(*arguments: str, code: int = 0, url: str = "amqp://localhost/") -> str:
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", "queue_config", *arguments],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "zerver.settings", "QUEUE_URL": url},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
@@ -134,7 +119,7 @@ def test_queue_config_refuses_the_same(arguments: list[str], problem: str) -> No
 
 @pytest.mark.parametrize("kind", ["nagios", "nrpe"])
 def test_without_a_broker_there_is_nothing_for_them_to_watch(kind: str) -> None:
-    assert "QUEUE_URL names no broker" in queue_config(kind, code=1, url="db://")
+    assert "QUEUE_URL names no broker" in queue_config(kind, code=1, QUEUE_URL="db://")
 
 
 def test_a_list_without_queues_is_refused(nagios: Puppet, tmp_path: Path) -> None:
@@ -174,7 +159,7 @@ def test_what_cron_runs_is_what_nrpe_tells(nagios: Puppet, tmp_path: Path) -> No
     declarations.write_text(queues)
 
     cron = (nagios.root / "etc/cron.d/zulip").read_text()
-    [line] = [line for line in cron.splitlines() if "--queue=user_activity" in line]
+    [line] = [line for line in cron.splitlines() if "check-rabbitmq-queue" in line]
     matched = re.fullmatch(rf"\* \* \* \* \* {re.escape(USER)} (.*)", line)
     assert matched is not None
     state = "/var/lib/nagios_state"

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -15,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.ops.puppet import CHANGED, FAILED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet
-from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.servers.processes import ProjectProcess, run_project
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.contrib.activity.models import UserActivity
@@ -44,19 +41,6 @@ class Broker:
             f"class {{ 'zulip::rabbitmq': {given} }}\n",
             *options,
         )
-
-
-def project(*arguments: str, env: dict[str, str]) -> str:
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", *arguments],
-        env={**os.environ, "DJANGO_SETTINGS_MODULE": "zerver.settings", **env},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
 
 
 def what_puppet_keeps(directory: Path) -> list[str]:
@@ -120,7 +104,7 @@ def test_a_worker_works_where_puppet_has_made_its_vhost_and_user_and_nobody_sees
     }
     project_process("process_queue", "--queue=user_activity", env=env)
     event = {"user": "ada", "client": "web", "query": "q", "time": "2026-01-01T00:00:00Z"}
-    project("queue_publish", "user_activity", json.dumps(event), env=env)
+    run_project("queue_publish", "user_activity", json.dumps(event), env=env)
 
     table = UserActivity._meta.db_table
 
@@ -129,7 +113,7 @@ def test_a_worker_works_where_puppet_has_made_its_vhost_and_user_and_nobody_sees
             return int(connection.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
 
     wait_for(effects, 30, "the event's effect")
-    status = json.loads(project("queue_status", "user_activity", "--json", env=env))
+    status = json.loads(run_project("queue_status", "user_activity", "--json", env=env))
     [queue] = status["queues"]
     assert (status["problems"], queue["consumers"]) == ([], 1), status
     assert queue["unacked"] is not None, "only the management API tells it"

@@ -22,7 +22,8 @@ class ProjectProcess:
         self.arguments = arguments
         self.log_path = log_path
         command = [sys.executable, str(REPOSITORY / "manage.py"), *arguments]
-        self._process = spawn.spawn(command, env=_environment(env), log_path=log_path, cwd=REPOSITORY)
+        whole = {**clean_environment(), "PYTHONUNBUFFERED": "1", **env}
+        self._process = spawn.spawn(command, env=whole, log_path=log_path, cwd=REPOSITORY)
 
     @property
     def pid(self) -> int:
@@ -80,11 +81,29 @@ class ProjectProcess:
         return f"manage.py {' '.join(self.arguments)} (pid {self.pid})"
 
 
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This environment, without what would point the project elsewhere than the test says."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name != "DATABASE_URL" and not name.startswith(("QUEUE_", "PYTEST_"))
-    }
-    return {**kept, "PYTHONUNBUFFERED": "1", **extra}
+def run_project(*arguments: str, env: Mapping[str, str], code: int = 0) -> str:
+    """``manage.py`` in the foreground, with the project's own settings where ``env`` names no others.
+
+    Shape: its standard output; where ``code``, the exit code that it must have, is a failure's, all that it said.
+    """
+    done = subprocess.run(
+        [sys.executable, REPOSITORY / "manage.py", *arguments],
+        env={**clean_environment(), "DJANGO_SETTINGS_MODULE": "zerver.settings", **env},
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stdout + done.stderr
+    assert done.returncode == code, said
+    return said if code else done.stdout
+
+
+def clean_environment(*beginnings: str) -> dict[str, str]:
+    """This environment, without what would point a project elsewhere than the test says.
+
+    ``beginnings``: of the names of what else is left out.
+    """
+    left_out = ("DATABASE_URL", "QUEUE_", "PYTEST_", *beginnings)
+    return {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
