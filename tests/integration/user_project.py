@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from textwrap import dedent
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.servers.processes import REPOSITORY, clean_environment
 
 _SETTINGS = """
     SECRET_KEY = "of a test"
@@ -137,11 +137,7 @@ def install_entry_points(site: Path) -> None:
 
 
 def run_pytest_in(project: Path, *arguments: str, env: dict[str, str], fails: bool) -> str:
-    clean = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("QUEUE_", "PYTEST_", "DJANGO_", "DATABASE_URL")) and name != "CI"
-    }
+    clean = clean_environment("DJANGO_", "CI")
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-W", "error", "--color=no", *arguments],
         cwd=project,

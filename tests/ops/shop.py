@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 from tests.chaos.balance import Ledger
 from tests.integration.user_project import write
 from tests.ops import shop_code
-from tests.ops.documents import REPOSITORY
+from tests.servers.processes import REPOSITORY, clean_environment
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import Programs
 from tests.servers.supervisord import Supervisord
@@ -85,11 +85,7 @@ class Host:
 
     @property
     def env(self) -> dict[str, str]:
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("QUEUE_", "PYTEST_", "DJANGO_")) and name != "DATABASE_URL"
-        }
+        kept = clean_environment("DJANGO_")
         # The environment of the tests, as one that is active in the operator's shell.
         path = (str(self.place("/bin")), str(Path(sys.executable).parent), kept.get("PATH", os.defpath))
         return {

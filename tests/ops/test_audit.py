@@ -9,11 +9,11 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.servers.processes import REPOSITORY
+
 #: What the index says of a path; None: it knows nothing of it.
 Answer = Callable[[str], str | None]
 
@@ -45,7 +45,7 @@ def index() -> Iterator[Callable[[Answer], str]]:
 
 def audit(url: str) -> subprocess.CompletedProcess[str]:
     environ = {**os.environ, "AUDIT_URL": url, "no_proxy": "127.0.0.1"}
-    command = [sys.executable, "-I", str(ROOT / "scripts" / "audit")]
+    command = [sys.executable, "-I", str(REPOSITORY / "scripts" / "audit")]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -58,7 +58,7 @@ def test_every_locked_package_is_asked_for_by_its_version(index: Callable[[Answe
 
     ran = audit(index(nothing))
     assert (ran.returncode, ran.stdout) == (0, "")
-    lock = (ROOT / "requirements" / "dev.txt").read_text().splitlines()
+    lock = (REPOSITORY / "requirements" / "dev.txt").read_text().splitlines()
     pinned = [line.split()[0] for line in lock if "==" in line and not line.startswith((" ", "#"))]
     assert sorted(asked) == sorted(f"/pypi/{pin.replace('==', '/')}/json" for pin in pinned)
     assert f"{len(pinned)} packages, 0 known vulnerabilities" in ran.stderr

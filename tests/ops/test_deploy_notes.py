@@ -11,10 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.ops import shop_code
-from tests.ops.documents import REPOSITORY, blocks, section
+from tests.ops.documents import blocks, section
 from tests.ops.notes import Typist, follow, steps
 from tests.ops.shop import BrokerHost, Services, Shop, naming_namespace, open_shop
 from tests.servers.cluster import RabbitCluster
+from tests.servers.processes import REPOSITORY
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_management import PASSWORD, USER
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import os
 import re
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from django.core.management.base import BaseCommand
 from django.test import override_settings
 
 from tests.ops.documents import (
-    REPOSITORY,
     blocks,
     documents,
     rows,
@@ -29,6 +27,7 @@ from tests.ops.documents import (
     without_blocks,
     write_files,
 )
+from tests.servers.processes import REPOSITORY, clean_environment
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.conf import QueueSettings, get_settings
 from zerver.lib.registry import OPTIONS, QueueDeclaration
@@ -318,15 +317,10 @@ def _tests_in(path: Path) -> set[str]:
 
 def _run(project: Path, *arguments: str) -> str:
     """In a process of its own, which finds zerver in this repository."""
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("QUEUE_", "DJANGO_", "PYTEST_")) and name != "DATABASE_URL"
-    }
     result = subprocess.run(
         [sys.executable, *arguments],
         cwd=project,
-        env=environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error"},
+        env=clean_environment("DJANGO_") | {"PYTHONPATH": str(REPOSITORY), "PYTHONWARNINGS": "error"},
         capture_output=True,
         text=True,
         timeout=240,

@@ -26,8 +26,9 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 
-from tests.ops.documents import REPOSITORY, blocks, section, write_files
+from tests.ops.documents import blocks, section, write_files
 from tests.servers import spawn
+from tests.servers.processes import REPOSITORY, clean_environment
 from tests.wait import wait_for
 
 README = (REPOSITORY / "README.md").read_text()
@@ -306,9 +307,4 @@ def _requirements(lines: Iterable[str]) -> set[str]:
 
 def _clean_environ() -> dict[str, str]:
     """This environment, without what would lead Python or Django elsewhere than a stranger's would."""
-    return {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("QUEUE_", "DJANGO_", "PYTEST_", "PYTHON", "VIRTUAL_ENV", "PIP_"))
-        and name != "DATABASE_URL"
-    }
+    return clean_environment("DJANGO_", "PYTHON", "VIRTUAL_ENV", "PIP_")

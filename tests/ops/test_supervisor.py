@@ -19,7 +19,7 @@ from pytest_django import DjangoDbBlocker
 from tests.chaos.balance import Ledger
 from tests.integration.user_project import write
 from tests.servers.databases import use_database
-from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.servers.processes import REPOSITORY, ProjectProcess, clean_environment
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.supervisord import Supervisord
@@ -148,9 +148,8 @@ def host(
     write(tmp_path / "shop_settings.py", SETTINGS)
     write(tmp_path / "shop" / "__init__.py", "")
     (tmp_path / "manage.py").symlink_to(REPOSITORY / "manage.py")
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("QUEUE_", "PYTEST_"))}
     env = {
-        **kept,
+        **clean_environment(),
         "DATABASE_URL": sqlite_database,
         "DJANGO_SETTINGS_MODULE": "shop_settings",
         "LEDGER_FILE": str(tmp_path / "ledger.jsonl"),
