@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Spine, on_postgres, on_sqlite
+from tests.integration.conftest import Spine, on_postgres, on_rabbitmq, on_sqlite
+from tests.integration.rabbit import declaration, open_transport
 from tests.integration.user_project import add_app
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
@@ -178,6 +179,31 @@ def test_alone_it_ends_its_process_with_one_line_and_the_traceback_for_those_who
     process = work("process_queue", f"--queue={queue}", "--traceback")
     assert process.wait() == 1
     assert "in take_licence" in process.output
+
+
+@on_rabbitmq
+def test_one_that_its_broker_has_otherwise_leaves_word_where_tools_look_and_ends_without_a_database_too(
+    spine: Spine, work: Work
+) -> None:
+    otherwise = declaration("ledger", queue_type="classic")
+    with open_transport(spine.env["QUEUE_URL"], queue_type="classic") as transport:
+        transport.check_queue(otherwise)
+    reason = "queue 'ledger' exists on the broker with other arguments: "
+    process = work("process_queue", "--queue=ledger", "--worker_num=3")
+    assert process.wait() == 1
+    assert process.output.count(reason) == 1
+    [row] = _rows("ledger")
+    assert (row.state, row.pid, row.worker_num) == ("stopped", process.pid, 3)
+    assert row.breaker.startswith(f"cannot start: {reason}")
+    assert row.breaker.endswith("move it with: ./manage.py queue_admin migrate ledger")
+    listing = work("queue_workers", "list", "--json")
+    assert listing.wait() == 0
+    assert [each["breaker"] for each in json.loads(listing.output)["workers"]] == [row.breaker]
+    away = {**spine.env, "DATABASE_URL": "postgres://nobody@127.0.0.1:1/nothing"}
+    without = spine.start("process_queue", "--queue=ledger", env=away)
+    assert without.wait() == 1
+    assert f"CommandError: {reason}" in without.output
+    assert "Traceback" not in without.output
 
 
 @on_postgres

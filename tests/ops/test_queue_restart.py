@@ -12,10 +12,12 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.integration.commands import Ran, run
+from tests.integration.rabbit import declaration, open_transport
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY
 from tests.servers.supervisord import Supervisord
 from tests.wait import wait_for
+from zerver.models import WorkerProcess
 
 #: It does nothing, and says the words of a worker.
 IDLE = f'{sys.executable} -c "import time; time.sleep(600)" process_queue --queue=ledger'
@@ -103,6 +105,36 @@ def test_a_program_that_supervisord_does_not_start_anew_is_started(
     assert ran.code == 0, ran.err
     assert supervisord.status()["noop"][0] == "RUNNING"
     assert supervisord.pids() != before
+
+
+@pytest.mark.parametrize("setting", ["autorestart=true\nstartsecs=5", "startsecs=0"])
+def test_of_a_worker_that_ends_again_and_again_the_reason_is_told_long_before_its_time_is_over(
+    start: Start, sqlite_database: str, rabbit_vhost: str, setting: str
+) -> None:
+    """By the usual settings, and by some of which supervisord takes every process for one that runs."""
+    supervisord = start(
+        f"[program:noop]\ncommand={sys.executable} {REPOSITORY}/manage.py process_queue --queue=noop\n"
+        f"startretries=1000000\n{setting}\n",
+        DATABASE_URL=sqlite_database,
+        DJANGO_SETTINGS_MODULE="tests.settings",
+        QUEUE_URL=rabbit_vhost,
+    )
+    running = WorkerProcess.objects.filter(queue="noop", state="running")
+    wait_for(running.exists, 30, "it to run")
+    otherwise = declaration("noop", queue_type="classic")
+    with open_transport(rabbit_vhost, queue_type="classic") as transport:
+        transport.admin.delete_queue("noop")
+        transport.check_queue(otherwise)
+
+    ran = restart(supervisord, "--timeout=300")
+
+    assert ran.code == 1
+    last = ran.err.splitlines()[-1]
+    assert (
+        "3 worker processes ended, the last saying: cannot start: queue 'noop' exists on the broker" in last
+    )
+    assert "./manage.py queue_admin migrate noop; mend that; supervisorctl -c" in last
+    assert supervisord.status()["noop"][0] not in ("STOPPED", "FATAL")
 
 
 def test_a_login_that_supervisord_refuses_is_told_without_its_password(start: Start) -> None:

@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 
 from django.db import connections
 
@@ -19,6 +20,7 @@ from zerver.lib.printable import printable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Lane
+from zerver.worker.chores import Chores
 from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, host_name
@@ -80,7 +82,11 @@ class WorkerFleet:
         faulthandler.enable()
         self._stop_signals.install()
         self._vitals.open()
-        self._check_lanes()
+        try:
+            self._check_lanes()
+        except (QueueMismatch, ConsumerTimeoutTooShort) as error:
+            self._leave_word(error)
+            raise
         rows = self._open_all()
         if not rows:
             self._vitals.close()
@@ -145,6 +151,13 @@ class WorkerFleet:
                 signals.worker_changed.send_robust(
                     sender=None, queue=queue.name, state="cannot start", problem=str(error)
                 )
+
+    def _leave_word(self, error: ZerverError) -> None:
+        """A row that says why, as a worker leaves whose ``setup`` has raised: for all who look there and at no log."""
+        [queue] = self._queues
+        row = self._open(queue, self._numbers(queue)[0], is_alone=True)
+        row.runner.refuse(f"cannot start: {error}")
+        Chores(queue.name, row.alias).do("saying why it ends", partial(row.write, is_last=True))
 
     def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
         """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""

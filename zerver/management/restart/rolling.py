@@ -1,10 +1,11 @@
 """One worker process after the other is restarted; the next one's turn is when this one consumes again."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from zerver.lib import clock
+from zerver.lib.counted import worker_processes
 from zerver.lib.event_table import EventTable
 from zerver.management.restart.errors import NotBack
 from zerver.management.restart.supervisor import Condition, Program, State, Supervisor
@@ -17,6 +18,9 @@ START_SECONDS = 60.0
 #: How long a process may run, by its supervisor, before it has a row.
 _INTRODUCTION_SECONDS = 20.0
 _LOOK_SECONDS = 0.25
+#: So many processes, one after the other, may end saying why they cannot work: what the first of them lacked may have
+#: come a moment later.
+_MOST_ENDS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +50,10 @@ class RollingRestart:
 
         Raises: NotBack, SupervisorTrouble; database errors. Its supervisor goes on to start it, whatever is raised.
         """
-        began = clock.monotonic()
+        began, began_ms = clock.monotonic(), EventTable(self._alias).now_ms()
         before = self._supervisor.condition(program)
         self._supervisor.restart(program)
+        pids: set[int] = set()
         while True:
             now = self._supervisor.condition(program)
             problem = self._problem(program, before, now)
@@ -57,10 +62,14 @@ class RollingRestart:
                 return Back(pid=now.pid, seconds=seconds)
             if now.state is State.ENDED:
                 self._supervisor.start(program)
-            if now.state in (State.STOPPED, State.GIVEN_UP) or seconds > self.seconds_for(program):
+            if now.pid is not None and now.pid != before.pid:
+                pids.add(now.pid)
+            ends = _bad_ends(self._alias, pids, began_ms)
+            is_late = seconds > self.seconds_for(program)
+            if is_late or len(ends) >= _MOST_ENDS or now.state in (State.STOPPED, State.GIVEN_UP):
                 raise NotBack(
                     program=f"{program.name} ({program.about})",
-                    problem=f"after {seconds:.0f} s {problem}",
+                    problem=f"after {seconds:.0f} s {problem}{_told(ends)}",
                     mend=self._supervisor.mend(program),
                 )
             self._pause.wait(_LOOK_SECONDS)
@@ -103,6 +112,18 @@ def idle_reason(alias: str, program: Program, pid: int) -> str:
         if silent_ms > LATE_MS:
             return f"queue {row.queue}: process {pid} was heard of {silent_ms / 1000:.0f} s ago"
     return f"process {pid} does not say that it is at {', '.join(sorted(silent))}" if silent else ""
+
+
+def _bad_ends(alias: str, pids: Collection[int], since_ms: int) -> Sequence[str]:
+    """Why those processes of this host have ended, of them that said why; the last one's reason last."""
+    rows = WorkerProcess.objects.using(alias).filter(
+        host=host_name(), pid__in=pids, started_at_ms__gte=since_ms, state=WorkerProcess.State.STOPPED
+    )
+    return list(rows.exclude(breaker="").order_by("heartbeat_at_ms").values_list("breaker", flat=True))
+
+
+def _told(ends: Sequence[str]) -> str:
+    return f"; {worker_processes(len(ends))} ended, the last saying: {ends[-1]}" if ends else ""
 
 
 def _rows(alias: str, pid: int) -> Sequence[WorkerProcess]:
