@@ -126,7 +126,7 @@ def test_a_worker_that_cannot_start_is_tried_again_beside_the_others_and_every_t
     spine.wait_for_numbers([1])
     row = _wait_for_state(queue, "failing")
     assert row.breaker == f"{reason} ({place})"
-    assert [row.state for row in _rows("ledger")] == ["running"]
+    _wait_for_state("ledger", "running")
     wait_for(lambda: json.loads(health_file.read_text())["queues"][queue]["state"] == "failing", 10, "health")
     assert json.loads(health_file.read_text())["queues"][queue]["problems"] == [row.breaker]
     assert json.loads(health_file.read_text())["ready"] is False
