@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,9 +63,14 @@ class Supervisord(Server):
             death_signal=signal.SIGTERM,
         )
         try:
-            wait_for(lambda: "Unix:" in self.control("version") or (self.directory / "s").exists(), 15)
+            wait_for(self._answers, 15)
         except WaitTimeoutError as error:
             raise ServerStartError("supervisord", self.log_path) from error
+
+    def _answers(self) -> bool:
+        """Its socket is there a moment before anybody listens at it."""
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self.directory / "s")) == 0
 
     def control(self, *arguments: str) -> str:
         """``supervisorctl``; what it said."""
