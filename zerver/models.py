@@ -183,7 +183,7 @@ class WorkerProcess(models.Model):
     worker_num = models.PositiveIntegerField(null=True, blank=True)
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
-    #: Distinguishes this process from a later one of the same pid; see ``worker.process.start_mark``.
+    #: Distinguishes this process from a later one of the same pid; see ``lib.process_mark``.
     start_mark = models.CharField(max_length=40, default="", blank=True)
     version = models.CharField(max_length=40)
     state = models.CharField(max_length=8, choices=State.choices, default=State.RUNNING)

@@ -16,11 +16,11 @@ from tests.servers.databases import TestDatabase
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.event_table import EventTable
+from zerver.lib.process_mark import host_name, start_mark
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import WaitingEvent, WorkerProcess
-from zerver.worker.process import host_name, start_mark
 
 
 @pytest.fixture

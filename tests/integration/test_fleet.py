@@ -14,9 +14,10 @@ from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
+from zerver.lib.process_mark import host_name, start_mark
 from zerver.models import WorkerProcess
 from zerver.worker.fleet import EXIT_STUCK, WorkerFleet
-from zerver.worker.process import SILENT_MS, Pulse, host_name, start_mark, sweep_dead
+from zerver.worker.process import SILENT_MS, Pulse, sweep_dead
 from zerver.worker.timeouts import Running
 
 

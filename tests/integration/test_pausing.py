@@ -20,11 +20,11 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib.pauses import Pause
+from zerver.lib.process_mark import host_name
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import PausedQueue, WorkerProcess
 from zerver.worker.orders import Orders, read_orders
-from zerver.worker.process import host_name
 
 EVENTS = range(200)
 

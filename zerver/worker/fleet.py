@@ -17,13 +17,14 @@ from zerver.lib.conf import QueueSettings
 from zerver.lib.counted import counted
 from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
 from zerver.lib.printable import printable
+from zerver.lib.process_mark import host_name
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Lane
 from zerver.worker.chores import Chores
 from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
-from zerver.worker.process import ProcessRow, host_name
+from zerver.worker.process import ProcessRow
 from zerver.worker.runner import Host, QueueRunner
 from zerver.worker.start import failure
 from zerver.worker.stop_signals import StopSignals, say

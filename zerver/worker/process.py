@@ -2,7 +2,6 @@
 
 import os
 import resource
-import socket
 import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 from zerver import __version__
 from zerver.lib import clock
 from zerver.lib.event_table import EventTable
+from zerver.lib.process_mark import has_ended, host_name, start_mark
 from zerver.lib.queue_stats import QueueStats
 from zerver.models import WorkerProcess
 from zerver.worker.counters import Counts
@@ -25,42 +25,6 @@ GAP_MS = 20_000
 #: How long the row of a process that has ended is kept, for its counts.
 _KEEP_ENDED_MS = 3_600_000
 _NOTHING_IN_HAND = {"in_flight": 0, "unbegun": 0, "oldest_unbegun_ms": None, "paused_at_ms": None}
-
-
-def host_name() -> str:
-    return socket.gethostname()
-
-
-def start_mark(pid: int) -> str:
-    """Tells a process from a later one of the same pid, from one in another container, and from a dead one.
-
-    Shape: ``pid:[NAMESPACE]:BOOT:START``; START is ``gone`` for a process that is no more, or a zombie. "" where the
-    system does not say (no /proc, or one that hides other users' processes).
-    Source: proc(5), fields 3 (state) and 22 (start time) of /proc/PID/stat, mount option hidepid; pid_namespaces(7).
-    """
-    try:
-        namespace = os.readlink("/proc/self/ns/pid")
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text()[:8]
-    except OSError:
-        return ""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        if _is_there(pid):
-            return ""
-        fields = ["X"]
-    return f"{namespace}:{boot}:{'gone' if fields[0] in 'ZX' else fields[19]}"
-
-
-def _is_there(pid: int) -> bool:
-    """Is there such a process, of whatever user? Signal 0 asks, and does nothing."""
-    try:
-        os.kill(pid, 0)
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-    return True
 
 
 def rss_bytes() -> int:
@@ -254,14 +218,8 @@ def sweep_dead(alias: str, own: Pulse = pulse) -> int:
 
 
 def is_gone(row: WorkerProcess) -> bool | None:
-    """Has the process ended, whatever its row says? None when nobody here can tell: it is another host's or
-    container's, whose pids mean nothing here, or the system does not say.
-    """
-    namespace = start_mark(os.getpid()).partition("]")[0]
-    if not row.start_mark or row.host != host_name() or row.start_mark.partition("]")[0] != namespace:
-        return None
-    mark = start_mark(row.pid)
-    return mark != row.start_mark if mark else None
+    """Has the process ended, whatever its row says? None when nobody here can tell."""
+    return has_ended(row.host, row.pid, row.start_mark)
 
 
 def _is_dead(row: WorkerProcess, silent_before_ms: int | None) -> bool:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from zerver.lib import clock
 from zerver.lib.counted import worker_processes
 from zerver.lib.event_table import EventTable
+from zerver.lib.process_mark import host_name
 from zerver.management.restart.errors import NotBack
 from zerver.management.restart.supervisor import Condition, Program, State, Supervisor
 from zerver.models import WorkerProcess
 from zerver.worker.housekeeper import LATE_MS
-from zerver.worker.process import host_name, is_gone
+from zerver.worker.process import is_gone
 
 #: How long a worker may take to consume again after it has drained: to load the project, ``setup``, its first beats.
 START_SECONDS = 60.0
