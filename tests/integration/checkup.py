@@ -42,7 +42,7 @@ def settle() -> None:
     """Wait for questions that were given up, but are still being asked: they would ask on in the next test."""
 
     def is_quiet() -> bool:
-        return not any(thread.name == "zerver-checkup" for thread in threading.enumerate())
+        return not any(thread.name == "zerver-asked" for thread in threading.enumerate())
 
     wait_for(is_quiet, 30, "the questions to end")
     current.close_all()

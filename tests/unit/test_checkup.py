@@ -13,7 +13,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.questions import is_not_found
 from zerver.lib.transport.rabbitmq.surveyor import _difference, _differences, _is_allowed
 from zerver.lib.transport.survey import BrokerSurvey, ListedQueue, QueueSurvey
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.checkup import broker
 from zerver.monitoring.checkup.finding import Checkup, Finding, Gap, Severity, expected
 
@@ -210,7 +210,7 @@ def test_a_question_that_is_not_answered_holds_nobody() -> None:
     asked_until_the_end = threading.Event()
     asked = Asked(lambda: asked_until_the_end.wait(30))
     began = monotonic()
-    with pytest.raises(NoAnswer):
+    with pytest.raises(TimeIsUp):
         asked.answer(monotonic() + 0.05)
     assert monotonic() - began < 5
     asked_until_the_end.set()

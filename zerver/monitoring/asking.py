@@ -12,8 +12,8 @@ from zerver.lib.errors import ZerverError
 T = TypeVar("T")
 
 
-class NoAnswer(ZerverError):
-    """The time is up."""
+class TimeIsUp(ZerverError):
+    """A question has not been answered within its time, and may still be."""
 
 
 class Asked(Generic[T]):
@@ -23,7 +23,7 @@ class Asked(Generic[T]):
         self._question = question
         self._answers: list[T] = []
         self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="zerver-checkup", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="zerver-asked", daemon=True)
         self._thread.start()
 
     def has_ended(self, until: float) -> bool:
@@ -32,12 +32,12 @@ class Asked(Generic[T]):
         return not self._thread.is_alive()
 
     def answer(self, until: float) -> T:
-        """Units: ``until`` in monotonic seconds. Raises: NoAnswer when time is up; whatever the question raised."""
+        """Units: ``until`` in monotonic seconds. Raises: TimeIsUp when time is up; whatever the question raised."""
         self.has_ended(until)
         if self._error is not None:
             raise self._error
         if not self._answers:
-            raise NoAnswer
+            raise TimeIsUp
         return self._answers[0]
 
     def _run(self) -> None:

@@ -22,7 +22,7 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.lib.transport.survey import BrokerSurvey
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.checkup import broker, locks, programs, supervisor, table, workers
 from zerver.monitoring.checkup import settings as project
 from zerver.monitoring.checkup.facts import TableFacts, gather
@@ -172,7 +172,7 @@ class _Examination:
     def _survey(self, asked: Asked[BrokerSurvey | None], until: float) -> BrokerSurvey | None:
         try:
             return asked.answer(until)
-        except NoAnswer:
+        except TimeIsUp:
             self.findings.append(_unreachable_broker("RabbitMQ", self._too_late()))
         except AuthenticationRefused as error:
             self.findings.append(_login_refused(error))
@@ -200,7 +200,7 @@ class _Examination:
         """What the database's own checks add to those that need none."""
         try:
             found = asked.answer(until)
-        except (NoAnswer, DatabaseError):
+        except (TimeIsUp, DatabaseError):
             what = f"version and options of database {self.settings.database}: it does not answer"
             self.gaps.append(Gap(source="settings", what=what))
         else:

@@ -10,7 +10,7 @@ from django.apps import apps
 from django.db import Error, connections
 
 from zerver.lib import clock
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.words import duration
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Holder:
 
 
 @dataclass(eq=False)
-class HeldUp(NoAnswer):
+class HeldUp(TimeIsUp):
     """The time is up; who keeps the database from answering, as far as it tells."""
 
     holders: tuple[Holder, ...]
@@ -77,9 +77,9 @@ def answer(asked: Asked[T], alias: str, until: float) -> T:
     asked_holders = Asked(partial(holders, alias))
     try:
         return asked.answer(until)
-    except NoAnswer:
+    except TimeIsUp:
         found: tuple[Holder, ...] = ()
-        with suppress(NoAnswer, Error):
+        with suppress(TimeIsUp, Error):
             found = asked_holders.answer(until)
         raise HeldUp(found) from None
 

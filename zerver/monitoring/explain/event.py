@@ -12,7 +12,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER, error_of
 from zerver.lib.registry import queues
 from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
 from zerver.monitoring.snapshot import take_snapshot
@@ -108,7 +108,7 @@ def _with_guesses(story: EventStory, settings: QueueSettings, timeout_seconds: f
     try:
         snapshot = Asked(lambda: take_snapshot(test_queues=True)).answer(clock.monotonic() + timeout_seconds)
         not_asked = snapshot.problems
-    except NoAnswer:
+    except TimeIsUp:
         snapshot, not_asked = None, (f"the broker has not answered within {timeout_seconds:g} s",)
     guesses = tuple(could_be(story.published_at_ms, settings, snapshot))
     return replace(story, could_be=guesses, not_asked=not_asked)

@@ -15,7 +15,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import Suspect, WaitingEvent, WorkerProcess
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.checkup import workers
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
@@ -195,7 +195,7 @@ def _on_broker(evidence: Evidence, found: QueueSnapshot, timeout_seconds: float)
     undeclared = QueueDeclaration(name=found.name)
     try:
         return Asked(lambda: lane.depth(undeclared)).answer(clock.monotonic() + timeout_seconds)
-    except (NoAnswer, TransportError):
+    except (TimeIsUp, TransportError):
         return Depth()
 
 

@@ -10,7 +10,7 @@ from prometheus_client.registry import Collector
 from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.errors import TransportUnavailable
-from zerver.monitoring.asking import Asked, NoAnswer
+from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.metrics.families import families
 from zerver.monitoring.snapshot import Part, Snapshot, take_snapshot
 
@@ -58,7 +58,7 @@ class QueueCollector(Collector):
         asked = Asked(question)
         try:
             return asked.answer(now + _ANSWER_SECONDS)
-        except NoAnswer:
+        except TimeIsUp:
             out.append(asked)
             raise _silence(part) from None
 
