@@ -10,7 +10,7 @@ import pytest
 from django.db.models import F
 from pytest_django import Settings
 
-from tests.servers.databases import TestDatabase
+from tests.servers.databases import TestDatabase, use_database
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib import clock
@@ -19,6 +19,7 @@ from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import discard, file_failed
 from zerver.lib.latency import Histogram
+from zerver.lib.pauses import pause
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -28,6 +29,7 @@ from zerver.models import FailedEvent, WaitingEvent, WorkerProcess
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level
 
+NOBODY_THERE = "postgres://nobody@127.0.0.1:1/nowhere"
 ACTIVITY = {"user": "a", "client": "b", "query": "c", "time": "2026-01-01T00:00:00Z"}
 
 pytestmark = pytest.mark.usefixtures("queue_database")
@@ -197,6 +199,44 @@ def test_how_long_workers_have_finished_nothing_is_added_up_over_snapshots() -> 
     third = after(5, second)
     assert (of("noop", second).idle_seconds, of("noop", third).idle_seconds) == (5, 10)
     assert of("noop", after(5, third, discarded=1)).idle_seconds is None
+
+
+def test_a_look_without_a_database_forgets_nothing_of_what_was_known_of_workers() -> None:
+    idle = worker(age_ms=120_000, consumed=240)
+    busy = worker("noop_batch", age_ms=120_000, consumed=240)
+
+    def after(seconds: int, previous: Snapshot) -> Snapshot:
+        rows = WorkerProcess.objects.all()
+        rows.update(heartbeat_at_ms=F("heartbeat_at_ms") + seconds * 1000)
+        rows.filter(pk=busy.pk).update(consumed=F("consumed") + seconds)
+        return take_snapshot(test_queues=True, previous=previous)
+
+    known = after(10, take_snapshot(test_queues=True))
+    with use_database(NOBODY_THERE):
+        away = take_snapshot(test_queues=True, previous=known)
+        again = take_snapshot(test_queues=True, previous=away)
+    for found in (of("noop", again), of("noop_batch", again)):
+        assert (found.workers, found.idle_seconds, found.rate_per_minute) == (None, None, None)
+    # No heartbeat since: what is known is what was known.
+    assert of("noop", take_snapshot(test_queues=True, previous=again)).idle_seconds == 10
+    later = after(20, again)
+    assert of("noop", later).idle_seconds == 30
+    assert of("noop_batch", later).rate_per_minute == pytest.approx(60)
+    assert set(later.progress) == {idle.pk, busy.pk}
+
+
+def test_what_nobody_takes_while_nobody_can_tell_whether_it_is_paused_is_unknown(
+    rabbit_vhost: str, settings: Settings
+) -> None:
+    settings.QUEUE_URL = rabbit_vhost
+    queue_json_publish("user_activity", ACTIVITY)
+    wait_for(lambda: of("user_activity").ready == 1, 10, "it to be counted")
+    pause("user_activity", by="alice", reason="", alias="default")
+    assert (of("user_activity").level, of("user_activity").is_paused) == (Level.WARNING, True)
+    with use_database(NOBODY_THERE):
+        found = of("user_activity")
+    assert (found.untaken, found.is_paused, found.level) == (1, None, Level.UNKNOWN)
+    assert found.verdict.reason == "nobody takes from it, and whether it is paused cannot be asked"
 
 
 def test_the_broker_is_asked_over_one_connection(

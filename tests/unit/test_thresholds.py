@@ -95,3 +95,10 @@ def test_a_paused_queue_is_a_warning_however_much_waits() -> None:
     paused = "paused by alice since 2026-05-01 12:30:05Z"
     for known in ({"untaken": 5}, {"backlog_seconds": 90_000.0}, {"ready": 0, "backlog_seconds": 0.0}):
         assert verdict(paused=paused, **known) == Verdict(level=Level.WARNING, reason=paused)
+
+
+def test_what_nobody_takes_is_unknown_where_nobody_can_tell_whether_it_is_paused() -> None:
+    found = verdict(paused=None, untaken=5, backlog_seconds=3600)
+    assert (found.level, "whether it is paused" in found.reason) == (Level.UNKNOWN, True)
+    assert verdict(paused=None, untaken=5, is_expected=False).level is Level.OK
+    assert "counted" in verdict(paused=None, ready=None).reason

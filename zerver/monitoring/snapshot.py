@@ -64,7 +64,7 @@ class QueueSnapshot:
     breaker: str | None = None
     #: Why workers cannot start; empty when all could; None when nobody is there to say so.
     failing: str | None = None
-    #: None where it is not paused, or the database could not be asked.
+    #: None where it is not paused, or nothing can know; see ``is_paused``.
     paused: Pause | None = None
     #: What was ever counted at it; None when the database could not be asked.
     tally: Tally | None = None
@@ -122,7 +122,7 @@ class QueueSnapshot:
                 ),
                 backlog_seconds=self.backlog_seconds,
                 idle_seconds=self.idle_seconds,
-                paused=str(self.paused or ""),
+                paused=None if self.is_paused is None else str(self.paused or ""),
             ),
             warn_seconds=queue.warn_seconds,
             crit_seconds=queue.crit_seconds,
@@ -130,6 +130,11 @@ class QueueSnapshot:
             # Both are run when somebody asks for them by name; events may wait for that.
             is_expected=queue.enabled and not queue.is_test_queue,
         )
+
+    @property
+    def is_paused(self) -> bool | None:
+        """None where the database could not be asked."""
+        return None if self.workers is None else self.paused is not None
 
     @property
     def level(self) -> Level:
@@ -187,7 +192,8 @@ class Snapshot:
     queues: tuple[QueueSnapshot, ...]
     #: What could not be asked, in sentences for people.
     problems: tuple[str, ...] = ()
-    #: By worker process, for the rates of the snapshot after this one.
+    #: By worker process, for the rates of the snapshot after this one; as it was known before where the database could
+    #: not be asked.
     progress: Mapping[str, Progress] = field(default_factory=dict, repr=False)
     #: Every worker process that has a row; None when the database could not be asked.
     processes: tuple[WorkerProcess, ...] | None = field(default=None, repr=False)
@@ -213,7 +219,7 @@ class _DatabaseFacts:
     depths: Mapping[str, Depth] | None = None
     #: By queue.
     tallies: Mapping[str, Tally] | None = None
-    pauses: Mapping[str, Pause] = field(default_factory=dict)
+    pauses: Mapping[str, Pause] | None = None
 
 
 class Ask(Protocol):
@@ -245,7 +251,9 @@ def take_snapshot(
     facts = _ask_database(ask, problems)
     wanted = _wanted(names, test_queues, facts)
     depths = _ask_lanes(list(wanted.values()), facts, ask if asks_broker else None, problems)
-    progress = workers.progress(facts.workers or (), {} if previous is None else previous.progress)
+    before: Mapping[str, Progress] = {} if previous is None else previous.progress
+    # A look without a database is as if nobody had looked: heartbeats go on counting where that left them.
+    progress = before if facts.workers is None else workers.progress(facts.workers, before)
     return Snapshot(
         taken_at_ms=facts.now_ms,
         queues=tuple(_queue_snapshot(queue, depths, facts, progress) for queue in wanted.values()),
@@ -291,7 +299,7 @@ def _wanted(
     """Declarations by name, in the order of the snapshot; undeclared queues as if declared with nothing said."""
     wanted = {queue.name: queue for queue in queues.all(test_queues=test_queues or names is not None)}
     everything = {queue.name for queue in queues.all(test_queues=True)}
-    for name in sorted({*(facts.depths or ()), *(facts.failed or ()), *facts.pauses} - everything):
+    for name in sorted({*(facts.depths or ()), *(facts.failed or ()), *(facts.pauses or ())} - everything):
         try:
             wanted[name] = QueueDeclaration(name=name)
         except InvalidDeclaration:
@@ -375,6 +383,6 @@ def _queue_snapshot(
         p99_ms=latencies.quantile(0.99),
         breaker=workers.reasons(live) if live else None,
         failing=workers.reasons(failing_workers(there)) if there else None,
-        paused=facts.pauses.get(queue.name),
+        paused=None if facts.pauses is None else facts.pauses.get(queue.name),
         tally=None if facts.tallies is None else facts.tallies.get(queue.name, Tally()),
     )

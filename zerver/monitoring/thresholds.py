@@ -68,7 +68,7 @@ class Signs:
     #: For so long at least none of its workers has finished anything, although each of them has been there.
     idle_seconds: float | None
     #: By whom it is paused, since when and why; empty where it is not.
-    paused: str = ""
+    paused: str | None = ""
 
 
 def judge(
@@ -88,7 +88,7 @@ def judge(
         # On purpose, however much waits; and nothing that anybody should forget.
         return Verdict(level=Level.WARNING, reason=signs.paused)
     if signs.untaken:
-        return Verdict(level=Level.CRITICAL, reason="nobody takes from it") if is_expected else _FINE
+        return _of_untaken(signs) if is_expected else _FINE
     patience_seconds = max(crit_seconds, timeout_seconds)
     if is_stuck(signs.ready_of_unknown_age, signs.idle_seconds, patience_seconds=patience_seconds):
         return Verdict(level=Level.CRITICAL, reason=NOTHING_DONE)
@@ -101,6 +101,14 @@ def judge(
 
 
 _FINE = Verdict(level=Level.OK)
+
+
+def _of_untaken(signs: Signs) -> Verdict:
+    if signs.paused is None:
+        return Verdict(
+            level=Level.UNKNOWN, reason="nobody takes from it, and whether it is paused cannot be asked"
+        )
+    return Verdict(level=Level.CRITICAL, reason="nobody takes from it")
 
 
 def _unknown(signs: Signs) -> str:

@@ -119,7 +119,7 @@ _GAUGES: Final = (
     _Gauge(
         "zerver_queue_paused",
         "1 while somebody has paused it, else 0.",
-        lambda queue: None if queue.workers is None else queue.paused is not None,
+        lambda queue: queue.is_paused,
     ),
     _Gauge(
         "zerver_queue_failing",
