@@ -106,8 +106,6 @@ def test_what_cron_or_nagios_could_not_carry_is_refused(
         (["nrpe", "--state-directory=var"], "give an absolute path"),
         (["nagios", "--host=web1;web2"], "name it as Nagios does"),
         (["nagios", "--email=all of us"], "write it as operators@example.org"),
-        (["nagios", "--hosts=2"], "options of plugins are of --local"),
-        (["nagios", "--user=shop"], "are of --local"),
     ],
 )
 def test_queue_config_refuses_the_same(arguments: list[str], problem: str) -> None:
@@ -115,6 +113,17 @@ def test_queue_config_refuses_the_same(arguments: list[str], problem: str) -> No
 
     assert problem in said
     assert "s3cret" not in said
+
+
+@pytest.mark.parametrize("how", [[], ["--check"]])
+@pytest.mark.parametrize(
+    ("option", "problem"),
+    [("--hosts=2", "options of plugins are of --local"), ("--user=shop", "are of --local")],
+)
+def test_queue_config_refuses_options_of_local_without_it_as_wrong_usage(
+    option: str, problem: str, how: list[str]
+) -> None:
+    assert problem in queue_config("nagios", option, *how, code=2)
 
 
 @pytest.mark.parametrize("kind", ["nagios", "nrpe"])

@@ -55,10 +55,11 @@ class Nagios(Kind):
         local = _plugins_of(options) if options["local"] else None
         if local is None and is_any_given(options, _PLUGIN_FLAGS):
             raise CommandError(
-                "options of plugins are of --local: elsewhere they stand in what kind nrpe makes"
+                "options of plugins are of --local: elsewhere they stand in what kind nrpe makes",
+                returncode=2,
             )
         if local is None and is_any_given(options, PLACE_FLAGS):
-            raise CommandError(f"{', '.join(PLACE_FLAGS)} are of --local")
+            raise CommandError(f"{', '.join(PLACE_FLAGS)} are of --local", returncode=2)
         watch = Watch(name=site_of(options).name, host_name=options["host"], email=options["email"])
         return nagios.server(watch, _programs(), local)
 
