@@ -15,6 +15,7 @@ from tests.servers.missing import or_skip
 from tests.servers.nagios4 import Nagios4
 from tests.servers.processes import REPOSITORY
 from zerver.deployment.normal_queues import written_into
+from zerver.deployment.plugin_options import broker_parser, database_parser
 
 
 @pytest.fixture
@@ -85,6 +86,12 @@ def test_puppet_writes_for_nagios_what_queue_config_prints_and_a_second_time_not
         ),
         ("database_options => ['--database=password=s3cret']", "", "option --database holds a password"),
         ("broker_options => ['--vhost=s3cret;reboot']", "", "option --vhost: give --name=value"),
+        (
+            "broker_options => ['--state-file=/s3cret']",
+            "",
+            "option --state-file: broker_options are of --hostname, ",
+        ),
+        ("database_options => ['--vhost=s3cret']", "", "option --vhost: database_options are of --warning, "),
         ("", "host_name => 'web1;web2'", "parameter 'host_name'"),
         ("", "email => 'all of us'", "parameter 'email'"),
     ],
@@ -102,6 +109,29 @@ def test_what_cron_or_nagios_could_not_carry_is_refused(
     [
         (["nrpe", "--broker-option=--management-url=https://shop:s3cret@rabbit"], "it holds a password"),
         (["nrpe", "--broker-option=--vhost=a;reboot"], "give --name=value"),
+        (
+            ["nrpe", "--broker-option=--per-queue"],
+            "broker option '--per-queue': give of --hostname, --port, ",
+        ),
+        (["nrpe", "--broker-option=--queue=ledger"], "broker option '--queue': give of"),
+        (["nrpe", "--broker-option=--state-file=/s3cret"], "broker option '--state-file': give of"),
+        (["nrpe", "--broker-option=--port=abc"], "argument -p/--port: invalid int value: 'abc'"),
+        (["nrpe", "--broker-option=--port=0"], "broker options '--port': --port: give 1 to 65535"),
+        (["nrpe", "--broker-option=--port"], "argument -p/--port: expected one argument"),
+        (["nrpe", "--broker-option=--tls=yes"], "argument --tls: ignored explicit argument"),
+        (["nrpe", "--broker-option=--username=shop"], "--username wants --password-file"),
+        (["nrpe", "--database-option=--vhost=shop"], "database option '--vhost': give of --warning, "),
+        (["nrpe", "--database-option=--since=soon"], "'soon' is no span of time"),
+        (["nrpe", "--database-option=--warning=a"], "'a' is no range"),
+        (
+            ["nrpe", "--database-option=--warning=5", "--database-option=--critical=3"],
+            "database options '--warning --critical': --warning would never be told",
+        ),
+        (
+            ["nrpe", "--database-option=--sqlite=/db", "--database-option=--port=1"],
+            "--hostname and --port are of PostgreSQL",
+        ),
+        (["nagios", "--local", "--broker-option=--per-queue"], "broker option '--per-queue': give of"),
         (["nrpe", "--hosts=0"], "give how many hosts run workers"),
         (["nrpe", "--state-directory=var"], "give an absolute path"),
         (["nagios", "--host=web1;web2"], "name it as Nagios does"),
@@ -124,6 +154,22 @@ def test_queue_config_refuses_options_of_local_without_it_as_wrong_usage(
     option: str, problem: str, how: list[str]
 ) -> None:
     assert problem in queue_config("nagios", option, *how, code=2)
+
+
+def test_puppet_and_queue_config_pass_on_what_each_of_the_plugins_knows() -> None:
+    manifest = (REPOSITORY / "puppet/zulip/manifests/nagios.pp").read_text()
+    of_plugins = {
+        "broker_options": (broker_parser(), ["check-rabbitmq-queue", "check-rabbitmq-consumers"]),
+        "database_options": (database_parser(), ["check-queue-worker-errors"]),
+    }
+    for parameter, (parser, plugins) in of_plugins.items():
+        [listed] = re.findall(rf"^    '{parameter}' +=> (\[[^\]]*\]),$", manifest, re.MULTILINE)
+        assert re.findall(r"'([^']*)'", listed) == parser.names
+        for plugin in plugins:
+            told = subprocess.run(
+                [PLUGINS / plugin, "--help"], capture_output=True, text=True, timeout=60, check=False
+            )
+            assert set(parser.names) <= set(re.findall(r"--[a-z-]+", told.stdout)), plugin
 
 
 @pytest.mark.parametrize("kind", ["nagios", "nrpe"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from zerver.deployment.errors import UnfitValue
+from zerver.deployment.plugin_options import check_broker_options, check_database_options
 from zerver.deployment.programs import QueueProgram
 from zerver.deployment.site import Site, check_path
 
@@ -66,6 +67,8 @@ class Plugins:
                 )
             if not _OPTION.fullmatch(option):
                 raise UnfitValue("option", option, "give --name=value, of letters, digits and _./:@,+=-")
+        check_broker_options(self.broker_options)
+        check_database_options(self.database_options)
 
     @property
     def queue_line(self) -> str:

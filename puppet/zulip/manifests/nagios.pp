@@ -17,14 +17,28 @@ class zulip::nagios (
 ) {
   include zulip::base
 
+  # What the plugins' own parsers know; these judge values too, and what goes together, where queue_config asks them.
+  $known = {
+    'broker_options'   => [
+      '--hostname', '--port', '--username', '--password-file', '--vhost', '--tls', '--cafile', '--management-url',
+      '--rabbitmqctl',
+    ],
+    'database_options' => ['--warning', '--critical', '--since', '--sqlite', '--database', '--hostname', '--port'],
+  }
   # Not by the parameters' type: puppet would show what does not fit. As zerver/deployment/nagios.py has it.
-  ($broker_options + $database_options).each |String $option| {
-    $called = $option.split('=')[0]
-    if $option =~ /(?i:password=)|:\/\/[^@\/]*:[^@]*@/ {
-      fail("option ${called} holds a password, and the file is none")
-    }
-    if $option !~ /\A--[a-z-]+(=[A-Za-z0-9_.\/:@,+=-]+)?\z/ {
-      fail("option ${called}: give --name=value, of letters, digits and _./:@,+=-")
+  $given = { 'broker_options' => $broker_options, 'database_options' => $database_options }
+  $given.each |String $parameter, Array $options| {
+    $options.each |String $option| {
+      $called = $option.split('=')[0]
+      if $option =~ /(?i:password=)|:\/\/[^@\/]*:[^@]*@/ {
+        fail("option ${called} holds a password, and the file is none")
+      }
+      if $option !~ /\A--[a-z-]+(=[A-Za-z0-9_.\/:@,+=-]+)?\z/ {
+        fail("option ${called}: give --name=value, of letters, digits and _./:@,+=-")
+      }
+      unless $called in $known[$parameter] {
+        fail("option ${called}: ${parameter} are of ${known[$parameter].join(', ')}")
+      }
     }
   }
 
