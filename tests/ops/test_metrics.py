@@ -244,7 +244,9 @@ def test_of_a_database_that_hangs_from_the_start_no_scrape_leaves_more_than_the_
 ) -> None:
     database = tcp_proxy(postgres_server.port)
     database.pause()
-    env |= {"QUEUE_URL": rabbit_vhost, "DATABASE_URL": database.through(postgres_database)}
+    # What the project itself says is heeded: else no question would be out for so long.
+    url = f"{database.through(postgres_database)}?connect_timeout=300"
+    env |= {"QUEUE_URL": rabbit_vhost, "DATABASE_URL": url}
     threads = Path(f"/proc/{serve(project_process, port, env).pid}/task")
     before = len(list(threads.iterdir()))
 

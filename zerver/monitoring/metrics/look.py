@@ -2,8 +2,10 @@
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, Final, TypeVar
 
+from django.db import connections
 from prometheus_client.core import Metric
 from prometheus_client.registry import Collector
 
@@ -20,6 +22,15 @@ T = TypeVar("T")
 _ANSWER_SECONDS: Final = 4.0
 #: So many questions may be out, of those that have outlived their time: each holds a thread and a connection.
 _MOST_OUT: Final = 3
+#: That a network which swallows everything holds none of them longer than some seconds, and the next finds its way.
+#: Each is more than an answer may take: until then the network may be slow. Units: seconds; the last, milliseconds.
+_IMPATIENCE: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 8_000,
+}
 
 
 class QueueCollector(Collector):
@@ -55,7 +66,7 @@ class QueueCollector(Collector):
         self._out[part] = out
         if len(out) >= _MOST_OUT:
             raise _silence(part)
-        asked = Asked(question)
+        asked = Asked(partial(_impatiently, question) if part == "database" else question)
         try:
             return asked.answer(now + _ANSWER_SECONDS)
         except TimeIsUp:
@@ -66,3 +77,16 @@ class QueueCollector(Collector):
 def _silence(part: Part) -> TransportUnavailable:
     what = f"database {get_settings().database!r}" if part == "database" else "RabbitMQ"
     return TransportUnavailable(what, f"it has not answered within {_ANSWER_SECONDS:g} s")
+
+
+def _impatiently(question: Callable[[], T]) -> T:
+    """By this thread's own connection to PostgreSQL, not open yet; what the project says in OPTIONS goes first.
+
+    A pool's connections are everybody's: these stay as they are.
+    """
+    connection = connections[get_settings().database]
+    settings = connection.settings_dict
+    if connection.vendor == "postgresql" and not settings["OPTIONS"].get("pool"):
+        # Anew, for that dict is all threads'.
+        connection.settings_dict = {**settings, "OPTIONS": {**_IMPATIENCE, **settings["OPTIONS"]}}
+    return question()
