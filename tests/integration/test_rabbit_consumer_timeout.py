@@ -31,6 +31,7 @@ from zerver.lib.transport.base import Delivery
 from zerver.lib.transport.rabbitmq.greeting import Greeting
 from zerver.lib.transport.rabbitmq.topology import arguments
 from zerver.lib.transport.survey import version_numbers
+from zerver.models import WorkerProcess
 
 #: Of the impatient broker. Units: seconds.
 TIMEOUT = 8.0
@@ -121,6 +122,9 @@ def test_a_worker_whose_handlers_may_take_over_half_of_the_timeout_is_refused(
     spine.publish("ledger_other", n=1)
     both = spine.start("process_queue", "--multi_threaded", "ledger", "ledger_other", env=env)
     spine.wait_for_numbers([1])
+    [word] = WorkerProcess.objects.filter(queue="ledger", pid=both.pid)
+    assert word.state == "stopped"
+    assert word.breaker.startswith("cannot start: queue 'ledger': the broker takes events away after 60 s")
     both.signal(SIGTERM)
     assert both.wait() == 1
     assert both.output.count("timeout_seconds=31 is over half of that") == 2

@@ -196,6 +196,10 @@ def test_one_that_its_broker_has_otherwise_leaves_word_where_tools_look_and_ends
     assert (row.state, row.pid, row.worker_num) == ("stopped", process.pid, 3)
     assert row.breaker.startswith(f"cannot start: {reason}")
     assert row.breaker.endswith("move it with: ./manage.py queue_admin migrate ledger")
+    again = work("process_queue", "--queue=ledger", "--worker_num=3")
+    assert again.wait() == 1
+    [row] = _rows("ledger")
+    assert row.pid == again.pid  # however often its supervisor starts it, there is one word of it
     listing = work("queue_workers", "list", "--json")
     assert listing.wait() == 0
     assert [each["breaker"] for each in json.loads(listing.output)["workers"]] == [row.breaker]

@@ -8,14 +8,13 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 
 from django.db import connections
 
-from zerver.lib import clock, signals
+from zerver.lib import clock
 from zerver.lib.conf import QueueSettings
 from zerver.lib.counted import counted
-from zerver.lib.errors import ConsumerTimeoutTooShort, QueueMismatch, TransportUnavailable, ZerverError
+from zerver.lib.errors import ZerverError
 from zerver.lib.printable import printable
 from zerver.lib.process_mark import host_name
 from zerver.lib.registry import QueueDeclaration
@@ -24,7 +23,8 @@ from zerver.lib.transport.base import Lane
 from zerver.worker.chores import Chores
 from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
-from zerver.worker.process import ProcessRow
+from zerver.worker.process import ProcessRow, sweep_dead
+from zerver.worker.refusals import Refusal, check_lanes, leave_word
 from zerver.worker.runner import Host, QueueRunner
 from zerver.worker.start import failure
 from zerver.worker.stop_signals import StopSignals, say
@@ -76,20 +76,17 @@ class WorkerFleet:
         self._stop_signals = stop_signals or StopSignals()
 
     def run(self) -> list[ZerverError]:
-        """Shape: why queues did not run to the end; [] when all drained.
-
-        Raises: QueueMismatch, ConsumerTimeoutTooShort, of a queue that has the process to itself.
-        """
+        """Shape: why queues did not run to the end; [] when all drained."""
         faulthandler.enable()
         self._stop_signals.install()
         self._vitals.open()
-        try:
-            self._check_lanes()
-        except (QueueMismatch, ConsumerTimeoutTooShort) as error:
-            self._leave_word(error)
-            raise
+        refusals = check_lanes(self._queues)
+        self._failures += [refusal.error for refusal in refusals]
+        refused = {refusal.queue.name for refusal in refusals}
+        self._queues = [queue for queue in self._queues if queue.name not in refused]
         rows = self._open_all()
         if not rows:
+            self._leave_word(refusals)
             self._vitals.close()
             current.close_all()
             return self._failures
@@ -99,6 +96,7 @@ class WorkerFleet:
         self._watchdog.start(max(queue.timeout_seconds for queue in self._queues))
         # First, for the database may keep the housekeeper waiting.
         self._vitals.start(rows, self._settings, self._is_well)
+        self._leave_word(refusals)
         housekeeper.start()
         try:
             if len(self._runners) == 1:
@@ -122,43 +120,20 @@ class WorkerFleet:
         has_keeper = self._housekeeper is not None and not self._housekeeper.has_died
         return has_keeper and self._watchdog.is_looking and all(runner.is_well for runner in self._runners)
 
-    def _check_lanes(self) -> None:
-        """What can be said before the first event: told, and refused only where waiting would not mend it."""
-        fast = current.fast_lane()
-        wanted = list(self._queues)
-        for queue in wanted if fast is not None else ():
-            assert fast is not None  # noqa: S101 (narrows the type)
-            try:
-                fast.check_queue(queue)
-            except TransportUnavailable as error:
-                # The fast lane comes by itself once the broker is back.
-                signals.worker_changed.send_robust(
-                    sender=None,
-                    queue=queue.name,
-                    state="working from the event table alone until the broker answers",
-                    problem=str(error),
-                )
-                return
-            except QueueMismatch:
-                if len(wanted) == 1:
-                    raise
-                # The others run; this one takes from its table lane, and its fast lane keeps saying what is wrong.
-                continue
-            except ConsumerTimeoutTooShort as error:
-                if len(wanted) == 1:
-                    raise
-                self._queues.remove(queue)
-                self._failures.append(error)
-                signals.worker_changed.send_robust(
-                    sender=None, queue=queue.name, state="cannot start", problem=str(error)
-                )
+    def _leave_word(self, refusals: Sequence[Refusal]) -> None:
+        """Of queues that are not run; and sweep: where all are such there is no housekeeper, and their process may be
+        started again and again.
+        """
+        if not refusals:
+            return
+        alias = self._settings.database
 
-    def _leave_word(self, error: ZerverError) -> None:
-        """A row that says why, as a worker leaves whose ``setup`` has raised: for all who look there and at no log."""
-        [queue] = self._queues
-        row = self._open(queue, self._numbers(queue)[0], is_alone=True)
-        row.runner.refuse(f"cannot start: {error}")
-        Chores(queue.name, row.alias).do("saying why it ends", partial(row.write, is_last=True))
+        def leave() -> None:
+            for refusal in refusals:
+                leave_word(refusal, self._numbers(refusal.queue)[0], alias)
+            sweep_dead(alias)
+
+        Chores(refusals[0].queue.name, alias).do("saying what it does not run", leave)
 
     def _numbers(self, queue: QueueDeclaration) -> list[int | None]:
         """Of the workers to run here: the one that a supervisor started, or as many as the queue declares."""

@@ -95,10 +95,6 @@ class QueueRunner:
         #: By identity, events that were settled while their handler still ran.
         self._given_up: set[int] = set()
 
-    def refuse(self, why: str) -> None:
-        """Instead of running it: its last word says so."""
-        self._bad_end = why
-
     def run(self, *, keeps_trying: bool = False) -> None:
         """Until ``stop``; returns when everything in hand has been settled or handed back.
 

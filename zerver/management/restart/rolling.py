@@ -1,7 +1,7 @@
 """One worker process after the other is restarted; the next one's turn is when this one consumes again."""
 
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from zerver.lib import clock
@@ -13,6 +13,7 @@ from zerver.management.restart.supervisor import Condition, Program, State, Supe
 from zerver.models import WorkerProcess
 from zerver.worker.housekeeper import LATE_MS
 from zerver.worker.process import is_gone
+from zerver.worker.refusals import words
 
 #: How long a worker may take to consume again after it has drained: to load the project, ``setup``, its first beats.
 START_SECONDS = 60.0
@@ -55,6 +56,7 @@ class RollingRestart:
         before = self._supervisor.condition(program)
         self._supervisor.restart(program)
         pids: set[int] = set()
+        ends: dict[int, str] = {}
         while True:
             now = self._supervisor.condition(program)
             problem = self._problem(program, before, now)
@@ -65,9 +67,10 @@ class RollingRestart:
                 self._supervisor.start(program)
             if now.pid is not None and now.pid != before.pid:
                 pids.add(now.pid)
-            ends = _bad_ends(self._alias, pids, began_ms)
+            # Kept here: a row may take the place of the one before it.
+            ends |= _bad_ends(self._alias, pids - {now.pid}, began_ms)
             is_late = seconds > self.seconds_for(program)
-            if is_late or len(ends) >= _MOST_ENDS or now.state in (State.STOPPED, State.GIVEN_UP):
+            if is_late or len(ends) >= _MOST_ENDS or self._is_hopeless(before, now):
                 raise NotBack(
                     program=f"{program.name} ({program.about})",
                     problem=f"after {seconds:.0f} s {problem}{_told(ends)}",
@@ -97,10 +100,20 @@ class RollingRestart:
             return f"{self._supervisor.name} says: {now.said}"
         return idle_reason(self._alias, program, now.pid)
 
+    def _is_hopeless(self, before: Condition, now: Condition) -> bool:
+        """It will not consume again as things are, however long we wait."""
+        if now.state in (State.STOPPED, State.GIVEN_UP):
+            return True
+        if now.pid is None or now.pid == before.pid:
+            return False
+        return bool(_refused(self._alias, _rows(self._alias, now.pid)))
+
 
 def idle_reason(alias: str, program: Program, pid: int) -> str:
     """Why a process takes no events of its queues, by what it says of itself; empty when it takes them."""
     rows = _rows(alias, pid)
+    if refused := _refused(alias, rows):
+        return refused
     silent = set(program.queues)
     now_ms = EventTable(alias).now_ms()
     for row in rows:
@@ -115,16 +128,32 @@ def idle_reason(alias: str, program: Program, pid: int) -> str:
     return f"process {pid} does not say that it is at {', '.join(sorted(silent))}" if silent else ""
 
 
-def _bad_ends(alias: str, pids: Collection[int], since_ms: int) -> Sequence[str]:
-    """Why those processes of this host have ended, of them that said why; the last one's reason last."""
+def _refused(alias: str, rows: Sequence[WorkerProcess]) -> str:
+    """Of the process that has these rows: why one of its queues is not run before it is started anew; empty where all
+    are, or it is not known yet.
+    """
+    if not rows:
+        return ""
+    own = words(alias).filter(host=rows[0].host, pid=rows[0].pid, start_mark=rows[0].start_mark)
+    word = own.order_by("queue").first()
+    return "" if word is None else f"queue {word.queue}: {word.breaker}"
+
+
+def _bad_ends(alias: str, pids: Collection[int], since_ms: int) -> Mapping[int, str]:
+    """Why those processes of this host have ended, of them that said why, the last one last; one reason of each,
+    though it has a row for each of its workers.
+    """
     rows = WorkerProcess.objects.using(alias).filter(
         host=host_name(), pid__in=pids, started_at_ms__gte=since_ms, state=WorkerProcess.State.STOPPED
     )
-    return list(rows.exclude(breaker="").order_by("heartbeat_at_ms").values_list("breaker", flat=True))
+    return dict(rows.exclude(breaker="").order_by("heartbeat_at_ms").values_list("pid", "breaker"))
 
 
-def _told(ends: Sequence[str]) -> str:
-    return f"; {worker_processes(len(ends))} ended, the last saying: {ends[-1]}" if ends else ""
+def _told(ends: Mapping[int, str]) -> str:
+    """They are in the order in which they were found."""
+    if not ends:
+        return ""
+    return f"; {worker_processes(len(ends))} ended, the last saying: {list(ends.values())[-1]}"
 
 
 def _rows(alias: str, pid: int) -> Sequence[WorkerProcess]:
