@@ -31,6 +31,8 @@ CONSUMERS, QUEUE, ERRORS, READER = (
 LITTLE_SECONDS = 3.0
 #: A command in a plugin's text, without what is told of it.
 _NAMED = re.compile(r"\./manage\.py (\w+(?: (?!tells|makes)[\w{}=./-]+)*)")
+#: A plugin whose disk answers nobody.
+_DISK_HANGS = "import pathlib, time; pathlib.Path.iterdir = lambda self: time.sleep(60); main()"
 #: A plugin that does something before it has asked anybody.
 _BREAKS = """
 import sys, time
@@ -273,11 +275,10 @@ def test_a_backlog_is_told_in_seconds_by_each_queues_own_thresholds(site: Site, 
         "mail_lag=0.02s;30;;0 slow_backlog=40s;30;60;0 slow_ready=20;;;0 slow_lag=0.02s;30;;0 "
         "empty_backlog=0s;30;60;0 empty_ready=0;;;0 empty_lag=U;30;;0",
     )
-    too_low = site.ask(QUEUE, *site.broker(), "-q", "slow", "-c", "20")
-    assert (too_low.code, "a warning at 30 would never be told, for critical is 20" in too_low.line) == (
-        UNKNOWN,
-        True,
-    )
+    for queue, code in (("mail", UNKNOWN), ("slow", CRITICAL)):
+        too_low = site.ask(QUEUE, *site.broker(), "-q", queue, "-c", "20")
+        assert too_low.code == code
+        assert f"queue {queue}: a warning at 30 would never be told, for critical is 20" in too_low.line
     assert site.ask(QUEUE, *site.broker(), "-q", "slow", "-w", "10", "-c", "39").code == CRITICAL
     answer = site.ask(QUEUE, *site.broker(), "-q", "empty")
     assert (answer.code, answer.line.partition(" | ")[0]) == (
@@ -534,12 +535,12 @@ def test_one_run_leaves_a_file_for_each_queue(
     alone = ask(READER, site.directory / "state_alone")
     assert alone.line == "CRITICAL: queue alone: 1 event waits, and nobody takes from it: start its workers"
 
-    site.tell("mail", crit_seconds=90.0)
     site.tell("stranger")
+    (site.stats_dir / "mail.2.stats").write_text("nothing")
     assert site.ask(QUEUE, *left).code == 0
-    outdated = ask(READER, site.directory / "state_mail")
-    assert outdated.code == UNKNOWN
-    assert "has crit_seconds 60, and a worker runs with 90" in outdated.out
+    odd = ask(READER, site.directory / "state_mail")
+    assert odd.code == UNKNOWN
+    assert "mail.2.stats is no stats file" in odd.out
     assert ask(READER, site.directory / "state_alone").line == alone.line, "of its own queue alone"
 
     rabbit_server.stop_signal()
@@ -551,9 +552,58 @@ def test_one_run_leaves_a_file_for_each_queue(
         assert "did not answer within 1 s" in ask(READER, site.directory / f"state_{queue}").out
 
     site.declarations.unlink()
-    lost = site.ask(QUEUE, *left)
-    assert (lost.code, lost.out) == (UNKNOWN, "")
-    assert "is not there, which tells what is declared" in lost.err
+    assert (site.ask(QUEUE, *left).code, site.ask(QUEUE, *left).err) == (0, "")
+    for queue in ("mail", "alone"):
+        lost = ask(READER, site.directory / f"state_{queue}")
+        assert lost.code == UNKNOWN
+        assert "queues.json is not there, which tells what is declared; write it anew" in lost.out
+        (site.directory / f"state_{queue}").unlink()
+    nobody = site.ask(QUEUE, *left)
+    assert (nobody.code, nobody.out) == (UNKNOWN, "")
+    assert "run it without --per-queue" in nobody.err
+
+
+@pytest.mark.parametrize(
+    ("module", "problem"),
+    [
+        ("check_rabbitmq_queue", "queue alone: 1 event waits, and nobody takes from it"),
+        ("check_rabbitmq_consumers", "queue alone has no consumer, 1 declared"),
+    ],
+)
+def test_a_disk_that_hangs_hides_nothing_that_is_critical(
+    site: Site, queues: Queues, module: str, problem: str
+) -> None:
+    site.declare("mail", "alone")
+    queues.make("mail", consumers=1)
+    queues.make("alone", events=1)
+    options = ["-d", site.declarations, "--stats-dir", site.stats_dir, *site.broker(), "-t", "4"]
+
+    done = subprocess.run(
+        [sys.executable, "-c", f"from zerver.nagios.{module} import main\n{_DISK_HANGS}", *options],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode == CRITICAL, done
+    assert problem in done.stdout
+    assert f"{site.stats_dir} did not answer within 4 s" in done.stdout
+
+
+def test_of_many_empty_queues_none_is_taken_for_one_whose_leader_is_gone(site: Site, queues: Queues) -> None:
+    names = [f"many{n}" for n in range(60)]
+    site.declare(*names)
+    for name in names:
+        queues.make(name)
+        site.tell(name)
+
+    answer = site.ask(QUEUE, *site.broker(), "-t", "60")
+
+    assert (answer.code, answer.line.partition(" | ")[0]) == (
+        OK,
+        "QUEUES OK - 60 queues within their thresholds",
+    )
 
 
 def test_a_plugin_that_runs_out_of_time_leaves_that_in_its_file(

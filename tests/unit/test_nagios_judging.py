@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from pika.exceptions import ChannelClosedByBroker
 
+from zerver.lib.process_mark import start_mark
 from zerver.lib.queue_stats import QueueStats, write_stats
 from zerver.monitoring.thresholds import Level
 from zerver.nagios import backlog, consumers, declared, management_api, stats, worker_errors
@@ -139,23 +140,26 @@ def test_a_worker_at_an_unknown_queue_shows_that_declarations_are_out_of_date(tm
 
 
 @pytest.mark.parametrize(
-    ("lived", "text"),
+    ("said", "crit_seconds"),
     [
-        ({"crit_seconds": 90.0}, "has crit_seconds 60, and a worker runs with 90; restart it, or write it anew"),
-        ({"threads": 4}, "has threads 1, and a worker runs with 4"),
-        ({"threads": 1, "timeout_seconds": 30, "warn_seconds": 30.0, "crit_seconds": 60.0}, ""),
-        ({}, ""),
+        ([{"threads": 3, "timeout_seconds": 9.0, "warn_seconds": 5, "crit_seconds": 90.0}], 90.0),
+        ([{"threads": 1, "timeout_seconds": 9.0, "warn_seconds": 5, "crit_seconds": crit} for crit in (8, 90)], 8),
+        ([{"threads": 1, "timeout_seconds": 9.0, "warn_seconds": 50, "crit_seconds": 40}], 60.0),
+        ([{"threads": -1, "timeout_seconds": 9.0, "warn_seconds": 5, "crit_seconds": 40}], 60.0),
+        ([{}], 60.0),
+        ([], 60.0),
     ],
 )  # fmt: skip
-def test_declarations_that_are_not_what_workers_run_with_are_out_of_date(
-    tmp_path: Path, lived: dict[str, float], text: str
+def test_what_workers_run_with_goes_before_what_the_file_says(
+    tmp_path: Path, said: list[dict[str, float]], crit_seconds: float
 ) -> None:
-    write_stats(tmp_path, told(**lived))
+    for number, lived in enumerate(said):
+        write_stats(tmp_path, told(worker_num=number, **lived))
 
-    found = stats.Workers.read(tmp_path, now=NOW).at_odds(MAIL, Path("/etc/shop/queues.json"))
+    found = stats.Workers.read(tmp_path, now=NOW).of("mail").lived(MAIL)
 
-    assert [finding.level for finding in found] == ([Level.UNKNOWN] if text else [])
-    assert text in "".join(finding.text for finding in found)
+    assert found.crit_seconds == crit_seconds
+    assert (found == MAIL) is (crit_seconds == MAIL.crit_seconds)
 
 
 def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: Path) -> None:
@@ -175,11 +179,13 @@ def test_stats_are_told_apart_by_age_and_a_file_that_is_none_is_named(tmp_path: 
 
 
 def test_a_worker_that_is_known_to_have_ended_is_not_missed(tmp_path: Path) -> None:
-    here, gone = socket.gethostname(), 2**22  # above all that the system gives
-    for number, (host, pid, age) in enumerate(
-        [("web2", gone, 600), (here, os.getpid(), 600), (here, gone, 600), ("web2", 7, 86_401)]
+    here, mark = socket.gethostname(), start_mark(os.getpid())
+    earlier = mark.rpartition(":")[0] + ":1"
+    for number, (host, said, age) in enumerate(
+        [("web2", earlier, 600), (here, mark, 600), (here, earlier, 600), ("web2", mark, 86_401)]
     ):
-        write_stats(tmp_path, told(worker_num=number, host=host, pid=pid, update_time=NOW - age))
+        lately = {"host": host, "pid": os.getpid(), "start_mark": said, "update_time": NOW - age}
+        write_stats(tmp_path, told(worker_num=number, **lately))
 
     assert [one.worker_num for one in stats.Workers.read(tmp_path, now=NOW).of("mail").old] == [0, 1]
 
@@ -411,16 +417,20 @@ def test_whoever_gets_nowhere_is_told_with_the_reason(
 
 
 def test_one_worker_that_says_nothing_any_more_is_told_although_others_get_on() -> None:
-    frozen = told(update_time=NOW - 300, in_flight=2, unbegun=3, host=socket.gethostname(), pid=os.getpid())
+    me = os.getpid()
+    mark = start_mark(me)
+    frozen = told(
+        update_time=NOW - 300, in_flight=2, unbegun=3, host=socket.gethostname(), pid=me, start_mark=mark
+    )
 
     found = judged(Seen(ready=0, consumers=2), told(), old=(frozen,))
 
     assert found.level is Level.WARNING
-    assert (
-        f"(pid {os.getpid()} on {frozen.host}) has said nothing for 300 s, with 5 in hand" in found.message
-    )
-    idle = judged(Seen(ready=0, consumers=2), told(), old=(replace(frozen, in_flight=0, unbegun=0),))
-    assert idle.level is Level.OK
+    assert f"(pid {me} on {frozen.host}) has said nothing for 300 s, and had 5 in hand then" in found.message
+    another = replace(frozen, start_mark=mark.rpartition(":")[0] + ":1")
+    idle = replace(frozen, in_flight=0, unbegun=0)
+    for nobody_known in (another, replace(frozen, start_mark=None), idle):
+        assert judged(Seen(ready=0, consumers=2), told(), old=(nobody_known,)).level is Level.OK
 
 
 def test_a_stats_file_that_is_none_hides_no_critical() -> None:

@@ -1,6 +1,7 @@
 """The stats file."""
 
 import json
+import os
 from dataclasses import asdict
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def test_a_file_that_is_none_is_refused_by_name(tmp_path: Path, text: str) -> No
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(ValueError, match=r"mail\.0\.stats is no stats file"):
         read_stats(path)
+
+
+@pytest.mark.parametrize("field", ["update_time", "consumed", "standstill_seconds"])
+def test_a_number_that_nobody_could_reckon_with_is_refused(tmp_path: Path, field: str) -> None:
+    path = tmp_path / "mail.0.stats"
+    path.write_text(json.dumps({**asdict(_stats()), field: 10**400}))
+    with pytest.raises(ValueError, match=rf"no stats file: {field} is '1000"):
+        read_stats(path)
+
+
+def test_what_may_never_end_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "mail.0.stats")
+    with pytest.raises(ValueError, match=r"mail\.0\.stats is no stats file: it is none that could be read"):
+        read_stats(tmp_path / "mail.0.stats")
 
 
 def test_what_a_later_release_says_besides_is_passed_over(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ whole, by renaming, so that a reader never sees half of one. Standard library on
 import json
 import os
 import shutil
+import stat
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
 from math import isfinite
@@ -15,6 +16,8 @@ from typing import Any, get_args
 
 #: To probes, who has not said for so long that it is well is not: by HTTP, and by the age of the health file.
 HEALTH_FRESH_SECONDS = 30.0
+#: Counts and times have 64 bits; what has more could not be reckoned with.
+_LARGEST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,8 @@ class QueueStats:
     paused: str | None = None
     #: How long it has had events in hand and settled none; None where an earlier release wrote this.
     standstill_seconds: float | None = None
+    #: Tells the process from a later one of its pid; see ``lib.process_mark``.
+    start_mark: str | None = None
     #: As declared, with what this host sets over it; None where an earlier release wrote this.
     threads: int | None = None
     timeout_seconds: float | None = None
@@ -72,7 +77,7 @@ def read_stats(path: Path) -> QueueStats:
     Raises: ValueError naming the file when it is no such file; OSError.
     """
     try:
-        found = json.loads(path.read_text())
+        found = json.loads(_text_of(path))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is no stats file: {error}") from error
     if not isinstance(found, dict):
@@ -85,8 +90,22 @@ def read_stats(path: Path) -> QueueStats:
     return QueueStats(**values)
 
 
+def _text_of(path: Path) -> str:
+    """Of a file, and nothing that might never end: a pipe has no writer that we should wait for."""
+
+    def at_once(name: str, flags: int) -> int:
+        return os.open(name, flags | os.O_NONBLOCK)
+
+    with open(path, encoding="utf-8", opener=at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ValueError("it is none that could be read to its end")
+        return file.read()
+
+
 def _fits(value: object, declared: Any) -> bool:
     kinds = get_args(declared) or (declared,)
+    if type(value) is int and abs(value) > _LARGEST:
+        return False
     if float in kinds and type(value) is int:
         return True
     return type(value) in kinds and (not isinstance(value, float) or isfinite(value))

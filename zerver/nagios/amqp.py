@@ -4,7 +4,10 @@ import logging
 import ssl
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
 
 import pika
 import pika.exceptions
@@ -26,6 +29,10 @@ _REFUSALS = (
 _TROUBLE = (pika.exceptions.AMQPError, OSError, ValueError)
 #: Of the deadline: some plugins look twice.
 _LEADERS_SHARE = 1 / 3
+#: At a time, each with a connection; after a deployment all queues may be empty and without consumers for a moment.
+_MOST_ASKING = 16
+#: A leader that has not answered for so long will not.
+_LEADER_SECONDS = 1.0
 
 
 class Amqp(Broker):
@@ -38,11 +45,7 @@ class Amqp(Broker):
         # pika tells errors to the root logger, which has standard error; we tell them ourselves.
         logging.getLogger("pika").setLevel(logging.CRITICAL + 1)
         deadline.waits_for(str(self._place))
-        parameters = [self._parameters(host, deadline.seconds) for host in self._place.hosts]
-        try:
-            connection = pika.BlockingConnection(parameters)
-        except _TROUBLE as error:
-            raise self._no_connection(error) from None
+        connection = self._connected(deadline.seconds)
         found = {}
         try:
             channel = connection.channel()
@@ -78,32 +81,51 @@ class Amqp(Broker):
 
     def _by_leaders(self, queues: Sequence[str], seconds: float) -> Mapping[str, Seen]:
         """A count of 0 proves nothing: for a quorum queue whose leader does not answer the broker makes one up, and no
-        consumers (3.10 and 4.x). ``basic.get`` is answered by the leader alone. Each is asked on a connection of its
-        own: a leader that is gone ends that, and one that hangs answers nobody for half a minute.
+        consumers (3.10 and 4.x). ``basic.get`` is answered by the leader alone. One that is gone ends the connection,
+        and one that hangs answers nobody for half a minute: several ask, each on a connection of its own.
         """
-        found = dict.fromkeys(queues, unled())
+        asked = _Asked(waiting=deque(queues))
+        crew = [
+            threading.Thread(target=self._ask_leaders, args=(asked, seconds), daemon=True)
+            for _ in range(min(_MOST_ASKING, len(queues)))
+        ]
         until = time.monotonic() + seconds
-
-        def ask(queue: str) -> None:
-            found[queue] = self._by_leader(queue, seconds)
-
-        threads = [threading.Thread(target=ask, args=(queue,), daemon=True) for queue in queues]
-        for thread in threads:
+        for thread in crew:
             thread.start()
-        for thread in threads:
+        for thread in crew:
             thread.join(max(0.0, until - time.monotonic()))
-        return dict(found)
+        asked.waiting.clear()  # nobody would hear of what is asked from now on
+        patience_seconds = min(_LEADER_SECONDS, seconds / 2)
+        return {queue: asked.seen(queue, patience_seconds=patience_seconds) for queue in queues}
 
-    def _by_leader(self, queue: str, seconds: float) -> Seen:
-        """What ``basic.get`` gives comes back when the connection is closed."""
-        parameters = [self._parameters(host, seconds) for host in self._place.hosts]
+    def _ask_leaders(self, asked: "_Asked", seconds: float) -> None:
+        """One queue after another, as long as some wait."""
+        connection = None
+        while queue := asked.next():
+            try:
+                if connection is None or not connection.is_open:
+                    connection = self._connected(seconds)
+                asked.begun[queue] = time.monotonic()
+                asked.found[queue] = self._by_leader(connection, queue)
+            except NoAnswer as error:
+                asked.found[queue] = Seen(consumers=0, problem=f"its leader cannot be asked ({error})")
+        if connection is not None:
+            with suppress(*_TROUBLE):
+                connection.close()
+
+    def _connected(self, seconds: float) -> pika.BlockingConnection:
+        """Raises: NoAnswer."""
         try:
-            connection = pika.BlockingConnection(parameters)
+            return pika.BlockingConnection([self._parameters(host, seconds) for host in self._place.hosts])
         except _TROUBLE as error:
-            return Seen(consumers=0, problem=f"its leader cannot be asked ({self._no_connection(error)})")
+            raise self._no_connection(error) from None
+
+    def _by_leader(self, connection: pika.BlockingConnection, queue: str) -> Seen:
+        """What ``basic.get`` gives comes back when the channel is closed."""
         try:
-            with connection:
-                method, _, _ = connection.channel().basic_get(queue)
+            channel = connection.channel()
+            method, _, _ = channel.basic_get(queue)
+            channel.close()
         except pika.exceptions.ChannelClosedByBroker as error:
             if error.reply_code == _ACCESS_REFUSED:
                 mend = "give its user the right to read it"
@@ -155,6 +177,34 @@ class Amqp(Broker):
                 f"{self._place} answers in no AMQP that we know", "see --port and --tls, and its log"
             )
         return is_down(f"{self._place} cannot be reached ({told})", "start it, or see --hostname and --port")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Queues whose leaders are asked, by several at once."""
+
+    waiting: deque[str]
+    #: When each was asked. Units: monotonic seconds.
+    begun: dict[str, float] = field(default_factory=dict)
+    found: dict[str, Seen] = field(default_factory=dict)
+
+    def next(self) -> str:
+        """Empty: none is left."""
+        try:
+            return self.waiting.popleft()
+        except IndexError:
+            return ""
+
+    def seen(self, queue: str, *, patience_seconds: float) -> Seen:
+        """By now. Who was asked only just may answer yet."""
+        found, begun = self.found.get(queue), self.begun.get(queue)
+        if found is not None:
+            return found
+        if begun is not None and time.monotonic() - begun >= patience_seconds:
+            return unled()
+        return Seen(
+            consumers=0, problem="there was no time to ask whether its leader answers: give more, by -t"
+        )
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -77,7 +77,7 @@ def _judged(queue: Declared, backlog: Backlog, warning: Range, critical: Range) 
         return [Finding(level=seen.level, text=text)]
     problems = [
         *(Finding(level=Level.UNKNOWN, text=problem) for problem in backlog.told.problems),
-        *_of_single_workers(queue.queue, backlog),
+        *_of_single_workers(backlog),
     ]
     if seen.ready is None:
         return [Finding(level=seen.level, text=f"queue {queue.queue}: {seen.problem}"), *problems]
@@ -129,23 +129,26 @@ def _of_silence(waiting: str, seconds: float, told: Told) -> Finding:
     return Finding(level=Level.UNKNOWN, text=f"{text}, and had nothing in hand then: {mend}")
 
 
-def _of_single_workers(queue: str, backlog: Backlog) -> Iterator[Finding]:
+def _of_single_workers(backlog: Backlog) -> Iterator[Finding]:
     """That hang where others of their host get on: the queue moves, and what these hold does not."""
     fresh = backlog.told.fresh
     if not fresh or len(backlog.hung) == len(fresh):
         return
     for one in backlog.hung:
-        yield _of_worker(queue, one, "has got nothing done")
+        yield _of_worker(
+            one, f"has got nothing done for {one.seconds:.0f} s, with {in_hand(one.stats)} in hand"
+        )
     for one in backlog.silent:
-        yield _of_worker(queue, one, "has said nothing")
+        yield _of_worker(
+            one, f"has said nothing for {one.seconds:.0f} s, and had {in_hand(one.stats)} in hand then"
+        )
 
 
-def _of_worker(queue: str, one: Hung, problem: str) -> Finding:
+def _of_worker(one: Hung, problem: str) -> Finding:
     stats = one.stats
-    who = f"worker {stats.worker_num} of queue {queue} (pid {stats.pid} on {stats.host})"
-    since = f"for {one.seconds:.0f} s, with {in_hand(stats)} in hand"
+    who = f"worker {stats.worker_num} of queue {stats.queue} (pid {stats.pid} on {stats.host})"
     mend = "while others get on: end it, and they are given what it holds"
-    return Finding(level=Level.WARNING, text=f"{who} {problem} {since}, {mend}")
+    return Finding(level=Level.WARNING, text=f"{who} {problem}, {mend}")
 
 
 def _of_length(queue: Declared, backlog: Backlog, warning: Range, critical: Range) -> Finding:

@@ -1,7 +1,7 @@
 """What the broker has of each queue, and what each of three ways to ask it has to answer."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,11 @@ def all_missing(seen: Collection[Seen], virtual_host: str) -> list[Finding]:
         f"none of the {len(seen)} queues is in vhost {virtual_host}: see --vhost, unless no worker ever ran"
     )
     return [Finding(level=Level.CRITICAL, text=text)]
+
+
+def critical(findings: Iterable[Finding]) -> list[Finding]:
+    """What is to be told although workers' files hang, which could only add that somebody has paused a queue."""
+    return [finding for finding in findings if finding.level is Level.CRITICAL]
 
 
 def unled(told: str = "") -> Seen:

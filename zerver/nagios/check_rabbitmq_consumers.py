@@ -12,7 +12,7 @@ from zerver.nagios import broker, broker_options, consumers
 from zerver.nagios.broker import Broker, Seen
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.declared import Declared
-from zerver.nagios.plugin import Plugin, declarations_of, run, thresholds
+from zerver.nagios.plugin import Plugin, declarations_of, reversed_thresholds, run, thresholds
 from zerver.nagios.report import Finding, Metric, Report
 from zerver.nagios.stats import Workers
 
@@ -49,13 +49,17 @@ class CheckConsumers(Plugin):
 
 def _check(options: Namespace, asked: Broker, deadline: Deadline) -> Report:
     known, queues = declarations_of(options, deadline)
+    seen = _seen(queues, options, asked, deadline)
     workers = Workers()
     if options.stats_dir is not None:
+        deadline.known = broker.critical(_judged(queues, seen, workers, options)[0])
         deadline.waits_for(str(options.stats_dir), Level.UNKNOWN)
         workers = Workers.read(options.stats_dir, now=time.time())
-    seen = _seen(queues, options, asked, deadline)
     findings, metrics = _judged(queues, seen, workers, options)
     findings = [*broker.all_missing(seen.values(), options.vhost), *findings]
+    for queue in queues:
+        ranges = thresholds(options, consumers.usual_ranges(queue, options.hosts))
+        findings += reversed_thresholds(queue.queue, *ranges)
     findings += workers.doubts
     if not options.queue:
         findings += workers.strangers(known, options.declarations)
@@ -83,7 +87,7 @@ def _judged(
 ) -> tuple[list[Finding], list[Metric]]:
     findings, metrics = [], []
     for queue in queues:
-        warning, critical = thresholds(options, queue.queue, consumers.usual_ranges(queue, options.hosts))
+        warning, critical = thresholds(options, consumers.usual_ranges(queue, options.hosts))
         of_broker, wanted = seen[queue.queue], queue.workers * options.hosts
         paused = workers.of(queue.queue).paused
         findings.append(consumers.judge(queue, of_broker, warning, critical, wanted=wanted, paused=paused))

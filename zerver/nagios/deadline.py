@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from zerver.monitoring.thresholds import Level
@@ -23,6 +23,8 @@ class Deadline:
         self._say = say
         self._what = "the plugin"
         self._level = Level.UNKNOWN
+        #: What is known already, whatever becomes of the rest.
+        self.known: Sequence[Finding] = ()
         self._is_said = threading.Lock()
         #: Run before the end, for what would outlive us.
         self.at_end: Callable[[], None] = lambda: None
@@ -47,10 +49,11 @@ class Deadline:
         if self._over.wait(self.seconds):
             return
         if not self._is_said.acquire(blocking=False):
-            self._over.wait(_LAST_WORD_SECONDS)
+            if self._over.wait(_LAST_WORD_SECONDS):
+                return  # and the exit code is what was said
             _end(EXIT_CODES[Level.UNKNOWN])
         problem = f"{self._what} did not answer within {self.seconds:g} s"
-        report = Report(findings=[Finding(level=self._level, text=problem)], all_well="")
+        report = Report(findings=[*self.known, Finding(level=self._level, text=problem)], all_well="")
         codes: list[int] = []
         speaker = threading.Thread(target=lambda: codes.append(self._say(report)), daemon=True)
         try:

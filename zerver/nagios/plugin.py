@@ -21,7 +21,7 @@ from zerver.monitoring.thresholds import Level
 from zerver.nagios import declared, state_file
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.declared import Declared
-from zerver.nagios.errors import NoAnswer, cannot_ask
+from zerver.nagios.errors import NoAnswer
 from zerver.nagios.ranges import Range
 from zerver.nagios.report import EXIT_CODES, Finding, Report
 
@@ -173,7 +173,7 @@ def _parser(plugin: Plugin) -> Parser:
     )
     parser.add_argument(
         "--state-file",
-        type=Path,
+        type=_file,
         metavar="PATH",
         help="for cron: say nothing, and leave it there for check_cron_file",
     )
@@ -188,13 +188,17 @@ def declarations_of(options: Namespace, deadline: Deadline) -> tuple[Mapping[str
     return known, declared.chosen(known, options.queue, options.declarations)
 
 
-def thresholds(options: Namespace, queue: str, usual: tuple[Range, Range]) -> tuple[Range, Range]:
-    """Warning and critical: given, or else as declared. Raises: NoAnswer, unknown, where one is given and fits not."""
-    warning, critical = options.warning or usual[0], options.critical or usual[1]
-    if _is_reversed(warning, critical):
-        problem = f"queue {queue}: a warning at {warning} would never be told, for critical is {critical}"
-        raise cannot_ask(problem, "give both, -w and -c")
-    return warning, critical
+def thresholds(options: Namespace, usual: tuple[Range, Range]) -> tuple[Range, Range]:
+    """Warning and critical: given, or else as declared."""
+    return options.warning or usual[0], options.critical or usual[1]
+
+
+def reversed_thresholds(queue: str, warning: Range, critical: Range) -> list[Finding]:
+    """Where one was given, and does not fit what is declared as the other."""
+    if not _is_reversed(warning, critical):
+        return []
+    problem = f"a warning at {warning} would never be told, for critical is {critical}"
+    return [Finding(level=Level.UNKNOWN, text=f"queue {queue}: {problem}; give both, -w and -c", queue=queue)]
 
 
 def _range(text: str) -> Range:
@@ -202,6 +206,13 @@ def _range(text: str) -> Range:
         return Range.parse(text)
     except ValueError as error:
         raise ArgumentTypeError(str(error)) from None
+
+
+def _file(text: str) -> Path:
+    path = Path(text)
+    if path.name in ("", ".."):
+        raise ArgumentTypeError(f"{text!r} names no file")
+    return path
 
 
 def _seconds(text: str) -> float:

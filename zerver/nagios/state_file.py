@@ -50,7 +50,7 @@ def read(path: Path, *, now: float, max_age_seconds: float) -> Found:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return _unknown(
-            f"{path} is not there: does cron run the plugin that writes it, with --state-file={path}?"
+            f"{path} is not there: does cron run the plugin that writes it, by --state-file, as this user may read?"
         )
     except OSError as error:
         return _unknown(f"{path} cannot be read ({error.strerror or error})")

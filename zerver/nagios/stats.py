@@ -1,12 +1,11 @@
 """What the workers of this host last said of themselves, in their ``.stats`` files."""
 
-import os
-import socket
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from zerver.lib.process_mark import has_ended
 from zerver.lib.queue_stats import QueueStats, read_stats
 from zerver.monitoring.thresholds import Level, is_stuck
 from zerver.nagios.declared import Declared, mend_of
@@ -67,13 +66,19 @@ class Told:
         return found
 
     def silent(self, now: float) -> list[Hung]:
-        """Of those that have said nothing since, and are known to be there: one of another host may have ended."""
-        here = socket.gethostname()
+        """Of those that have said nothing since, and are known to be there."""
         return [
             Hung(stats=stats, seconds=now - stats.update_time)
             for stats in self.old
-            if in_hand(stats) and stats.host == here and stats.update_time < now
+            if in_hand(stats) and stats.update_time < now and _has_ended(stats) is False
         ]
+
+    def lived(self, declared: Declared) -> Declared:
+        """What they run with goes before what a file says, which may be older, or know nothing of what their host sets
+        over it. Where they differ, as in the midst of a restart, the strictest does.
+        """
+        found = [lived for stats in self.fresh if (lived := _lived(declared, stats)) is not None]
+        return min(found, key=lambda lived: lived.crit_seconds, default=declared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,21 +119,6 @@ class Workers:
         text = f"{text}; {mend_of(declarations)}"
         return [Finding(level=Level.UNKNOWN, text=text)]
 
-    def at_odds(self, queue: Declared, declarations: Path) -> list[Finding]:
-        """That the declarations are out of date, or the workers: both say how the queue is to be judged."""
-        for stats in self.of(queue.queue).fresh:
-            for what, declared, lived in (
-                ("threads", queue.threads, stats.threads),
-                ("timeout_seconds", queue.timeout_seconds, stats.timeout_seconds),
-                ("warn_seconds", queue.warn_seconds, stats.warn_seconds),
-                ("crit_seconds", queue.crit_seconds, stats.crit_seconds),
-            ):
-                if lived not in (None, declared):
-                    differ = f"{declarations} has {what} {declared:g}, and a worker runs with {lived:g}"
-                    text = f"queue {queue.queue}: {differ}; restart it, or {mend_of(declarations)}"
-                    return [Finding(level=Level.UNKNOWN, text=text, queue=queue.queue)]
-        return []
-
 
 def _said(path: Path) -> list[QueueStats | str]:
     """One, or why there is none; none where its worker has just ended."""
@@ -153,15 +143,19 @@ def _told(said: Sequence[QueueStats | str], now: float) -> Told:
 
 
 def _may_be_there(stats: QueueStats, now: float) -> bool:
-    """A worker that was killed leaves its file; whether it was is known of this host's own pids."""
-    if now - stats.update_time > _FORGOTTEN_SECONDS:
-        return False
-    if stats.host != socket.gethostname():
-        return True
-    try:
-        os.kill(stats.pid, 0)  # which only asks
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
+    """A worker that was killed leaves its file; whether it was is known of this host's own processes."""
+    return now - stats.update_time <= _FORGOTTEN_SECONDS and not _has_ended(stats)
+
+
+def _has_ended(stats: QueueStats) -> bool | None:
+    """None where nobody here can tell."""
+    return has_ended(stats.host, stats.pid, stats.start_mark or "")
+
+
+def _lived(declared: Declared, stats: QueueStats) -> Declared | None:
+    """None where an earlier release wrote it, or it makes no sense."""
+    threads, timeout = stats.threads or 0, stats.timeout_seconds or 0.0
+    warn, crit = stats.warn_seconds or 0.0, stats.crit_seconds or 0.0
+    if threads < 1 or timeout <= 0 or not 0 < warn <= crit:
+        return None
+    return replace(declared, threads=threads, timeout_seconds=timeout, warn_seconds=warn, crit_seconds=crit)

@@ -151,6 +151,7 @@ class ProcessRow:
             standstill_seconds=self._standstill.seconds(
                 self.runner.counters.settled, in_flight=counts.in_flight
             ),
+            start_mark=start_mark(os.getpid()),
             threads=queue.threads,
             timeout_seconds=queue.timeout_seconds,
             warn_seconds=queue.warn_seconds,
