@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,15 +13,21 @@ import pytest
 from pytest_django import DjangoDbBlocker
 
 from tests.integration.commands import Ran, run
-from tests.integration.rabbit import declaration, open_transport
+from tests.integration.rabbit import declaration, open_transport, skip_from_4_3
+from tests.integration.test_rabbit_consumer_timeout import declare_with_timeout
 from tests.servers.databases import use_database
 from tests.servers.processes import REPOSITORY
+from tests.servers.rabbitmq import RabbitServer
+from tests.servers.renamed import Renamed
 from tests.servers.supervisord import Supervisord
 from tests.wait import wait_for
 from zerver.models import WorkerProcess
 
 #: It does nothing, and says the words of a worker.
 IDLE = f'{sys.executable} -c "import time; time.sleep(600)" process_queue --queue=ledger'
+
+#: How long a worker may be away where it is told sooner that it does not come; no machine is so busy.
+AWAY_SECONDS = 600
 
 Start = Callable[..., Supervisord]
 
@@ -42,6 +49,12 @@ def start(tmp_path: Path, sqlite_database: str, django_db_blocker: DjangoDbBlock
 
 def restart(supervisord: Supervisord, *arguments: str) -> Ran:
     return run("queue_restart", f"--supervisor-config={supervisord.config}", *arguments)
+
+
+def seconds_waited(told: str) -> int:
+    found = re.search(r"does not consume again: after (\d+) s ", told)
+    assert found is not None, told
+    return int(found[1])
 
 
 def test_a_supervisord_without_workers_is_told_of(start: Start) -> None:
@@ -108,7 +121,7 @@ def test_a_program_that_supervisord_does_not_start_anew_is_started(
 
 
 @pytest.mark.parametrize("setting", ["autorestart=true\nstartsecs=5", "startsecs=0"])
-def test_of_a_worker_that_ends_again_and_again_the_reason_is_told_long_before_its_time_is_over(
+def test_of_a_worker_that_ends_again_and_again_the_reason_is_told_before_its_time_is_over(
     start: Start, sqlite_database: str, rabbit_vhost: str, setting: str
 ) -> None:
     """By the usual settings, and by some of which supervisord takes every process for one that runs."""
@@ -126,15 +139,55 @@ def test_of_a_worker_that_ends_again_and_again_the_reason_is_told_long_before_it
         transport.admin.delete_queue("noop")
         transport.check_queue(otherwise)
 
-    ran = restart(supervisord, "--timeout=300")
+    ran = restart(supervisord, f"--timeout={AWAY_SECONDS}")
 
     assert ran.code == 1
     last = ran.err.splitlines()[-1]
+    assert seconds_waited(last) < AWAY_SECONDS
     assert (
         "3 worker processes ended, the last saying: cannot start: queue 'noop' exists on the broker" in last
     )
     assert "./manage.py queue_admin migrate noop; mend that; supervisorctl -c" in last
     assert supervisord.status()["noop"][0] not in ("STOPPED", "FATAL")
+
+
+@pytest.mark.parametrize(
+    ("other", "problem"),
+    [
+        # It leaves a word for each of its queues.
+        ("ledger_other", "; 3 worker processes ended, the last saying: cannot start: queue 'ledger"),
+        ("ledger_batch", " s queue ledger: cannot start: queue 'ledger': the broker takes events away after"),
+    ],
+    ids=["which ends", "which goes on for its other queue"],
+)
+def test_a_process_of_several_queues_is_waited_for_no_longer_once_it_has_said_what_it_does_not_run(
+    start: Start,
+    sqlite_database: str,
+    rabbit_server: RabbitServer,
+    rabbit_vhost: str,
+    other: str,
+    problem: str,
+) -> None:
+    skip_from_4_3(rabbit_server, "the argument is one to be compared with the declaration's")
+    for name in ("ledger", "ledger_other"):
+        declare_with_timeout(rabbit_vhost, name, 1)
+    with Renamed(rabbit_server.port, rabbit_server.version, "3.12.8") as heeding_timeouts:
+        supervisord = start(
+            f"[program:several]\nstartretries=1000000\nautorestart=true\nstartsecs=5\n"
+            f"command={sys.executable} {REPOSITORY}/manage.py process_queue --multi_threaded ledger {other}\n",
+            DATABASE_URL=sqlite_database,
+            DJANGO_SETTINGS_MODULE="tests.settings",
+            QUEUE_URL=heeding_timeouts.through(rabbit_vhost),
+            QUEUE_MANAGEMENT_URL=rabbit_server.management_url,
+        )
+        wait_for(WorkerProcess.objects.filter(queue=other).exists, 60, "it to be known")
+
+        ran = restart(supervisord, f"--timeout={AWAY_SECONDS}")
+
+        assert ran.code == 1
+        last = ran.err.splitlines()[-1]
+        assert problem in last
+        assert seconds_waited(last) < AWAY_SECONDS
 
 
 def test_a_login_that_supervisord_refuses_is_told_without_its_password(start: Start) -> None:
