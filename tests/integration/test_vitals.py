@@ -321,7 +321,7 @@ def test_a_process_that_is_not_well_any_more_lets_its_file_grow_old_and_is_not_l
         written = (tmp_path / "health.json").read_text()
         well[0] = True
         wait_for(lambda: vitals.is_live, 10, "it to be well again")
-        assert (tmp_path / "health.json").read_text() != written
+        wait_for(lambda: (tmp_path / "health.json").read_text() != written, 10, "a health file of now")
 
 
 def test_a_disk_that_takes_no_files_is_told_once_and_costs_no_life(

@@ -1,13 +1,13 @@
 """What may be passed on to the plugins for Nagios: their own parsers are asked, before cron asks them every minute."""
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from typing import NoReturn
 
 from zerver.deployment.errors import UnfitValue
 from zerver.nagios import broker_options, database_options
 from zerver.nagios.check_queue_worker_errors import CheckWorkerErrors
-from zerver.nagios.ranges import Range
+from zerver.nagios.plugin import range_of, seconds_of
 
 
 class OptionParser(ArgumentParser):
@@ -37,6 +37,7 @@ def broker_parser() -> OptionParser:
     """Of what all plugins know that ask the broker."""
     parser = OptionParser("broker option")
     broker_options.add_options(parser)
+    parser.add_argument("--timeout", type=seconds_of)
     return parser
 
 
@@ -44,8 +45,9 @@ def database_parser() -> OptionParser:
     """And the thresholds: they have no place in the declarations, as those of the others do."""
     parser = OptionParser("database option")
     for name in ("--warning", "--critical"):
-        parser.add_argument(name, type=_range)
+        parser.add_argument(name, type=range_of)
     CheckWorkerErrors().add_arguments(parser)
+    parser.add_argument("--timeout", type=seconds_of)
     return parser
 
 
@@ -62,13 +64,6 @@ def check_database_options(options: Sequence[str]) -> None:
     if parsed.warning and parsed.critical and parsed.warning.is_wider_than(parsed.critical):
         parser.error("--warning would never be told, for --critical comes first")
     database_options.database_of(parsed, parser.error)
-
-
-def _range(text: str) -> Range:
-    try:
-        return Range.parse(text)
-    except ValueError as error:
-        raise ArgumentTypeError(str(error)) from None
 
 
 def _name(option: str) -> str:

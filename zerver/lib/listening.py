@@ -15,7 +15,6 @@ class QuietServer(socketserver.ThreadingTCPServer):
 
     # Whoever is being answered holds up no end.
     daemon_threads = True
-    block_on_close = False
     # Connections that have ended but linger are in nobody's way.
     allow_reuse_address = True
     # Else two processes would share a port, and who asks would get now the one and now the other.

@@ -147,14 +147,14 @@ def _leave(plugin: Plugin, options: Namespace, report: Report) -> int:
 
 def _parser(plugin: Plugin) -> Parser:
     parser = Parser(prog=plugin.name, description=plugin.description)
-    parser.add_argument("-w", "--warning", type=_range, metavar="RANGE", help=plugin.measure)
+    parser.add_argument("-w", "--warning", type=range_of, metavar="RANGE", help=plugin.measure)
     parser.add_argument(
-        "-c", "--critical", type=_range, metavar="RANGE", help="likewise; 10, 10:, ~:10, 10:20, @10:20"
+        "-c", "--critical", type=range_of, metavar="RANGE", help="likewise; 10, 10:, ~:10, 10:20, @10:20"
     )
     parser.add_argument(
         "-t",
         "--timeout",
-        type=_seconds,
+        type=seconds_of,
         default=DEFAULT_TIMEOUT_SECONDS,
         metavar="SECONDS",
         help="answer by then, whatever hangs (%(default)g)",
@@ -201,7 +201,8 @@ def reversed_thresholds(queue: str, warning: Range, critical: Range) -> list[Fin
     return [Finding(level=Level.UNKNOWN, text=f"queue {queue}: {problem}; give both, -w and -c", queue=queue)]
 
 
-def _range(text: str) -> Range:
+def range_of(text: str) -> Range:
+    """Of an option. Raises: ArgumentTypeError."""
     try:
         return Range.parse(text)
     except ValueError as error:
@@ -215,7 +216,8 @@ def _file(text: str) -> Path:
     return path
 
 
-def _seconds(text: str) -> float:
+def seconds_of(text: str) -> float:
+    """Of an option. Raises: ArgumentTypeError."""
     try:
         value = float(text)
     except ValueError:

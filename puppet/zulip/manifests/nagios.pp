@@ -21,9 +21,11 @@ class zulip::nagios (
   $known = {
     'broker_options'   => [
       '--hostname', '--port', '--username', '--password-file', '--vhost', '--tls', '--cafile', '--management-url',
-      '--rabbitmqctl',
+      '--rabbitmqctl', '--timeout',
     ],
-    'database_options' => ['--warning', '--critical', '--since', '--sqlite', '--database', '--hostname', '--port'],
+    'database_options' => [
+      '--warning', '--critical', '--since', '--sqlite', '--database', '--hostname', '--port', '--timeout',
+    ],
   }
   # Not by the parameters' type: puppet would show what does not fit. As zerver/deployment/nagios.py has it.
   $given = { 'broker_options' => $broker_options, 'database_options' => $database_options }
