@@ -7,7 +7,7 @@ from typing import NoReturn
 from zerver.deployment.errors import UnfitValue
 from zerver.nagios import broker_options, database_options
 from zerver.nagios.check_queue_worker_errors import CheckWorkerErrors
-from zerver.nagios.plugin import range_of, seconds_of
+from zerver.nagios.plugin import is_reversed, range_of, seconds_of
 
 
 class OptionParser(ArgumentParser):
@@ -61,7 +61,7 @@ def check_database_options(options: Sequence[str]) -> None:
     """Raises: UnfitValue."""
     parser = database_parser()
     parsed = parser.parsed(options)
-    if parsed.warning and parsed.critical and parsed.warning.is_wider_than(parsed.critical):
+    if is_reversed(parsed.warning, parsed.critical):
         parser.error("--warning would never be told, for --critical comes first")
     database_options.database_of(parsed, parser.error)
 

@@ -91,7 +91,7 @@ def run(plugin: Plugin, arguments: Sequence[str] | None = None) -> int:
     deadline.begin()
 
     def check() -> Report:
-        if _is_reversed(options.warning, options.critical):
+        if is_reversed(options.warning, options.critical):
             parser.error(f"-w {options.warning} would never be told, for -c {options.critical} comes first")
         # What it imports may be long in coming, or not there at all.
         return plugin.prepare(options, parser.error)(deadline)
@@ -195,7 +195,7 @@ def thresholds(options: Namespace, usual: tuple[Range, Range]) -> tuple[Range, R
 
 def reversed_thresholds(queue: str, warning: Range, critical: Range) -> list[Finding]:
     """Where one was given, and does not fit what is declared as the other."""
-    if not _is_reversed(warning, critical):
+    if not is_reversed(warning, critical):
         return []
     problem = f"a warning at {warning} would never be told, for critical is {critical}"
     return [Finding(level=Level.UNKNOWN, text=f"queue {queue}: {problem}; give both, -w and -c", queue=queue)]
@@ -227,6 +227,6 @@ def seconds_of(text: str) -> float:
     return value
 
 
-def _is_reversed(warning: Range | None, critical: Range | None) -> bool:
+def is_reversed(warning: Range | None, critical: Range | None) -> bool:
     """Whether all that would be a warning is critical already."""
     return warning is not None and critical is not None and warning.is_wider_than(critical)

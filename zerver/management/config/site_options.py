@@ -52,17 +52,17 @@ def add_site(parser: ArgumentParser, *, has_logs: bool = True) -> None:
 
 def site_of(options: Options) -> Site:
     """Raises: UnfitValue."""
-    names = map(name_of, _SITE_FLAGS)
+    names = map(_name_of, _SITE_FLAGS)
     given = {name: options[name] for name in names if name in options}
     return Site.derived(environment=dict(options.get("environment", [])), **given)
 
 
 def is_any_given(options: Options, flags: Iterable[str]) -> bool:
     """Of flags that are None where nobody said."""
-    return any(options[name_of(flag)] is not None for flag in flags)
+    return any(options[_name_of(flag)] is not None for flag in flags)
 
 
-def name_of(flag: str) -> str:
+def _name_of(flag: str) -> str:
     """Among the options, as argparse makes it."""
     return flag.removeprefix("--").replace("-", "_")
 
