@@ -30,7 +30,7 @@ _MAX_TEXT = 255
 
 def to_properties(event: Event) -> BasicProperties:
     headers: dict[str, Any] = {
-        name: value for name, value in event.headers.items() if not _is_brokers_own(name)
+        name: value for name, value in event.headers.items() if not is_brokers_own(name)
     }
     headers.setdefault(VERSION, WIRE_VERSION)
     headers[ATTEMPT] = event.attempt
@@ -74,7 +74,7 @@ def to_forward(properties: BasicProperties) -> BasicProperties:
     """The same message once more: all that its publisher said of it, nothing that the broker did."""
     if isinstance(properties.headers, dict):
         properties.headers = {
-            name: value for name, value in properties.headers.items() if not _is_brokers_own(str(name))
+            name: value for name, value in properties.headers.items() if not is_brokers_own(str(name))
         }
     properties.delivery_mode = PERSISTENT
     # The broker would check it against the user of this connection.
@@ -82,7 +82,7 @@ def to_forward(properties: BasicProperties) -> BasicProperties:
     return properties
 
 
-def _is_brokers_own(name: str) -> bool:
+def is_brokers_own(name: str) -> bool:
     lowered = name.lower()
     return lowered in _BROKERS_OWN or lowered.startswith(_BROKERS_OWN_PREFIXES)
 
