@@ -159,6 +159,26 @@ class Suspect(models.Model):
         return f"{self.queue} {self.message_id}: {self.crashes} crashes"
 
 
+class HandedBack(models.Model):
+    """An event that a worker process gave back to the fast lane unbegun; gone once somebody has taken it again.
+
+    See ``worker.handed_back``.
+    """
+
+    queue = models.CharField(max_length=63)
+    message_id = models.CharField(max_length=255)
+    at_ms = models.BigIntegerField()
+
+    class Meta:
+        db_table = "zerver_handed_back"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["queue", "message_id"], name="zerver_handed_back_once"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.queue} {self.message_id}"
+
+
 class WorkerProcess(models.Model):
     """One worker process at one queue, as it last said of itself, so that any host can see all."""
 

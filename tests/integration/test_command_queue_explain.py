@@ -26,6 +26,7 @@ from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import FailedEvent, InboxEntry, WaitingEvent
+from zerver.worker import handed_back
 from zerver.worker.suspects import count_start
 
 QUEUE = "ledger"
@@ -143,6 +144,13 @@ def test_a_redelivered_event_is_told_as_a_suspect(queue_database: TestDatabase) 
     places = {sighting["place"]: sighting["what"] for sighting in event(message_id)["sightings"]}
     assert set(places) == {"event-table", "suspect"}
     assert "1 worker process may have died of it; begun last by here:4711" in places["suspect"]
+
+
+def test_one_that_was_handed_back_and_not_taken_since_is_told_so(queue_database: TestDatabase) -> None:
+    handed_back.note(QUEUE, ["m1"], "default")
+    assert (
+        "by a worker process that had not begun it, and not taken by another since" in event("m1")["verdict"]
+    )
 
 
 # -- what became of events

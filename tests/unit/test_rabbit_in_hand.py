@@ -25,12 +25,16 @@ def in_hand_of(*deliveries: Delivery) -> InHand:
     return made
 
 
+def tags(deliveries: list[Delivery]) -> list[int]:
+    return [each.token.tag for each in deliveries]
+
+
 def test_what_is_old_and_not_begun_goes_back_from_the_buffer_and_from_whoever_took_it() -> None:
     taken, begun, waiting, young = delivery(1, 10), delivery(2, 11), delivery(3, 12), delivery(4, 20)
     in_hand = in_hand_of(taken, begun, waiting, young)
     assert in_hand.take(2) == [taken, begun]
     assert in_hand.begin(begun)
-    assert in_hand.take_back(before=15) == [(1, taken), (3, waiting)]
+    assert tags(in_hand.take_back(before=15)) == [1, 3]
     assert in_hand.take_back(before=15) == []
     assert not in_hand.begin(taken)
     assert in_hand.begin(begun), "as often as one likes"
@@ -38,11 +42,21 @@ def test_what_is_old_and_not_begun_goes_back_from_the_buffer_and_from_whoever_to
     assert len(in_hand) == 0
 
 
+def test_what_is_taken_back_is_the_takers_who_may_begin_it() -> None:
+    in_hand = in_hand_of(delivery(1))
+    [given] = in_hand.take(1)
+    [mine] = in_hand.take_back()
+    assert (mine.token.generation, mine.event) == (1, given.event)
+    assert in_hand.begin(mine)
+    assert not in_hand.begin(given)
+
+
 def test_a_tag_of_an_earlier_channel_touches_nothing_of_this_one() -> None:
     before, now = delivery(1), delivery(1)
     in_hand = in_hand_of(now)
     assert in_hand.begin(before)
-    assert in_hand.take_back(before=1) == [(1, now)]
+    assert tags(in_hand.take_back()) == [1]
+    assert not in_hand.begin(now)
 
 
 def test_each_is_either_begun_or_goes_back_whatever_two_threads_do_at_once() -> None:
@@ -58,6 +72,6 @@ def test_each_is_either_begun_or_goes_back_whatever_two_threads_do_at_once() -> 
     thread = threading.Thread(target=begin)
     thread.start()
     start.wait()
-    back = [tag for tag, _ in in_hand.take_back(before=1)]
+    back = tags(in_hand.take_back())
     thread.join()
     assert sorted(begun + back) == list(range(2_000))

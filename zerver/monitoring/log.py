@@ -112,7 +112,7 @@ class _Teller:
 
     def _suspect_started(self, *, queue: str, message_id: str, crashes: int, **_: Any) -> None:
         _event.log(
-            # One may have been told to stop, or lost its connection: events that it had merely fetched come again too.
+            # One may have lost its connection: events that it had merely fetched come again too.
             logging.WARNING if crashes > 1 else logging.INFO,
             "queue %s: event %s comes again and runs alone; processes that may have died of it: %d",
             queue,

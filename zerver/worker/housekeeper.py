@@ -15,7 +15,7 @@ from zerver.lib.database_trouble import is_unmigrated, unavailable
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
 from zerver.lib.resealing import unreadable_rows
-from zerver.models import Suspect, WorkerProcess
+from zerver.models import HandedBack, Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.chores import Chores
 from zerver.worker.database_guard import STORE_ERRORS
@@ -176,6 +176,7 @@ class Housekeeper:
         inbox.prune(older_than_ms, alias)
         # Of events that were purged, or settled by a process that could not say so.
         delete_by_chunks(Suspect.objects.filter(last_started_at_ms__lt=older_than_ms), alias)
+        delete_by_chunks(HandedBack.objects.filter(at_ms__lt=older_than_ms), alias)
 
     def _recycle_if_large(self) -> None:
         size_mb = rss_bytes() / (1 << 20)

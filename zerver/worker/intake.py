@@ -76,6 +76,10 @@ class Intake:
         for lane in self._lanes:
             lane.resume()
 
+    def withdraw(self, timeout_seconds: float) -> list[Delivery]:
+        """Of all lanes; see ``Lane.withdraw``."""
+        return [delivery for lane in self._lanes for delivery in lane.withdraw(timeout_seconds)]
+
     def close(self, timeout_seconds: float) -> bool:
         """Each lane in turn; what was never taken goes back. Returns what all of them say; see ``Lane.close``.
 

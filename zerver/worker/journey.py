@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from zerver.lib import clock, signals
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
-from zerver.worker import suspects, tracker
+from zerver.worker import handed_back, suspects, tracker
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.handler import Handler, Result
@@ -90,6 +90,24 @@ class Journey:
             left=[delivery for delivery in deliveries if id(delivery) not in settled_ids],
             again=self._smaller_groups(again),
         )
+
+    def absolved(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """Those of which the lane cannot say, but a note does, that nobody had begun them, are no suspects."""
+        doubtful = [
+            delivery.event.message_id
+            for delivery in deliveries
+            if delivery.redelivered and not delivery.lane.tells_release_from_loss
+        ]
+        if not doubtful:
+            return deliveries
+        try:
+            innocent = handed_back.strike_out(self.queue.name, doubtful, self.alias)
+        except STORE_ERRORS:
+            return deliveries  # suspects until the database is back
+        return [
+            replace(delivery, redelivered=False) if delivery.event.message_id in innocent else delivery
+            for delivery in deliveries
+        ]
 
     def hand_back(self, deliveries: list[Delivery]) -> None:
         """Not begun, and not to be begun. Where that cannot be said, rows are free only once their lease has ended."""

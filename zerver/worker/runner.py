@@ -40,6 +40,8 @@ _LOOK_UP_SECONDS = 1.0
 #: Take in one go about what can be handled in this time, so that what is in hand is never old.
 _IN_HAND_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
+#: For the broker to say that it sends nothing more.
+_WITHDRAW_SECONDS = 2.0
 #: Between two tries to settle what was done before a pause, while the database is away.
 _AGAIN_SECONDS = 1.0
 
@@ -249,7 +251,8 @@ class QueueRunner:
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._fail(error)
             self.stop()
-        self._journey.hand_back([delivery for group in backlog for delivery in group])
+        unbegun = self._intake.withdraw(_WITHDRAW_SECONDS)
+        self._journey.hand_back(unbegun + [delivery for group in backlog for delivery in group])
         if threading.current_thread() is not threading.main_thread():
             connections.close_all()  # nobody else closes a thread's own
 
@@ -266,7 +269,11 @@ class QueueRunner:
             fresh = [delivery for delivery in batch if not delivery.redelivered]
             return ([fresh] if fresh else []) + suspects_
         limit = 1 if self.queue.threads > 1 else self._in_hand_limit()
-        return [[delivery] for delivery in self._intake.take(limit, _LOOK_UP_SECONDS)]
+        return [[delivery] for delivery in self._fetched(limit, _LOOK_UP_SECONDS)]
+
+    def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
+        """What the lanes have, those no suspects that were handed back."""
+        return self._journey.absolved(self._intake.take(limit, timeout_seconds))
 
     def _in_hand_limit(self) -> int:
         if not self.event_seconds:
@@ -276,13 +283,13 @@ class QueueRunner:
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""
         size = self.queue.batch_size
-        batch = self._intake.take(size, _LOOK_UP_SECONDS)
+        batch = self._fetched(size, _LOOK_UP_SECONDS)
         until = clock.monotonic() + self.queue.batch_seconds
         while batch and len(batch) < size and not self.gate.leaving.is_set():
             left = until - clock.monotonic()
             if left <= 0:
                 break
-            batch += self._intake.take(size - len(batch), left)
+            batch += self._fetched(size - len(batch), left)
         return batch
 
     def _try_one(self, backlog: deque[list[Delivery]], deadline: SoftDeadline) -> None:
@@ -295,10 +302,10 @@ class QueueRunner:
             if not backlog:
                 # What has been fetched already, if there is any: each fetch is one more consumer to the broker, which
                 # counts it for as long as we hold something of it (quorum queues, 3.10.8), and hands out more.
-                found = self._intake.take(1, 0)
+                found = self._fetched(1, 0)
                 if not found:
                     self._fetch(True)
-                    found = self._intake.take(1, _LOOK_UP_SECONDS)
+                    found = self._fetched(1, _LOOK_UP_SECONDS)
                 backlog.extend([delivery] for delivery in found)
             if backlog:
                 first, *rest = backlog.popleft()

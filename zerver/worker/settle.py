@@ -5,6 +5,7 @@ between makes the event come again, and storing again changes nothing.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from types import UnionType
 from typing import assert_never
 
@@ -16,7 +17,8 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
 from zerver.lib.transport.base import Delivery
 from zerver.models import InboxEntry
-from zerver.worker import suspects
+from zerver.worker import handed_back, suspects
+from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 
 
@@ -54,11 +56,21 @@ class Settler:
         # A suspect that did not kill is innocent, even if its acknowledgement is lost with a process that others kill.
         self._acquit(settled, Done | Discard | Retry)
         _by_lane(done, "done")
+        self._absolve(released)
         _by_lane(released, "release")
         for lane in {delivery.lane for delivery, outcome in settled if _is_weighty(delivery, outcome)}:
             lane.flush()
         # Last: should the next event kill this process now, the one that was given up for it must not run anew.
         self._acquit(settled, Dead)
+
+    def _absolve(self, released: Sequence[Delivery]) -> None:
+        """Before they go, or somebody may have them as suspects already. A suspect stays one."""
+        innocent = [each for each in released if not (each.redelivered or each.lane.tells_release_from_loss)]
+        for queue in {delivery.event.queue for delivery in innocent}:
+            ids = [each.event.message_id for each in innocent if each.event.queue == queue]
+            # While the database is away they go back as if somebody had died of them.
+            with suppress(*STORE_ERRORS):
+                handed_back.note(queue, ids, self._alias)
 
     def _acquit(self, settled: Sequence[tuple[Delivery, Outcome]], kind: type | UnionType) -> None:
         for delivery, outcome in settled:

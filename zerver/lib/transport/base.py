@@ -92,6 +92,8 @@ class Lane(ABC):
 
     #: Ask again after so many seconds even without a wake.
     poll_seconds: ClassVar[float] = 60.0
+    #: False: what is released comes again as ``redelivered``, as if a process had died of it.
+    tells_release_from_loss: ClassVar[bool] = True
 
     @property
     def has_answered(self) -> bool:
@@ -126,6 +128,15 @@ class Lane(ABC):
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Hand back what is not at fault; somebody gets it again. Raises: TransportUnavailable."""
+
+    def withdraw(self, timeout_seconds: float) -> list[Delivery]:
+        """Fetch no more, for good, and take back what was fetched and nobody has begun: it is the caller's to release.
+
+        Whoever has taken one of them is told so by ``renew``. From any thread; again is harmless.
+        Shape: [] from a lane that holds nothing but what is taken.
+        """
+        self.pause()
+        return []
 
     @abstractmethod
     def unbegun(self) -> Unbegun:

@@ -11,7 +11,7 @@ from zerver.lib.event import decode_headers
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import REPLAY_HEADER, error_of
 from zerver.lib.registry import queues
-from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent, WorkerProcess
+from zerver.models import FailedEvent, HandedBack, InboxEntry, Suspect, WaitingEvent, WorkerProcess
 from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
@@ -23,7 +23,7 @@ from zerver.monitoring.workers import live_workers
 _MOST_REPLAYS = 20
 
 #: In the order in which they say where the event is now.
-Place = Literal["event-table", "failed", "suspect", "inbox"]
+Place = Literal["event-table", "failed", "handed-back", "suspect", "inbox"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,11 +123,13 @@ def _sightings(message_id: str, alias: str) -> tuple[Sighting, ...]:
     now_ms = EventTable(alias).now_ms()
     waiting = WaitingEvent.objects.using(alias).filter(message_id=message_id).order_by("queue", "attempt")
     failed = FailedEvent.objects.using(alias).filter(message_id=message_id).order_by("-failed_at_ms")
+    handed_back = HandedBack.objects.using(alias).filter(queue__in=names, message_id=message_id)
     suspects = Suspect.objects.using(alias).filter(queue__in=names, message_id=message_id)
     inbox = InboxEntry.objects.using(alias).filter(queue__in=names, message_id=message_id)
     return (
         *(_waiting(row, now_ms, alias) for row in waiting),
         *(_failed(row) for row in failed),
+        *(_handed_back(row) for row in handed_back),
         *(_suspect(row) for row in suspects),
         *(_done(row) for row in inbox),
     )
@@ -182,6 +184,17 @@ def _failed(row: FailedEvent) -> Sighting:
         by = f"by {row.resolved_by or 'nobody known'} at {moment(row.resolved_at_ms)}"
         what = f"failed event {row.pk}, {row.state}{as_what} {by}: {what}"
     return Sighting(place="failed", queue=row.queue, attempt=row.attempt, at_ms=row.failed_at_ms, what=what)
+
+
+def _handed_back(row: HandedBack) -> Sighting:
+    return Sighting(
+        place="handed-back",
+        queue=row.queue,
+        attempt=None,
+        at_ms=row.at_ms,
+        what=f"handed back to the broker at {moment(row.at_ms)} by a worker process that had not begun it, and not "
+        "taken by another since",
+    )
 
 
 def _suspect(row: Suspect) -> Sighting:

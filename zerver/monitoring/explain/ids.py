@@ -7,7 +7,7 @@ from typing import Any
 from django.db.models import QuerySet
 
 from zerver.lib.registry import queues
-from zerver.models import FailedEvent, InboxEntry, Suspect, WaitingEvent
+from zerver.models import FailedEvent, HandedBack, InboxEntry, Suspect, WaitingEvent
 
 #: So much of a message id, at least, may stand for all of it.
 PREFIX_LENGTH = 8
@@ -62,10 +62,11 @@ def _is_uuid_prefix(text: str) -> bool:
 
 
 def _columns(alias: str) -> Iterator[tuple[QuerySet[Any], str]]:
-    """Where message ids stand. The last two have their indexes by queue."""
+    """Where message ids stand. The last three have their indexes by queue."""
     names = [queue.name for queue in queues.all(test_queues=True)]
     yield WaitingEvent.objects.using(alias).all(), "message_id"
     yield FailedEvent.objects.using(alias).all(), "message_id"
     yield FailedEvent.objects.using(alias).exclude(replay_message_id=""), "replay_message_id"
+    yield HandedBack.objects.using(alias).filter(queue__in=names), "message_id"
     yield Suspect.objects.using(alias).filter(queue__in=names), "message_id"
     yield InboxEntry.objects.using(alias).filter(queue__in=names), "message_id"

@@ -1,8 +1,9 @@
 """What came to a worker and has not been begun: in the buffer, or in a thread that is still at something else."""
 
+import math
 import threading
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import takewhile
 
 from zerver.lib.transport.base import Delivery
@@ -44,7 +45,8 @@ class InHand:
         """It does not go back from now on. False: it has gone."""
         hold: Hold = delivery.token
         with self._lock:
-            if self._unbegun.get(hold.tag) is delivery:  # a later channel counts from 1 again
+            found = self._unbegun.get(hold.tag)
+            if found is not None and found.token is hold:  # a later channel counts from 1 again
                 del self._unbegun[hold.tag]
             return hold.generation != 0
 
@@ -53,13 +55,19 @@ class InHand:
         with self._lock:
             return list(self._unbegun.values())
 
-    def take_back(self, before: float) -> list[tuple[int, Delivery]]:
-        """Those that came before then (monotonic seconds) and were not begun, with their tags: nobody has them now."""
+    def take_back(self, before: float = math.inf) -> list[Delivery]:
+        """Those that came before then (monotonic seconds) and were not begun, as new deliveries: the caller alone has
+        them now.
+        """
         with self._lock:
-            old = list(takewhile(lambda each: each[1].received_at < before, self._unbegun.items()))
-            for tag, delivery in old:
-                del self._unbegun[tag]
-                delivery.token.generation = 0
-            while self._buffer and not self._buffer[0].token.generation:
-                self._buffer.popleft()
-            return old
+            old = list(takewhile(lambda each: each.received_at < before, self._unbegun.values()))
+            return [self._taken_back(delivery) for delivery in old]
+
+    def _taken_back(self, delivery: Delivery) -> Delivery:
+        hold: Hold = delivery.token
+        mine = replace(delivery, token=Hold(hold.generation, hold.tag))
+        del self._unbegun[hold.tag]
+        hold.generation = 0
+        while self._buffer and not self._buffer[0].token.generation:
+            self._buffer.popleft()
+        return mine

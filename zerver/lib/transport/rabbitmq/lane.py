@@ -6,7 +6,7 @@ that is gone its tag is void, and the event comes again.
 
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from zerver.lib.clock import monotonic, now_ms
 from zerver.lib.registry import QueueDeclaration
@@ -29,6 +29,8 @@ UNBEGUN_PART = 1 / 4
 
 class RabbitLane(Lane, Subscriber):
     """Methods of ``Lane`` may be called from any thread; all others run on the I/O thread."""
+
+    tells_release_from_loss: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -103,6 +105,14 @@ class RabbitLane(Lane, Subscriber):
     def release(self, deliveries: Sequence[Delivery]) -> None:
         given = tuple(deliveries)
         self._post(lambda: self._nack(given))
+
+    def withdraw(self, timeout_seconds: float) -> list[Delivery]:
+        worker = self._worker
+        if worker is not None and worker.connection.state is not State.CLOSED:
+            self._post(self._subscription.retire)
+            # What comes after that goes back with the channel, as after a death.
+            self._subscription.retired.wait(timeout_seconds)
+        return self._in_hand.take_back()
 
     def unbegun(self) -> Unbegun:
         found = self._in_hand.unbegun()
@@ -230,25 +240,20 @@ class RabbitLane(Lane, Subscriber):
 
     def _nack(self, deliveries: Sequence[Delivery]) -> None:
         """Those of the present channel."""
-        self._give_back(
-            [
-                (delivery.token.tag, delivery)
-                for delivery in deliveries
-                if self._in_hand.begin(delivery) and delivery.token.generation == self._live
-            ]
-        )
-
-    def _give_back(self, tagged: Sequence[tuple[int, Delivery]]) -> None:
         self._send_acks()
         channel = self._subscription.channel
         if channel is None:
             return
-        # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
-        for tag, delivery in tagged:
-            if self._ledger.settle([tag]):
-                channel.basic_nack(tag, multiple=False, requeue=True)
-                if not delivery.redelivered:
-                    self._handed_back.add(delivery.event.message_id)
+        tags = [
+            delivery.token.tag
+            for delivery in deliveries
+            if self._in_hand.begin(delivery) and delivery.token.generation == self._live
+        ]
+        with channel.connection.together():
+            # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
+            for tag in tags:
+                if self._ledger.settle([tag]):
+                    channel.basic_nack(tag, multiple=False, requeue=True)
         self._subscription.consume()
 
     # -- what nobody begins
@@ -269,8 +274,12 @@ class RabbitLane(Lane, Subscriber):
         stale = self._in_hand.take_back(monotonic() - seconds)
         if not self._subscription.is_paused:
             self._adapt_prefetch(is_too_large=bool(stale), is_too_small=not stale and not self._in_hand)
+        for delivery in stale:
+            if not delivery.redelivered:
+                # It comes again to this very lane, most often; of others it is to run alone, once.
+                self._handed_back.add(delivery.event.message_id)
         if stale:
-            self._give_back(stale)
+            self._nack(stale)
 
     def _adapt_prefetch(self, *, is_too_large: bool, is_too_small: bool) -> None:
         """No more than can be begun in time, or it would go round and round; not less than what is asked for else.

@@ -76,15 +76,20 @@ class Subscription(ConnectionListener, Asker):
         self.has_consumed = False
         self._told = ""
         self.closed = threading.Event()
+        #: Told to ``retire``, and nothing more comes.
+        self.retired = threading.Event()
         self._worker: WorkerConnection | None = None
         self._connection: pika.SelectConnection | None = None
         self._channel: Any = None
         self._consumer_tag: str | None = None
+        #: A consumer was cancelled, and the broker has not said yet that it sends nothing more for it.
+        self._is_ceasing = False
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         #: When the present consumer began, or last got an event. Units: monotonic seconds.
         self._heard_at = 0.0
         self._silence_timer: Any = None
         self._is_paused = False
+        self._is_retiring = False
         self._is_closing = False
 
     def begin(self, worker: WorkerConnection) -> None:
@@ -182,9 +187,9 @@ class Subscription(ConnectionListener, Asker):
     def consume(self) -> None:
         """Fetch, unless it does already or should not now."""
         worker = self._worker
-        if worker is None or self.channel is None or self._consumer_tag is not None:
-            return
-        if self._is_paused or self._is_closing or not self._subscriber.wanted_prefetch():
+        if worker is None or self.channel is None or self._consumer_tag is not None or self._is_ceasing:
+            return  # what is on its way for the one that ceases counts as well, once it is here
+        if self._wants_nothing or not self._subscriber.wanted_prefetch():
             worker.turns.answered(self)
             return
         worker.turns.ask(self, self._consume)
@@ -194,7 +199,7 @@ class Subscription(ConnectionListener, Asker):
         channel, worker, prefetch = self.channel, self._worker, self._subscriber.wanted_prefetch()
         if channel is None or worker is None or self._consumer_tag is not None:
             return
-        if self._is_paused or self._is_closing or not prefetch:
+        if self._wants_nothing or not prefetch:
             worker.turns.answered(self)
             return
         self._heard_at = monotonic()
@@ -209,6 +214,10 @@ class Subscription(ConnectionListener, Asker):
             ),
             callback=self._on_consuming,
         )
+
+    @property
+    def _wants_nothing(self) -> bool:
+        return self._is_paused or self._is_retiring or self._is_closing
 
     def _on_consuming(self, _: Any) -> None:
         self.has_consumed = True
@@ -293,6 +302,7 @@ class Subscription(ConnectionListener, Asker):
 
     def _void(self) -> None:
         self._channel = self._consumer_tag = None
+        self._ceased()
         self._subscriber.on_void()
 
     # -- pausing and closing
@@ -317,11 +327,27 @@ class Subscription(ConnectionListener, Asker):
         tag, self._consumer_tag = self._consumer_tag, None
         if tag is not None and self.channel is not None and self._worker is not None:
             self._worker.turns.began(self)
-            self._channel.basic_cancel(tag, callback=self._on_ceased)
+            self._is_ceasing = True
+            channel = self._channel
+            channel.basic_cancel(tag, callback=lambda _: self._on_ceased(channel))
 
-    def _on_ceased(self, _: Any) -> None:
-        if self._consumer_tag is None:  # else it has asked for the next one already
+    def _on_ceased(self, channel: Any) -> None:
+        if channel is self._channel:
             self._answered()
+            self._ceased()
+            self.consume()
+
+    def _ceased(self) -> None:
+        self._is_ceasing = False
+        if self._is_retiring:
+            self.retired.set()
+
+    def retire(self) -> None:
+        """For good; what came stays, and can be settled."""
+        self._is_retiring = True
+        self.cancel()
+        if not self._is_ceasing:
+            self.retired.set()
 
     def close(self) -> None:
         """Acknowledgements first: once the broker has confirmed the closing (``closed`` is set), it has them all."""
