@@ -170,7 +170,7 @@ def _reports(
     using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
-    encoded = [_encode(queue_name, event) for event in events]
+    encoded = _encoded(queue_name, events)
     good = [item for item in encoded if isinstance(item, Event)]
     problems = _store(good, processor, due, using) if good else {}
     signals.events_published.send_robust(
@@ -184,19 +184,29 @@ def _reports(
     ]
 
 
-def _encode(queue_name: str, event: Any) -> Event | EventError:
-    queue = queues.lookup(queue_name)
-    try:
-        body = encode_event(queue_name, event, queue.event_type, get_settings().max_event_bytes)
-    except EventError as error:
-        return error
-    return Event(
-        queue=queue_name,
-        message_id=clock.new_message_id(),
-        body=body,
-        published_at_ms=clock.now_ms(),
-        headers={"x-version": WIRE_VERSION, **trace.headers()},
-    )
+def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]:
+    """Each as it will travel, or why it cannot; one look at what is the same for all of them."""
+    event_type = queues.lookup(queue_name).event_type
+    limit_bytes = get_settings().max_event_bytes
+    published_at_ms = clock.now_ms()
+    headers = {"x-version": WIRE_VERSION, **trace.headers()}
+    encoded: list[Event | EventError] = []
+    for event in events:
+        try:
+            body = encode_event(queue_name, event, event_type, limit_bytes)
+        except EventError as error:
+            encoded.append(error)
+            continue
+        encoded.append(
+            Event(
+                queue=queue_name,
+                message_id=clock.new_message_id(),
+                body=body,
+                published_at_ms=published_at_ms,
+                headers=headers,
+            )
+        )
+    return encoded
 
 
 def _store(

@@ -19,6 +19,11 @@ class Circuit:
         self._until: dict[str, float] = {}
         self._confirmed_at: dict[str, float] = {}
 
+    @property
+    def is_closed(self) -> bool:
+        """For every queue."""
+        return not self._until
+
     def claim_pass(self, queue: str, now: float, timeout_seconds: float) -> bool:
         """Whether an event may be sent there. The first after a pause may; others do not wait along with it."""
         until = self._until.get(queue)

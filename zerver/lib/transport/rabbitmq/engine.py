@@ -57,6 +57,8 @@ class PublishEngine(ConnectionListener):
         publish: Callable[[Sequence[Event]], list[Published]],
     ) -> list[Published]:
         """Answer at once what needs no asking, ``publish`` the rest, and put the answers in order."""
+        if self.connection.problem is None and self._knowledge.is_empty:
+            return publish(events)
         timeout_seconds = deadline - monotonic()
         refusals = [self._refusal(event, timeout_seconds) for event in events]
         rest = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]

@@ -41,7 +41,10 @@ class Batch:
         self.is_concluded = False
         self._given_up_problem = ""
         self._late: dict[int, Future[bool]] = {}
-        self._done = threading.Event()
+        self._is_done = False
+        #: Held until it is done: what the caller waits for. An Event of Python's is several objects around such a lock.
+        self._undone = threading.Lock()
+        self._undone.acquire()
 
     # -- the I/O thread's side
 
@@ -61,7 +64,7 @@ class Batch:
                 self._answers[index] = published
                 self._open -= 1
                 if not self._open:
-                    self._done.set()
+                    self._end_wait()
         if late is not None:
             # Not under the lock: this runs the callbacks of whoever waits for it.
             with suppress(InvalidStateError):
@@ -69,17 +72,24 @@ class Batch:
 
     def give_up(self, problem: str) -> None:
         """Nothing more will come for a while: let the caller conclude now."""
-        self._given_up_problem = problem
-        self._done.set()
+        with self._lock:
+            self._given_up_problem = problem
+            self._end_wait()
+
+    def _end_wait(self) -> None:
+        """Under the lock."""
+        if not self._is_done:
+            self._is_done = True
+            self._undone.release()
 
     # -- the caller's side
 
     def wait(self, seconds: float) -> bool:
         """Whether all are answered, or no more answers are to be waited for."""
-        return self._done.wait(seconds)
+        return self._is_done or self._undone.acquire(timeout=seconds)
 
     def is_done(self) -> bool:
-        return self._done.is_set()
+        return self._is_done
 
     def waiting_unsent(self) -> bool:
         """Whether some event has not even been sent."""

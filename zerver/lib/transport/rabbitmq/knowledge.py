@@ -20,6 +20,11 @@ class Knowledge:
         #: Queue to (problem, until).
         self._refusals: dict[str, tuple[str, float]] = {}
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is known that could refuse an event; so it is nearly always, and nobody need look at each."""
+        return self._max_body_bytes is None and not self._refusals and self.circuit.is_closed
+
     def refusal(self, event: Event, timeout_seconds: float) -> Published | None:
         """None: the broker must be asked, and whoever asks this is expected to do so."""
         limit = self._max_body_bytes
