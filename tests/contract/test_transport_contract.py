@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import replace
 
 import pytest
 from django.db import connections, transaction
+from msgspec.structs import replace
 
 from tests.contract.harness import PUBLISH_TIMEOUT_SECONDS, Harness, Party, event, ids
 from tests.wait import wait_for

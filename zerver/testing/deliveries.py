@@ -4,8 +4,9 @@ For users to try whether their own workers bear repetition: delivery is at least
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
+
+from msgspec.structs import replace
 
 from zerver.lib import clock
 from zerver.lib.conf import get_settings

@@ -4,7 +4,7 @@ RabbitMQ drops nothing of ours by itself, but an operator's policy, a message's 
 dead-letter; the topology sends all of that to ``zerver_dead``.
 """
 
-from dataclasses import replace
+from msgspec.structs import replace
 
 from zerver.lib.conf import get_settings
 from zerver.lib.event import Event

@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
+
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.survey import BrokerSurvey
@@ -40,8 +42,7 @@ class Published:
     late: "Future[bool] | None" = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """An event in a worker's hand, and what is needed to settle it on the lane it came from."""
 
     event: Event

@@ -7,8 +7,10 @@ would in production; exceptions rise to the test.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
+
+from msgspec.structs import replace
 
 from zerver.lib import clock
 from zerver.lib.event import Event, decode_json

@@ -3,8 +3,10 @@
 import math
 import threading
 from collections import deque
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import takewhile
+
+from msgspec.structs import replace
 
 from zerver.lib.transport.base import Delivery
 
