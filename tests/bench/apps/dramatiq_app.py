@@ -1,0 +1,40 @@
+"""Dramatiq's broker, actor and publishing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dramatiq
+from dramatiq.brokers.rabbitmq import RabbitmqBroker
+
+from tests.bench.ledger import Handler
+
+Event = Mapping[str, Any]
+
+
+class Broker(RabbitmqBroker):  # type: ignore[misc] # its package has no types here
+    """It knows no queue types by itself."""
+
+    def _build_queue_arguments(self, queue_name: str) -> dict[str, Any]:
+        kind = {"x-queue-type": os.environ["BENCH_QUEUE_TYPE"]}
+        return {**super()._build_queue_arguments(queue_name), **kind}
+
+
+dramatiq.set_broker(Broker(url=os.environ["BENCH_BROKER_URL"], confirm_delivery=True))
+_handler = Handler()
+
+
+@dramatiq.actor(queue_name="bench")
+def handle(event: dict[str, Any]) -> None:
+    _handler(event)
+
+
+class Publisher:
+    def publish(self, event: Event) -> None:
+        handle.send(event)
+
+    def publish_many(self, events: Sequence[Event]) -> None:
+        for event in events:
+            handle.send(event)

@@ -1,0 +1,83 @@
+"""How fast a backlog goes."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import ClassVar
+
+from tests.bench.case import Case
+from tests.bench.figures import Figures
+from tests.bench.job import Job
+from tests.bench.peer import Peer
+from tests.bench.setting import Setting
+from tests.bench.site import Site
+
+#: How long a worker has with its backlog, about.
+DRAIN_SECONDS = 2.5
+#: Handled before the clock runs: modules are loaded, connections opened, caches warm.
+WARM_UP = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain(Case):
+    group: ClassVar[str] = "Drain"
+    how: ClassVar[str] = (
+        "Workers run and have handled some events. They are stopped (SIGSTOP), a backlog is published and seen to be"
+        " on the broker; the clock runs from SIGCONT until the last event of the backlog is handled."
+    )
+    figures: ClassVar[tuple[str, ...]] = ("rate", "cpu_us", "broker_cpu_us")
+
+    def measure(self, site: Site, peer: Peer) -> Figures:
+        count = site.count(events_in(DRAIN_SECONDS, peer, self.setting))
+        backlog = Job(verb="many", first=1 + WARM_UP, count=count)
+        with site.round(peer, self.setting, slots=1 + WARM_UP + count) as this:
+            this.publish(Job(verb="many", count=WARM_UP))
+            this.start_workers()
+            this.wait_handled(1, WARM_UP)
+            this.wait_consumers()
+            this.freeze_workers()
+            this.publish(backlog)
+            this.wait_stored(count)
+            before = this.cost()
+            began_ns = time.monotonic_ns()
+            this.thaw_workers()
+            this.wait_handled(backlog.first, count)
+            after = this.cost()
+            ended_ns = max(this.ledger.slots[backlog.first :])
+            return {
+                "rate": count / (ended_ns - began_ns) * 1e9,
+                "cpu_us": (after.workers - before.workers) / count * 1e6,
+                "broker_cpu_us": (after.broker - before.broker) / count * 1e6,
+            }
+
+
+def events_in(seconds: float, peer: Peer, setting: Setting) -> float:
+    """How many the workers handle in that time, about."""
+    # The same for everybody, though some feel the size more than others.
+    size = 1.0 if setting.events == "small" else 0.35
+    seconds_each = 1 / (peer.drains * size) + setting.handler_seconds
+    return seconds * setting.workers / seconds_each
+
+
+EVERYBODY = ("zerver", "pika", "celery-solo", "celery", "dramatiq", "C")
+
+DRAINS = (
+    Drain(name="drain", title="Drain, one worker process", peers=EVERYBODY),
+    Drain(name="drain-2", title="Drain, two worker processes", peers=EVERYBODY, setting=Setting(workers=2)),
+    Drain(
+        name="drain-classic",
+        title="Drain, classic queue",
+        peers=EVERYBODY,
+        setting=Setting(queue_type="classic"),
+    ),
+    Drain(
+        name="drain-8k", title="Drain, webhooks of 8 KB", peers=EVERYBODY, setting=Setting(events="webhooks")
+    ),
+    Drain(
+        name="drain-1ms",
+        title="Drain, handlers of 1 ms",
+        peers=EVERYBODY,
+        setting=Setting(handler_seconds=0.001),
+    ),
+)

@@ -1,0 +1,14 @@
+"""Everybody who is measured, by name."""
+
+from __future__ import annotations
+
+from tests.bench.peer import Peer
+from tests.bench.peers.c import C
+from tests.bench.peers.celery import CeleryPrefork, CelerySolo
+from tests.bench.peers.dramatiq import Dramatiq
+from tests.bench.peers.pika import Pika
+from tests.bench.peers.zerver import Zerver
+
+PEERS: dict[str, Peer] = {
+    peer.name: peer for peer in (Zerver(), Pika(), CelerySolo(), CeleryPrefork(), Dramatiq(), C())
+}

@@ -1,0 +1,40 @@
+"""Dramatiq."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tests.bench.peer import Peer
+from tests.bench.setting import Place, Setting
+
+THREADS, PREFETCH = 8, 100
+
+
+class Dramatiq(Peer):
+    name = "dramatiq"
+    title = "Dramatiq"
+    settings = (
+        f"--threads {THREADS} (its default), dramatiq_queue_prefetch={PREFETCH}; its default middleware",
+        "RabbitmqBroker(confirm_delivery=True), send(); quorum queues by the broker's own hook for queue arguments",
+    )
+    packages = ("dramatiq", "pika")
+    drains = 1_900
+    publishes = 1_300
+    app = "tests.bench.apps.dramatiq_app"
+
+    def workers(self, place: Place) -> list[list[str]]:
+        processes = f"--processes={place.setting.workers}"
+        return [
+            [
+                str(self.python),
+                "-m",
+                "dramatiq",
+                self.app,
+                processes,
+                f"--threads={THREADS}",
+                "--skip-logging",
+            ]
+        ]
+
+    def environment(self, setting: Setting, env: Mapping[str, str]) -> Mapping[str, str]:
+        return {"dramatiq_queue_prefetch": str(PREFETCH)}

@@ -1,0 +1,54 @@
+"""Ours: real ``manage.py process_queue`` processes with everything on that users have on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from tests.bench.peer import ProjectPeer
+from tests.bench.round import BROKER_URL
+from tests.bench.setting import Place, Setting
+from tests.servers.processes import REPOSITORY
+
+SETTINGS = "tests.bench.project.settings"
+QUEUE = "BENCH_ZERVER_QUEUE"
+
+
+class Zerver(ProjectPeer):
+    name = "zerver"
+    title = "zerver"
+    settings = (
+        "every option as it is by default: typed events, both lanes, retries, timeouts, suspects, breaker, signals,"
+        " statistics, graceful shutdown; the event table on PostgreSQL",
+        "publishing by queue_json_publish and queue_json_publish_many, confirmed",
+    )
+    packages = ("zerver", "django", "pika", "msgspec", "psycopg")
+    needs = ("rabbitmq", "postgresql")
+    drains = 15_000
+    publishes = 8_000
+    app = "tests.bench.apps.zerver_app"
+
+    def workers(self, place: Place) -> list[list[str]]:
+        command = [*self._manage(), "process_queue", f"--queue={self.queue(place.setting)}"]
+        return [[*command, f"--worker_num={number}"] for number in range(1, place.setting.workers + 1)]
+
+    def environment(self, setting: Setting, env: Mapping[str, str]) -> Mapping[str, str]:
+        queue = self.queue(setting)
+        return {
+            "DJANGO_SETTINGS_MODULE": SETTINGS,
+            "LOG_LEVEL": "WARNING",
+            "QUEUE_URL": env.get(BROKER_URL, ""),
+            "QUEUE_OVERRIDES": json.dumps(
+                {queue: {"queue_type": setting.queue_type, "workers": setting.workers}}
+            ),
+            QUEUE: queue,
+        }
+
+    def migrations(self) -> list[list[str]]:
+        return [[*self._manage(), "migrate", "--verbosity=0"]]
+
+    def queue(self, setting: Setting) -> str:
+        return f"bench_{setting.events}"
+
+    def _manage(self) -> list[str]:
+        return [str(self.python), str(REPOSITORY / "manage.py")]

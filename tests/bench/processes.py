@@ -1,0 +1,60 @@
+"""What processes cost, as the kernel counts it. Source: proc(5)."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from tests.servers.spawn import children_of
+
+_TICK_SECONDS = 1 / os.sysconf("SC_CLK_TCK")
+
+
+def tree(pids: Iterable[int]) -> list[int]:
+    """These processes, their children, and theirs."""
+    found: list[int] = []
+    waiting = list(pids)
+    while waiting:
+        pid = waiting.pop()
+        found.append(pid)
+        waiting.extend(children_of(pid))
+    return found
+
+
+def cpu_seconds(pids: Iterable[int]) -> float:
+    """Processor time of those processes so far, and of children of theirs that have ended and been waited for."""
+    return sum(map(_cpu_seconds, pids))
+
+
+def _cpu_seconds(pid: int) -> float:
+    try:
+        # After the program's name, which may hold anything: utime, stime, cutime and cstime.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return sum(map(int, fields[11:15])) * _TICK_SECONDS
+
+
+def memory_mb(pids: Iterable[int]) -> tuple[float, float]:
+    """RSS and PSS of all together. Units: MB of a million bytes."""
+    rss = pss = 0
+    for pid in pids:
+        try:
+            told = dict(
+                re.findall(r"^(\w+): +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+            )
+        except OSError:
+            continue
+        rss += int(told["Rss"])
+        pss += int(told["Pss"])
+    return rss * 1024 / 1e6, pss * 1024 / 1e6
+
+
+def machine_busy_seconds() -> float:
+    """Of all cores together, by everybody, stolen time included."""
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
+        int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
+    )
+    return (user + nice + system + irq + softirq + steal) * _TICK_SECONDS

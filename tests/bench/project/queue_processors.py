@@ -1,0 +1,52 @@
+"""The workers that are measured: typed events, and every option as it is unless said."""
+
+from typing import Any, TypedDict
+
+from tests.bench.ledger import Handler
+from zerver.worker.base import QueueProcessingWorker, assign_queue
+
+#: As many as any case has in one process.
+QUEUES = 10
+
+
+class SmallEvent(TypedDict):
+    n: int
+    user_id: int
+    client: str
+    query: str
+    time: float
+    note: str
+
+
+class WebhookEvent(TypedDict):
+    n: int
+    source: str
+    event: str
+    payload: dict[str, Any]
+
+
+class Worker(QueueProcessingWorker):
+    def setup(self) -> None:
+        self.handle = Handler()
+
+
+@assign_queue("bench_small")
+class SmallWorker(Worker):
+    def consume(self, event: SmallEvent) -> None:
+        self.handle(event)
+
+
+@assign_queue("bench_webhooks")
+class WebhooksWorker(Worker):
+    def consume(self, event: WebhookEvent) -> None:
+        self.handle(event)
+
+
+def _declare(number: int) -> None:
+    @assign_queue(f"bench_{number}")
+    class NumberedWorker(SmallWorker):
+        pass
+
+
+for _number in range(QUEUES):
+    _declare(_number)

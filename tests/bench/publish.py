@@ -1,0 +1,127 @@
+"""A process that publishes, the same for every peer: ``python -m tests.bench.publish APP JOB``, in its environment.
+
+APP is a module with a ``Publisher``: made once, in the main thread, before the clock runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from tests.bench.events import Templates
+from tests.bench.job import Done, Job
+
+#: Environment of every publishing process: where the templates are, and where what it tells goes.
+EVENTS, RESULT = "BENCH_EVENTS", "BENCH_RESULT"
+#: Connections are opened, and what is loaded at the first use is loaded, before the clock runs. The events of that all
+#: have one number, of which nobody asks when it was handled.
+WARM_UP, WARM_UP_NUMBER = 20, 0
+
+Event = Mapping[str, Any]
+
+
+class Publisher(Protocol):
+    """What an app has. Every method returns when the broker has confirmed."""
+
+    def publish(self, event: Event) -> None:
+        """In any thread."""
+
+    def publish_many(self, events: Sequence[Event]) -> None:
+        """The quickest way that the peer has."""
+
+    def atomic(self, event: Event | None) -> None:
+        """What a request does: a transaction that writes a row, and publishes the event if there is one."""
+
+
+def run(publisher: Publisher, job: Job, templates: Templates) -> Done:
+    warm_up = templates.event(WARM_UP_NUMBER)
+    match job.verb:
+        case "one":
+            return _timed_each(publisher.publish, job, templates)
+        case "atomic":
+            return _timed_each(publisher.atomic, job, templates)
+        case "nothing":
+            return _timed_each(lambda _: publisher.atomic(None), job, templates)
+        case "many":
+            events = list(templates.events(job.first, job.count))
+            publisher.publish_many([warm_up] * WARM_UP)
+            return _timed(lambda: publisher.publish_many(events))
+        case "paced":
+            publisher.publish_many([warm_up] * WARM_UP)
+            return _timed(lambda: _pace(publisher, job, templates))
+
+
+def _timed(work: Callable[[], object]) -> Done:
+    cpu_ns, began_ns = time.process_time_ns(), time.monotonic_ns()
+    work()
+    ended_ns = time.monotonic_ns()
+    return Done(began_ns=began_ns, ended_ns=ended_ns, cpu_ns=time.process_time_ns() - cpu_ns)
+
+
+def _timed_each(publish: Callable[[Event], object], job: Job, templates: Templates) -> Done:
+    """With the time of each; several threads share the events evenly, each beginning when all are warm."""
+    events = list(templates.events(job.first, job.count))
+    warm_up = templates.event(WARM_UP_NUMBER)
+    took_ns: list[int] = []
+    all_warm = threading.Barrier(job.threads + 1)
+
+    def work(part: Sequence[Event]) -> None:
+        for event in part:
+            began_ns = time.monotonic_ns()
+            publish(event)
+            took_ns.append(time.monotonic_ns() - began_ns)
+
+    def work_in_thread(part: Sequence[Event]) -> None:
+        publish(warm_up)
+        all_warm.wait()
+        work(part)
+
+    def work_in_threads() -> None:
+        all_warm.wait()
+        for thread in threads:
+            thread.join()
+
+    threads = []
+    if job.threads == 1:
+        for _ in range(WARM_UP):
+            publish(warm_up)
+        done = _timed(lambda: work(events))
+    else:
+        for number in range(job.threads):
+            threads.append(
+                threading.Thread(target=work_in_thread, args=(events[number :: job.threads],), daemon=True)
+            )
+            threads[-1].start()
+        done = _timed(work_in_threads)
+    if len(took_ns) != job.count:
+        raise SystemExit(f"{job.count - len(took_ns)} of {job.count} events were not published: see above")
+    return Done(began_ns=done.began_ns, ended_ns=done.ended_ns, cpu_ns=done.cpu_ns, took_ns=took_ns)
+
+
+def _pace(publisher: Publisher, job: Job, templates: Templates) -> None:
+    """By the clock, and not by when the last one was done: who is late catches up, and its events are late."""
+    began_ns = time.monotonic_ns()
+    for first in range(job.first, job.first + job.count, job.burst):
+        burst = list(templates.events(first, min(job.burst, job.first + job.count - first)))
+        time.sleep(max(0.0, (job.due_ns(began_ns, first) - time.monotonic_ns()) / 1e9))
+        if job.burst == 1:
+            publisher.publish(burst[0])
+        else:
+            publisher.publish_many(burst)
+
+
+def main(app: str, told: str) -> None:
+    job = Job.of_json(told)
+    templates = Templates(Path(os.environ[EVENTS]))
+    publisher: Publisher = importlib.import_module(app).Publisher()
+    run(publisher, job, templates).write(Path(os.environ[RESULT]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

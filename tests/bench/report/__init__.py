@@ -1,0 +1,1 @@
+"""What is told of a result: on the screen, as a document, and as plots."""

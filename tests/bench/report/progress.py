@@ -1,0 +1,44 @@
+"""A line for every round, while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tests.bench.case import Case
+from tests.bench.figures import FIGURES, Figures
+from tests.bench.peer import Peer
+from tests.bench.report.numbers import short
+
+#: Of a reason; the whole of it stands in the result.
+MOST_CHARACTERS = 160
+
+
+class Progress:
+    """Counts the rounds, and tells each when it is over."""
+
+    def __init__(self, rounds: int) -> None:
+        self._rounds = rounds
+        self._done = 0
+
+    def tell(
+        self,
+        case: Case,
+        peer: Peer,
+        number: int,
+        last: Sequence[Figures],
+        trouble: str | None,
+        seconds: float,
+    ) -> None:
+        self._done += 1
+        told = (
+            " · ".join(f"{short(value)} {FIGURES[name].unit} {name}" for name, value in last[0].items())
+            if last
+            else ""
+        )
+        if trouble is not None:
+            told = "NOT MEASURED: " + " ".join(trouble.split())[:MOST_CHARACTERS]
+        place = f"[{self._done}/{self._rounds}]"
+        print(
+            f"{place:>10} {case.name} · {peer.name} · round {number + 1}: {told} ({seconds:.1f} s)",
+            flush=True,
+        )
