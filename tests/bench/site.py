@@ -82,7 +82,7 @@ class Site:
 
     @contextmanager
     def round(self, peer: Peer, setting: Setting, *, slots: int) -> Iterator[Round]:
-        """With a fresh vhost and database, as far as the peer needs them, and a ledger for events 0 to ``slots`` - 1."""
+        """With a fresh vhost and database, as far as the peer needs them, and a ledger of ``slots`` events."""
         with ExitStack() as stack:
             directory = spawn.make_directory("bench-round")
             stack.callback(spawn.remove_directory, directory)
