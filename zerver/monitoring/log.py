@@ -54,6 +54,7 @@ class _Teller:
             (signals.suspect_started, self._suspect_started),
             (signals.handler_timed_out, self._handler_timed_out),
             (signals.waking_changed, self._waking_changed),
+            (signals.deliveries_slowed, self._deliveries_slowed),
         )
 
     def _connection_changed(self, *, role: str, state: str, problem: str, **_: Any) -> None:
@@ -167,6 +168,9 @@ class _Teller:
             _database.info("database %s: new rows wake the workers", database)
         else:
             _database.warning("database %s: workers poll for new rows: %s", database, _short(problem))
+
+    def _deliveries_slowed(self, *, problem: str, **_: Any) -> None:
+        _connection.warning("deliveries are read in pika's own way, which is slower: %s", _short(problem))
 
 
 _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": logging.ERROR}
