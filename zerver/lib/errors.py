@@ -165,6 +165,37 @@ class EventTooLarge(EventError):
 
 
 @dataclass(eq=False)
+class ShardKeyUnusable(EventError):
+    """The event does not say which of its queue's shards it belongs to."""
+
+    queue: str
+    #: The queue's ``shard_key``.
+    path: str
+    problem: str
+
+    def __str__(self) -> str:
+        return (
+            f"event for queue {self.queue!r} has no shard key: {self.problem}; "
+            f"put a string or a whole number at {self.path!r}"
+        )
+
+
+@dataclass(eq=False)
+class WrongShard(EventError):
+    """The event was published to a shard by its name, and by its key it belongs to another."""
+
+    queue: str
+    belongs_to: str
+    family: str
+
+    def __str__(self) -> str:
+        return (
+            f"event for queue {self.queue!r} belongs to {self.belongs_to!r} by its key; "
+            f"publish to {self.family!r}, which finds its shard by itself"
+        )
+
+
+@dataclass(eq=False)
 class EventNotStorable(EventError):
     """The database is there and refuses the event itself: an id of over 255 characters, or with a NUL in it."""
 

@@ -66,8 +66,8 @@ def queue_json_publish(
     whose open transaction the event waits for, when that is not ``QUEUE_DATABASE``; such an event lives in memory
     until the commit. ``processor`` is called instead of ``consume`` in immediate mode (tests), and ignored elsewhere.
     Units: delay_seconds >= 0; due_at is aware. One of the two at most.
-    Raises: UnknownQueue, NotJson, WrongEventType, EventTooLarge (nothing sent); PublishError when it could be stored
-    nowhere.
+    Raises: UnknownQueue, NotJson, WrongEventType, EventTooLarge, ShardKeyUnusable, WrongShard (nothing sent);
+    PublishError when it could be stored nowhere.
     """
     report = _publish(queue_name, [event], processor, _Due.of(delay_seconds, due_at), using)[0]
     if report.error is not None:
@@ -186,20 +186,21 @@ def _reports(
 
 def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]:
     """Each as it will travel, or why it cannot; one look at what is the same for all of them."""
-    event_type = queues.lookup(queue_name).event_type
+    queue = queues.lookup(queue_name)
     limit_bytes = get_settings().max_event_bytes
     published_at_ms = clock.now_ms()
     headers = {"x-version": WIRE_VERSION, **trace.headers()}
     encoded: list[Event | EventError] = []
     for event in events:
         try:
-            body = encode_event(queue_name, event, event_type, limit_bytes)
+            body = encode_event(queue_name, event, queue.event_type, limit_bytes)
+            place = queue_name if queue.shards is None else queue.place(body)
         except EventError as error:
             encoded.append(error)
             continue
         encoded.append(
             Event(
-                queue=queue_name,
+                queue=place,
                 message_id=clock.new_message_id(),
                 body=body,
                 published_at_ms=published_at_ms,

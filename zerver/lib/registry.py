@@ -6,17 +6,29 @@ without being looked at, so that this room knows nothing of workers.
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from zerver.lib.backoff import RetryPolicy
-from zerver.lib.errors import ConfigurationError, InvalidDeclaration, UnknownQueue
+from zerver.lib.errors import ConfigurationError, InvalidDeclaration, UnknownQueue, WrongShard
 from zerver.lib.event import EventType
+from zerver.lib.shard_keys import key_of, shard_of
+from zerver.lib.shard_names import (
+    LONGEST_FAMILY,
+    LONGEST_NAME,
+    MAX_SHARDS,
+    family_of,
+    possible_shards,
+    shard_name,
+    shard_number,
+    shards_named,
+)
 
 QueueType = Literal["quorum", "classic"]
 
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+#: A declared name, or a shard's.
+_NAME = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9][0-9]{0,2}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +77,12 @@ class QueueDeclaration:
     # broker
     queue_type: QueueType = "quorum"
 
+    # shards
+    #: Queues that this one stands for, ``NAME.0`` and so on; None or 1: it is one queue. A shard says it as well.
+    shards: int | None = None
+    #: Path of the field by which an event finds its shard.
+    shard_key: str | None = None
+
     # watching: backlog older than this
     warn_seconds: float = 30.0
     crit_seconds: float = 60.0
@@ -77,6 +95,30 @@ class QueueDeclaration:
     def in_hand(self) -> int:
         """Events that one worker process may hold unsettled: a batch must be able to fill."""
         return max(self.prefetch, self.batch_size) if self.is_batch else self.prefetch
+
+    @property
+    def is_sharded(self) -> bool:
+        """Its events are in shards; it is one of them, or their family."""
+        return self.shards is not None and self.shards > 1
+
+    @property
+    def shard(self) -> int | None:
+        """Its number; None: it is no shard."""
+        return shard_number(self.name)
+
+    @property
+    def family(self) -> str:
+        """The name that it was declared by."""
+        return family_of(self.name)
+
+    def place(self, body: bytes) -> str:
+        """Name of the queue that an event of this one is kept in. Raises: ShardKeyUnusable, WrongShard."""
+        if self.shards is None or self.shards == 1 or self.shard_key is None:
+            return self.name
+        found = shard_name(self.family, shard_of(key_of(self.name, body, self.shard_key), self.shards))
+        if self.shard is not None and found != self.name:
+            raise WrongShard(self.name, found, self.family)
+        return found
 
     def __post_init__(self) -> None:
         for problem, mend in _problems(self):
@@ -103,7 +145,11 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
     """Shape: (what is wrong, what would be right) each. Types are looked at: what comes in is not checked by mypy."""
     found = []
     given: dict[str, Any] = {item.name: getattr(queue, item.name) for item in fields(queue)}
-    if not isinstance(given["name"], str) or not _NAME.fullmatch(queue.name):
+    if (
+        not isinstance(given["name"], str)
+        or not _NAME.fullmatch(queue.name)
+        or len(queue.name) > LONGEST_NAME
+    ):
         found.append(("is no queue name", "use lower-case letters, digits and _, a letter first, at most 63"))
     for option in _AT_LEAST_ONE + _OPTIONAL_AT_LEAST_ONE:
         value = given[option]
@@ -124,6 +170,7 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
     if queue.queue_type not in ("quorum", "classic"):
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
+    found += _problems_of_shards(queue)
     if not isinstance(given["redact"], tuple) or not all(map(_is_path, given["redact"])):
         found.append(
             (f"redact={queue.redact!r}", 'give a list of names like ["password", "user.email", "*"]')
@@ -134,6 +181,40 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         problem = f"warn_seconds={queue.warn_seconds!r} is over crit_seconds={queue.crit_seconds!r}"
         found.append((problem, "warn before it is critical: set both"))
     return found
+
+
+#: One worker process with one handler at a shard: two at once would keep no order.
+_ONE_AT_A_SHARD = ("workers", "threads")
+
+
+def _problems_of_shards(queue: QueueDeclaration) -> Iterator[tuple[str, str]]:
+    shards: Any = queue.shards
+    key: Any = queue.shard_key
+    if shards is None and key is None:
+        return
+    if shards is not None and (type(shards) is not int or not 1 <= shards <= MAX_SHARDS):
+        yield f"shards={shards!r}", f"give a whole number from 1 to {MAX_SHARDS}"
+        return
+    if key is not None and not _is_path(key):
+        yield f"shard_key={key!r}", 'give the name of a field, like "user_id" or "user.id"'
+        return
+    if key is None:
+        yield f"shards={shards!r} without shard_key", "say by which field an event finds its shard"
+    if shards is None:
+        yield f"shard_key={key!r} without shards", "say how many; shards=1 is one queue, as without both"
+    if not queue.is_sharded:
+        return
+    for option in _ONE_AT_A_SHARD:
+        if getattr(queue, option) != 1:
+            yield (
+                f"{option}={getattr(queue, option)!r} with shards={shards}",
+                "each shard has one worker process with one handler, or events of one key would overtake each other; "
+                "for more at once raise shards",
+            )
+    if len(str(queue.family)) > LONGEST_FAMILY:
+        yield "is too long for a queue with shards", f"give it {LONGEST_FAMILY} characters at most"
+    if queue.event_type.is_raw:
+        yield f"shards={shards} of undecoded events", "annotate the handler's event with a type that is JSON"
 
 
 def _is_path(value: object) -> bool:
@@ -152,7 +233,11 @@ class QueueRegistry:
         self._resolved: dict[str, QueueDeclaration] = {}
 
     def declare(self, queue: QueueDeclaration, worker_class: type) -> None:
-        """Raises: InvalidDeclaration when another class has the name."""
+        """Raises: InvalidDeclaration when another class has the name, or it is a shard's."""
+        if queue.shard is not None:
+            raise InvalidDeclaration(
+                queue.name, "is a shard's name", f"declare {queue.family!r}, with shards= and shard_key="
+            )
         present = self._workers.get(queue.name)
         if present is not None and _path(present) != _path(worker_class):
             raise InvalidDeclaration(
@@ -162,7 +247,8 @@ class QueueRegistry:
             )
         self._queues[queue.name] = queue
         self._workers[queue.name] = worker_class
-        self._resolved.pop(queue.name, None)
+        for name in (queue.name, *possible_shards(queue.name)):
+            self._resolved.pop(name, None)
 
     def apply_overrides(self, overrides: Mapping[str, Mapping[str, Any]]) -> None:
         """Lay ``QUEUE_OVERRIDES`` over the declarations, those to come included.
@@ -175,7 +261,10 @@ class QueueRegistry:
             self.lookup(name)
 
     def lookup(self, name: str) -> QueueDeclaration:
-        """Raises: UnknownQueue naming what is declared and which modules failed to import."""
+        """A queue, or what all shards of a sharded one have in common: nothing is kept under that name itself.
+
+        Raises: UnknownQueue naming what is declared and which modules failed to import.
+        """
         try:
             resolved = self._resolved.get(name)
         except TypeError as error:  # an event, most often: the arguments are in the wrong order
@@ -185,7 +274,7 @@ class QueueRegistry:
         if resolved is not None:
             return resolved
         if name not in self._queues:
-            raise UnknownQueue(name, tuple(sorted(self._queues)), tuple(sorted(self._broken.items())))
+            return self._lookup_shard(name)
         try:
             resolved = with_options(self._queues[name], self._overrides.get(name, {}))
         except InvalidDeclaration as error:
@@ -196,20 +285,53 @@ class QueueRegistry:
         self._resolved[name] = resolved
         return resolved
 
+    def _lookup_shard(self, name: str) -> QueueDeclaration:
+        family = family_of(str(name))
+        if family != name and family in self._queues:
+            for shard in shards_of(self.lookup(family)):
+                self._resolved[shard.name] = shard
+        if name not in self._resolved:
+            raise UnknownQueue(name, tuple(sorted(self._queues)), tuple(sorted(self._broken.items())))
+        return self._resolved[name]
+
     def declared(self, name: str) -> QueueDeclaration:
-        """As the code declares it, without overrides. Raises: UnknownQueue."""
+        """As the code declares it, or the family of this shard, without overrides. Raises: UnknownQueue."""
         self.lookup(name)
-        return self._queues[name]
+        return self._queues[family_of(name)]
 
     def worker_class(self, name: str) -> type:
         """Raises: UnknownQueue."""
         self.lookup(name)
-        return self._workers[name]
+        return self._workers[family_of(name)]
 
-    def all(self, *, test_queues: bool = False) -> list[QueueDeclaration]:
-        """Every declared queue, by name; test queues only when asked for."""
+    def families(self, *, test_queues: bool = False) -> list[QueueDeclaration]:
+        """Every declaration, by name: of shards, what they have in common. Test queues only when asked for."""
         queues = [self.lookup(name) for name in sorted(self._queues)]
         return [queue for queue in queues if test_queues or not queue.is_test_queue]
+
+    def all(self, *, test_queues: bool = False) -> list[QueueDeclaration]:
+        """Every queue that there should be, by name, shards each by itself; test queues only when asked for."""
+        return [shard for queue in self.families(test_queues=test_queues) for shard in shards_of(queue)]
+
+    # What people mean by a name: commands resolve it here.
+
+    def expand(self, names: Iterable[str]) -> list[str]:
+        """The queues that are meant, each once: a sharded queue's name stands for its shards, any other for itself."""
+        found: dict[str, None] = {}
+        for name in names:
+            is_family = name in self._queues and self.lookup(name).is_sharded
+            found |= dict.fromkeys(
+                [shard.name for shard in shards_of(self.lookup(name))] if is_family else [name]
+            )
+        return list(found)
+
+    def every_name(self, name: str) -> list[str]:
+        """Under which there may be rows and queues of it: all shards that it ever had among them, if it may have any.
+
+        A shard's name, and one that nobody declares, mean that queue alone.
+        """
+        is_family = name in self._queues and self.lookup(name).shard_key is not None
+        return [name, *possible_shards(name)] if is_family else [name]
 
     def module_failed(self, module: str, why: str) -> None:
         """A worker module could not be imported; its queues are unknown, the others work on."""
@@ -222,6 +344,13 @@ class QueueRegistry:
     @property
     def overrides(self) -> Mapping[str, Mapping[str, Any]]:
         return self._overrides
+
+
+def shards_of(queue: QueueDeclaration) -> list[QueueDeclaration]:
+    """The queues that a declaration stands for: its shards, by number, or itself."""
+    if queue.shard is not None or queue.shards is None or queue.shards == 1:
+        return [queue]
+    return [replace(queue, name=name) for name in shards_named(queue.name, queue.shards)]
 
 
 def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDeclaration:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from zerver.lib.event import decode_json
+from zerver.lib.shard_names import family_of
 from zerver.lib.transport.immediate import Waiting
 from zerver.testing.immediate import immediate_transport
 
@@ -37,8 +38,8 @@ class CapturedEvents:
         return [_captured(row) for row in self._rows]
 
     def of(self, queue: str) -> list[dict[str, Any]]:
-        """The events of one queue, in the order of their publishing."""
-        return [item.event for item in self if item.queue == queue]
+        """The events of one queue, all its shards included, in the order of their publishing."""
+        return [item.event for item in self if queue in (item.queue, family_of(item.queue))]
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -4,7 +4,7 @@ For users to try whether their own workers bear repetition: delivery is at least
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from msgspec.structs import replace
 
@@ -22,6 +22,7 @@ from zerver.worker.queue_processors import get_worker
 from zerver.worker.timeouts import SoftDeadline
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: Takes a queue's name and an event; returns how often the handler ran.
 Deliver = Callable[[str, Any], int]
@@ -34,7 +35,7 @@ def deliver_twice(queue_name: str, event: Any) -> int:
     Raises: what the handler raises; and what publishing this event raises.
     """
     delivery = _first_delivery("deliver_twice", queue_name, event)
-    process = _Process(queues.lookup(queue_name))
+    process = _Process(queues.lookup(delivery.event.queue))
     process.handle(delivery)
     process.handle(_again(delivery))
     process.stop()
@@ -48,7 +49,7 @@ def crash_between_effect_and_ack(queue_name: str, event: Any) -> int:
     gets the event. Returns and raises: as ``deliver_twice``.
     """
     delivery = _first_delivery("crash_between_effect_and_ack", queue_name, event)
-    queue = queues.lookup(queue_name)
+    queue = queues.lookup(delivery.event.queue)
     killed = _Process(queue)
     killed.handle(delivery)
     successor = _Process(queue)
@@ -97,11 +98,13 @@ class _NoDeadline(SoftDeadline):
         self.runs = 0
         self.error: BaseException | None = None
 
-    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+    def run(
+        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
+    ) -> T:
         self.runs += 1
         self.error = None
         try:
-            return call()
+            return call(*arguments)
         except BaseException as error:
             self.error = error
             raise
@@ -114,11 +117,13 @@ def _call(call: Callable[[], T]) -> T:
 def _first_delivery(fixture: str, queue_name: str, event: Any) -> Delivery:
     """The event as its publisher would send it, taken from a lane that nothing else knows of."""
     require_zerver(fixture)
-    queue = queues.lookup(queue_name)
+    declared = queues.lookup(queue_name)
+    body = encode_event(queue_name, event, declared.event_type, get_settings().max_event_bytes)
+    queue = queues.lookup(declared.place(body))
     published = Event(
-        queue=queue_name,
+        queue=queue.name,
         message_id=clock.new_message_id(),
-        body=encode_event(queue_name, event, queue.event_type, get_settings().max_event_bytes),
+        body=body,
         published_at_ms=clock.now_ms(),
         headers={"x-version": WIRE_VERSION},
     )
