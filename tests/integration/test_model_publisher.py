@@ -34,6 +34,7 @@ from zerver.lib.transport.rabbitmq import flight, knowledge, line, topology
 from zerver.lib.transport.rabbitmq.connection import State
 from zerver.lib.transport.rabbitmq.engine import PublishEngine
 from zerver.lib.transport.rabbitmq.flight import Batch
+from zerver.lib.transport.rabbitmq.properties import to_properties
 
 QUEUES = ("parcels", "letters")
 LIMIT_BYTES = 100
@@ -88,13 +89,10 @@ class Channel:
     def queue_declare(self, queue: str, *, callback: Callable[[Any], None], **_: Any) -> None:
         self.frames.append(("declare", (queue, callback)))
 
-    def basic_publish(
-        self, _: str, queue: str, body: bytes, properties: pika.BasicProperties, mandatory: bool
-    ) -> None:
-        assert mandatory
+    def publish(self, event: Event) -> None:
         if not self.is_open:
             raise pika.exceptions.ChannelWrongStateError("closed")
-        self.frames.append(("publish", (queue, body, properties)))
+        self.frames.append(("publish", (event.queue, event.body, to_properties(event))))
 
     def close(self) -> None:
         assert self.is_open, "pika raises for a channel that is closed or closing"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -22,6 +23,7 @@ from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.transport.base import Fate
 from zerver.lib.transport.rabbitmq import RabbitTransport, line
+from zerver.lib.transport.rabbitmq.wire import WireConnection
 
 STORED, REFUSED, UNKNOWN = Fate.STORED, Fate.REFUSED, Fate.UNKNOWN
 
@@ -72,6 +74,29 @@ def test_many_threads_publish_over_one_connection(rabbit_server: RabbitServer, r
             lambda: len(rabbit_server.api("GET", f"/vhosts/{vhost}/connections")) == 1,
             message="one connection",
         )
+
+
+def test_events_of_many_threads_leave_in_one_write(
+    transport: RabbitTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert fates(transport.publish([event()], AMPLE_SECONDS)) == [STORED]
+    engine = transport._publisher.of_process().engine()
+    writes: list[bytes] = []
+    send = WireConnection._send
+
+    def counted(connection: WireConnection, data: bytes) -> None:
+        writes.append(data)
+        send(connection, data)
+
+    thaw = threading.Event()
+    engine.connection.call_soon(lambda: thaw.wait(60))
+    with ThreadPoolExecutor(32) as pool:
+        calls = [pool.submit(transport.publish, [event(n)], AMPLE_SECONDS) for n in range(32)]
+        wait_for(lambda: len(engine._inbox) == 32, message="all to be handed over")
+        monkeypatch.setattr(WireConnection, "_send", counted)
+        thaw.set()
+        assert [fates(call.result()) for call in calls] == [[STORED]] * 32
+    assert len(writes) == 1
 
 
 def test_a_queue_that_was_deleted_refuses_once_and_is_declared_anew(transport: RabbitTransport) -> None:

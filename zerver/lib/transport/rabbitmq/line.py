@@ -19,7 +19,6 @@ from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.flight import STORED, Flight, InFlight, halves, in_doubt, refused
 from zerver.lib.transport.rabbitmq.knowledge import Knowledge, too_large
-from zerver.lib.transport.rabbitmq.properties import to_properties
 from zerver.lib.transport.rabbitmq.topology import Declarer
 
 #: What one queue may have sent and unconfirmed; the rest waits here. After 400 on one channel that stands still the
@@ -209,10 +208,9 @@ class QueueLine:
         if not flight.begin():
             flight.answer(refused("sent no more"))
             return
-        event = flight.event
         try:
             # Encoded as a whole before the first byte goes out: an error here has sent nothing and taken no tag.
-            self._channel.basic_publish("", event.queue, event.body, to_properties(event), mandatory=True)
+            self._channel.publish(flight.event)
         except (pika.exceptions.ConnectionWrongStateError, pika.exceptions.ChannelWrongStateError) as error:
             flight.answer(_unstored(flight, describe(error)))
         except Exception as error:  # whatever the encoder makes of an id or a header
