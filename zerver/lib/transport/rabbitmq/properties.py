@@ -19,12 +19,12 @@ VERSION = "x-version"
 #: or end dead-lettering (the broker drops what seems to go round in a circle by x-death).
 _BROKERS_OWN = frozenset({"cc", "bcc", "x-death", "x-delivery-count", "x-acquired-count", "x-stream-offset"})
 #: How often the broker handed it out, which differs between deliveries of the same event.
-_COUNTS = ("x-delivery-count", "x-acquired-count")
+COUNTS = ("x-delivery-count", "x-acquired-count")
 _BROKERS_OWN_PREFIXES = ("x-first-death-", "x-last-death-", "x-opt-")
 
-_MAX_ATTEMPT = (1 << 31) - 1
+MAX_ATTEMPT = (1 << 31) - 1
 #: The year 9999: later stamps are nonsense, and so are those before the epoch.
-_MAX_STAMP_MS = 253_402_300_799_999
+MAX_STAMP_MS = 253_402_300_799_999
 _MAX_TEXT = 255
 
 
@@ -48,11 +48,11 @@ def to_properties(event: Event) -> BasicProperties:
 def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
     """Never raises: what makes no sense is replaced by what it would have been had it been left out."""
     raw = dict(properties.headers) if isinstance(properties.headers, dict) else {}
-    attempt = _whole_number(raw.pop(ATTEMPT, None), 1, _MAX_ATTEMPT)
-    published_at_ms = _whole_number(raw.pop(PUBLISHED_AT_MS, None), 1, _MAX_STAMP_MS)
+    attempt = _whole_number(raw.pop(ATTEMPT, None), 1, MAX_ATTEMPT)
+    published_at_ms = _whole_number(raw.pop(PUBLISHED_AT_MS, None), 1, MAX_STAMP_MS)
     if published_at_ms is None and isinstance(properties.timestamp, int):
-        published_at_ms = _whole_number(properties.timestamp * 1000, 1, _MAX_STAMP_MS)
-    for count in _COUNTS:
+        published_at_ms = _whole_number(properties.timestamp * 1000, 1, MAX_STAMP_MS)
+    for count in COUNTS:
         raw.pop(count, None)
     message_id = properties.message_id if isinstance(properties.message_id, str) else ""
     has_own_id = bool(message_id) and len(message_id) <= _MAX_TEXT and "\x00" not in message_id

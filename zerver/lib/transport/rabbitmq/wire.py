@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-import pika
-import pika.channel
 from pika import frame, spec
 from pika.adapters.utils import io_services_utils
 

@@ -1,0 +1,167 @@
+"""pika's connection and channel, with deliveries that come in lists: what one read of the socket brought.
+
+They are taken from pika's buffer before it looks there. Everything else goes pika's own way, frame by frame: each other
+method, what is for another consumer, a message that another frame comes between, whatever is malformed. So does all,
+should a release of pika no longer be what is known of it here.
+"""
+
+import inspect
+import pkgutil
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any
+
+import pika
+import pika.channel
+
+from zerver.lib import signals
+from zerver.lib.transport.rabbitmq.deliveries import Delivered, read_deliveries
+
+#: What is overridden is private to pika, so the stubs do not know it.
+_SelectConnection: Any = pika.SelectConnection
+_Channel: Any = pika.channel.Channel
+
+#: Read at once of the socket where deliveries come in lists; pika's own is a sixteenth of it.
+READ_BYTES = 65_536
+
+OnDeliveries = Callable[[list[Delivered]], object]
+
+
+class ListChannel(_Channel):  # type: ignore[misc]  # as above
+    """A channel of a ``ListConnection``."""
+
+    _on_deliveries: OnDeliveries | None = None
+
+    def consume_in_lists(
+        self,
+        queue: str,
+        on_deliveries: OnDeliveries,
+        *,
+        arguments: Mapping[str, Any] | None = None,
+        callback: Callable[[Any], object] | None = None,
+    ) -> str:
+        """``basic_consume``, but for a list of messages at a time. Shape: the consumer's tag.
+
+        A list is of one read at the most, of this channel alone, in the order of the wire, and told before anything
+        that came after it. A channel has one ``on_deliveries`` for all of its consumers: the last.
+        """
+        self._on_deliveries = on_deliveries
+        self.connection.read_in_lists()
+        return str(self.basic_consume(queue, self._on_one, arguments=arguments, callback=callback))
+
+    def hand_over(self, deliveries: list[Delivered]) -> None:
+        """As pika does it: what comes while the channel is being closed is dropped."""
+        if self._on_deliveries is not None and self.is_open:
+            self._on_deliveries(deliveries)
+
+    def wanted_tags(self) -> Mapping[bytes, str]:
+        """Consumers in lists, by their encoded tags; none while pika is in the middle of a message."""
+        assembler = self._content_assembler
+        if assembler._method_frame is not None or assembler._header_frame is not None or not self.is_open:
+            return {}
+        return {tag.encode(): tag for tag, consumer in self._consumers.items() if consumer == self._on_one}
+
+    def _on_one(self, _: Any, method: Any, properties: Any, body: bytes) -> None:
+        """What came pika's own way."""
+        self.hand_over(
+            [Delivered(method.consumer_tag, method.delivery_tag, method.redelivered, properties, body)]
+        )
+
+
+class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
+    """Its channels must be ``ListChannel``."""
+
+    _is_in_lists = False
+
+    def read_in_lists(self) -> None:
+        """From the next read on."""
+        if self._is_in_lists:
+            return
+        changed = changed_in_pika()
+        if changed:
+            _tell_once(", ".join(changed))
+            return
+        self._is_in_lists = True
+        # Of this connection's own transport; the class is everybody's.
+        self._transport._MAX_RECV_BYTES = READ_BYTES
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        if not self._is_in_lists:
+            super()._on_data_available(data_in)
+            return
+        self._frame_buffer += data_in
+        while self._frame_buffer and not self._take_deliveries():
+            consumed, frame = self._read_frame()
+            if frame is None:
+                return
+            self._trim_frame_buffer(consumed)
+            self._process_frame(frame)
+
+    def _take_deliveries(self) -> bool:
+        """Whether what comes next is more of a delivery, and pika shall not look before it is there."""
+        reading = read_deliveries(self._frame_buffer, self._wanted_tags)
+        if reading.frames:
+            # First, as pika does it: whatever is raised below, these bytes are not read again.
+            self._trim_frame_buffer(reading.consumed)
+            self.frames_received += reading.frames
+            for number, deliveries in reading.lists.items():
+                self._channels[number].hand_over(deliveries)
+        return reading.is_waiting
+
+    def _wanted_tags(self, channel_number: int) -> Mapping[bytes, str]:
+        channel = self._channels.get(channel_number)
+        return {} if channel is None else channel.wanted_tags()
+
+
+#: What is relied on: methods, their parameters, and what their bodies use; of the first two that is all, for their work
+#: is done here.
+_KNOWN = (
+    (
+        "pika.connection:Connection._on_data_available",
+        "self data_in",
+        "_frame_buffer _read_frame _trim_frame_buffer _process_frame",
+    ),
+    ("pika.connection:Connection._trim_frame_buffer", "self byte_count", "_frame_buffer bytes_received"),
+    ("pika.connection:Connection._read_frame", "self", "_frame_buffer"),
+    ("pika.connection:Connection._process_frame", "self frame_value", "frames_received"),
+    ("pika.connection:Connection._deliver_frame_to_channel", "self value", "_channels _handle_content_frame"),
+    (
+        "pika.channel:Channel._handle_content_frame",
+        "self frame_value",
+        "_content_assembler process _on_deliver",
+    ),
+    ("pika.channel:Channel._on_deliver", "self method_frame header_frame body", "_consumers consumer_tag"),
+    ("pika.channel:ContentFrameAssembler.process", "self frame_value", "_method_frame _header_frame"),
+    ("pika.channel:ContentFrameAssembler._reset", "self", "_method_frame _header_frame"),
+    ("pika.adapters.base_connection:BaseConnection._proto_connection_made", "self transport", "_transport"),
+    ("pika.adapters.utils.io_services_utils:_AsyncTransportBase._consume", "self", "_MAX_RECV_BYTES _sock"),
+)
+_REPLACED = 2
+
+
+def changed_in_pika() -> list[str]:
+    """What is not as it is known here. Shape: ``Channel._on_deliver`` and the like; empty when all is well."""
+    return [
+        name.partition(":")[2]
+        for index, (name, parameters, used) in enumerate(_KNOWN)
+        if not _is_as_known(name, parameters.split(), set(used.split()), is_all=index < _REPLACED)
+    ]
+
+
+def _is_as_known(name: str, parameters: list[str], used: set[str], *, is_all: bool) -> bool:
+    try:
+        method = pkgutil.resolve_name(name)
+        found = set(method.__code__.co_names)
+        known = list(inspect.signature(method).parameters) == parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return False
+    return known and (found == used if is_all else found >= used)
+
+
+@lru_cache(maxsize=1)
+def _tell_once(changed: str) -> None:
+    """In a process."""
+    signals.deliveries_slowed.send_robust(
+        sender=ListConnection,
+        problem=f"pika {pika.__version__} is not as it was known ({changed}); use one that is, or a newer zerver",
+    )
