@@ -54,6 +54,23 @@ def test_a_forked_child_makes_ids_though_its_parent_was_making_one() -> None:
     assert os.waitpid(child, 0)[1] == 0
 
 
+def test_a_forked_child_and_its_parent_do_not_make_the_same_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though they make them in the same millisecond, as the first after the same one."""
+    clock.new_message_id()
+    ours, theirs = os.pipe()
+    monkeypatch.setattr(clock, "now_ms", lambda: 1)
+    child = os.fork()
+    if child == 0:
+        os.write(theirs, clock.new_message_id().encode())
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    id_of_child, id_of_parent = os.read(ours, 36).decode(), clock.new_message_id()
+    os.close(ours)
+    os.close(theirs)
+    assert id_of_child[:18] == id_of_parent[:18]
+    assert id_of_child[18:] != id_of_parent[18:]
+
+
 def test_the_offset_moves_wall_time_and_not_deadlines(monkeypatch: pytest.MonkeyPatch) -> None:
     wall_ms, monotonic = clock.now_ms(), clock.monotonic()
     monkeypatch.setattr(clock, "offset_ms", 3_600_000)
