@@ -24,5 +24,6 @@
 
 To add a case for other transports: write a ``Peer`` whose ``needs`` name its servers (``"rabbitmq"``,
 ``"postgresql"``, ``"sqlite"``) and whose ``migrations`` make its tables, and a ``Case``, or an instance of one that is
-there; name them in ``peers/__init__.py`` and ``cases/__init__.py``. Try it: ``scripts/bench --quick --case NAME --peer NAME``.
+there; name them in ``peers/__init__.py`` and ``cases/__init__.py``. Try it:
+``scripts/bench --quick --case NAME --peer NAME``.
 """

@@ -26,17 +26,20 @@ FIGURES = {
     figure.name: figure
     for figure in (
         Figure(name="rate", title="events/s", unit="/s", more_is_better=True),
-        Figure(name="rate_32_threads", title="events/s of 32 threads", unit="/s", more_is_better=True),
+        Figure(name="rate_threads", title="events/s of 32 threads", unit="/s", more_is_better=True),
+        Figure(name="speedup", title="32 threads by one", unit="×", more_is_better=True),
         Figure(name="cpu_us", title="CPU of its processes, an event", unit="µs"),
         Figure(name="broker_cpu_us", title="CPU of the broker, an event", unit="µs"),
         Figure(name="p50_ms", title="p50", unit="ms"),
         Figure(name="p99_ms", title="p99", unit="ms"),
         Figure(name="p999_ms", title="p99.9", unit="ms"),
+        Figure(name="added_ms", title="p50 that the event adds", unit="ms"),
         Figure(name="handled_p50_ms", title="p50 until handled", unit="ms"),
         Figure(name="handled_p99_ms", title="p99 until handled", unit="ms"),
         Figure(name="rss_mb", title="memory (RSS)", unit="MB"),
         Figure(name="pss_mb", title="memory, shared pages divided (PSS)", unit="MB"),
-        Figure(name="growth_mb", title="growth over the events", unit="MB"),
+        Figure(name="growth_b", title="memory kept of an event", unit="bytes"),
+        Figure(name="events", title="events", unit="events", more_is_better=True),
         Figure(name="start_s", title="start to first event handled", unit="s"),
         Figure(name="per_second", title="offered", unit="/s", more_is_better=True),
     )

@@ -13,8 +13,8 @@ class Job:
     """Publish events number ``first`` up to ``first + count``.
 
     ``one``: one by one, each confirmed before the next. ``many``: as fast as may be, confirmed at the end at the
-    latest. ``paced``: ``per_second``, in bursts of ``burst``. ``atomic``: each in a transaction of its own, which
-    also writes a row. ``nothing``: the same transaction, and no event.
+    latest. ``paced``: ``per_second``, in bursts of ``burst``. ``atomic``: ``per_second``, each in a transaction of its
+    own that also writes a row. ``nothing``: the same transactions, and no event.
     """
 
     verb: Literal["one", "many", "paced", "atomic", "nothing"]
@@ -48,6 +48,8 @@ class Done:
     cpu_ns: int
     #: How long the caller waited for each event; empty for ``many`` and ``paced``.
     took_ns: list[int] = field(default_factory=list)
+    #: And when the caller began to; where one thread publishes.
+    each_began_ns: list[int] = field(default_factory=list)
 
     @property
     def seconds(self) -> float:

@@ -29,7 +29,7 @@ def run_case(
 ) -> dict[str, Part]:
     """Whoever fails once is out of this case, with the reason; the others go on."""
     figures: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
-    troubles: dict[str, str | None] = {peer.name: peer.missing() for peer in peers}
+    troubles: dict[str, str | None] = {peer.name: peer.missing(case.setting) for peer in peers}
     for number, peer in interleaved(peers, min(rounds, case.most_rounds)):
         if troubles[peer.name] is not None:
             continue

@@ -58,12 +58,12 @@ class Peer(ABC):
         """Commands that make tables in the new database ``$DATABASE_URL``. Run once; every round gets a copy."""
         return []
 
-    def queue(self, setting: Setting) -> str:
-        """On the broker; with several, the first."""
-        return "bench"
+    def queues(self, setting: Setting) -> list[str]:
+        """Their names on the broker."""
+        return ["bench"] if setting.queues == 1 else [f"bench_{number}" for number in range(setting.queues)]
 
-    def missing(self) -> str | None:
-        """What keeps it from running on this machine."""
+    def missing(self, setting: Setting) -> str | None:
+        """What keeps it from running on this machine, or under this setting."""
         if self.python == PEERS_PYTHON and not PEERS_PYTHON.exists():
             return "its environment is missing: scripts/bench sets it up"
         return None

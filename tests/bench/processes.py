@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.spawn import children_of
@@ -37,19 +38,30 @@ def _cpu_seconds(pid: int) -> float:
     return sum(map(int, fields[11:15])) * _TICK_SECONDS
 
 
-def memory_mb(pids: Iterable[int]) -> tuple[float, float]:
-    """RSS and PSS of all together. Units: MB of a million bytes."""
-    rss = pss = 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """Units: MB of a million bytes."""
+
+    rss: float
+    #: Pages that processes share are divided by their number.
+    pss: float
+    #: What they have written themselves: nothing of files.
+    own: float
+
+
+def memory_of(pids: Iterable[int]) -> Memory:
+    """All together."""
+    sums = dict.fromkeys(("Rss", "Pss", "Anonymous"), 0)
     for pid in pids:
         try:
-            told = dict(
-                re.findall(r"^(\w+): +(\d+) kB$", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
-            )
+            told = Path(f"/proc/{pid}/smaps_rollup").read_text()
         except OSError:
-            continue
-        rss += int(told["Rss"])
-        pss += int(told["Pss"])
-    return rss * 1024 / 1e6, pss * 1024 / 1e6
+            continue  # it has ended
+        for name, kib in re.findall(r"^(\w+): +(\d+) kB$", told, re.M):
+            if name in sums:
+                sums[name] += int(kib)
+    rss, pss, own = (kib * 1024 / 1e6 for kib in sums.values())
+    return Memory(rss=rss, pss=pss, own=own)
 
 
 def machine_busy_seconds() -> float:

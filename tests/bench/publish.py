@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -71,11 +72,17 @@ def _timed_each(publish: Callable[[Event], object], job: Job, templates: Templat
     took_ns: list[int] = []
     all_warm = threading.Barrier(job.threads + 1)
 
+    each_began_ns: list[int] = []
+
     def work(part: Sequence[Event]) -> None:
+        work_began_ns = time.monotonic_ns()
         for event in part:
+            if job.per_second:
+                _sleep_until(job.due_ns(work_began_ns, event["n"]))
             began_ns = time.monotonic_ns()
             publish(event)
             took_ns.append(time.monotonic_ns() - began_ns)
+            each_began_ns.append(began_ns)
 
     def work_in_thread(part: Sequence[Event]) -> None:
         publish(warm_up)
@@ -101,7 +108,7 @@ def _timed_each(publish: Callable[[Event], object], job: Job, templates: Templat
         done = _timed(work_in_threads)
     if len(took_ns) != job.count:
         raise SystemExit(f"{job.count - len(took_ns)} of {job.count} events were not published: see above")
-    return Done(began_ns=done.began_ns, ended_ns=done.ended_ns, cpu_ns=done.cpu_ns, took_ns=took_ns)
+    return replace(done, took_ns=took_ns, each_began_ns=each_began_ns)
 
 
 def _pace(publisher: Publisher, job: Job, templates: Templates) -> None:
@@ -109,11 +116,15 @@ def _pace(publisher: Publisher, job: Job, templates: Templates) -> None:
     began_ns = time.monotonic_ns()
     for first in range(job.first, job.first + job.count, job.burst):
         burst = list(templates.events(first, min(job.burst, job.first + job.count - first)))
-        time.sleep(max(0.0, (job.due_ns(began_ns, first) - time.monotonic_ns()) / 1e9))
+        _sleep_until(job.due_ns(began_ns, first))
         if job.burst == 1:
             publisher.publish(burst[0])
         else:
             publisher.publish_many(burst)
+
+
+def _sleep_until(at_ns: int) -> None:
+    time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))
 
 
 def main(app: str, told: str) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from tests.bench.job import Done, Job
 from tests.bench.ledger import Ledger
 from tests.bench.peer import Peer
-from tests.bench.processes import cpu_seconds, memory_mb, tree
+from tests.bench.processes import Memory, cpu_seconds, memory_of, tree
 from tests.bench.setting import Place
 from tests.servers import spawn
 from tests.servers.processes import REPOSITORY
@@ -106,9 +106,9 @@ class Round:
         """Of all processes that belong to workers, masters included."""
         return tree(worker.pid for worker in self._workers)
 
-    def memory_mb(self) -> tuple[float, float]:
-        """RSS and PSS of all of them."""
-        return memory_mb(self.worker_pids())
+    def memory(self) -> Memory:
+        """Of all of them."""
+        return memory_of(self.worker_pids())
 
     def freeze_workers(self) -> None:
         self._signal_workers(SIGSTOP)
@@ -150,7 +150,8 @@ class Round:
     def wait_consumers(self) -> None:
         """Until every worker has subscribed."""
         if "rabbitmq" in self.peer.needs:
-            wanted = self.place.setting.workers
+            # Of several queues each has one, in one process or in its own.
+            wanted = max(self.place.setting.workers, self.place.setting.queues)
             self.wait(lambda: self._told("consumers") >= wanted, "every worker to subscribe")
 
     def wait_stored(self, count: int) -> None:
@@ -159,8 +160,10 @@ class Round:
             self.wait(lambda: self._told("messages") >= count, f"{count} events to be on the broker")
 
     def _told(self, what: str) -> int:
+        """Of all its queues together."""
         vhost = unquote(urlsplit(self.place.env[BROKER_URL]).path.removeprefix("/"))
-        return int(self._servers.rabbit.queue(vhost, self.peer.queue(self.place.setting)).get(what) or 0)
+        told = self._servers.rabbit.queues(vhost)
+        return sum(int(told.get(name, {}).get(what) or 0) for name in self.peer.queues(self.place.setting))
 
     def wait(self, condition: Callable[[], T], what: str, timeout_seconds: float = PATIENCE_SECONDS) -> T:
         """Raises: RoundError, at once when a worker has ended."""

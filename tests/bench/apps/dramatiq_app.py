@@ -31,6 +31,11 @@ def handle(event: dict[str, Any]) -> None:
     _handler(event)
 
 
+# An actor has one queue; nobody publishes to these.
+for _number in range(int(os.environ["BENCH_QUEUES"]) if os.environ["BENCH_QUEUES"] != "1" else 0):
+    dramatiq.actor(handle.fn, actor_name=f"handle_{_number}", queue_name=f"bench_{_number}")
+
+
 class Publisher:
     def publish(self, event: Event) -> None:
         handle.send(event)

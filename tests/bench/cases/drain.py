@@ -60,7 +60,7 @@ def events_in(seconds: float, peer: Peer, setting: Setting) -> float:
     return seconds * setting.workers / seconds_each
 
 
-EVERYBODY = ("zerver", "pika", "celery-solo", "celery", "dramatiq", "C")
+EVERYBODY = ("zerver", "pika", "celery-solo", "celery", "dramatiq", "taskiq", "faststream", "potatoq", "C")
 
 DRAINS = (
     Drain(name="drain", title="Drain, one worker process", peers=EVERYBODY),

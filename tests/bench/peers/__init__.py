@@ -6,9 +6,23 @@ from tests.bench.peer import Peer
 from tests.bench.peers.c import C
 from tests.bench.peers.celery import CeleryPrefork, CelerySolo
 from tests.bench.peers.dramatiq import Dramatiq
+from tests.bench.peers.faststream import FastStream
 from tests.bench.peers.pika import Pika
+from tests.bench.peers.potatoq import Potatoq
+from tests.bench.peers.taskiq import Taskiq
 from tests.bench.peers.zerver import Zerver
 
 PEERS: dict[str, Peer] = {
-    peer.name: peer for peer in (Zerver(), Pika(), CelerySolo(), CeleryPrefork(), Dramatiq(), C())
+    peer.name: peer
+    for peer in (
+        Zerver(),
+        Pika(),
+        CelerySolo(),
+        CeleryPrefork(),
+        Dramatiq(),
+        Taskiq(),
+        FastStream(),
+        Potatoq(),
+        C(),
+    )
 }

@@ -9,7 +9,7 @@ from tests.bench.ledger import LEDGER
 from tests.bench.peer import ProjectPeer
 from tests.bench.publish import EVENTS, RESULT
 from tests.bench.round import BROKER_URL
-from tests.bench.setting import Place
+from tests.bench.setting import Place, Setting
 from tests.servers.processes import REPOSITORY
 
 PROGRAMS = REPOSITORY / "var" / "bench" / "limit"
@@ -29,7 +29,7 @@ class C(ProjectPeer):
     publishes = 25_000
     app = ""
 
-    def missing(self) -> str | None:
+    def missing(self, setting: Setting) -> str | None:
         if not (PROGRAMS / "consume").exists():
             return "gcc or librabbitmq is missing: apt-get install gcc libc6-dev librabbitmq-dev"
         return None
@@ -50,5 +50,5 @@ class C(ProjectPeer):
         url = urlsplit(place.env[BROKER_URL])
         return [
             *(url.hostname or "", str(url.port), url.username or "", url.password or ""),
-            *(unquote(url.path.removeprefix("/")), self.queue(place.setting), place.setting.queue_type),
+            *(unquote(url.path.removeprefix("/")), *self.queues(place.setting), place.setting.queue_type),
         ]

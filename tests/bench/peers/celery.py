@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.bench.peer import Peer
-from tests.bench.setting import Place
+from tests.bench.setting import Place, Setting
 
 #: Said in the guide "Optimizing" of its documentation, and in CloudAMQP's advice for RabbitMQ.
 SETTINGS = (
@@ -23,13 +23,16 @@ class CelerySolo(Peer):
     app = "tests.bench.apps.celery_app"
 
     def workers(self, place: Place) -> list[list[str]]:
-        command = self._worker("--pool=solo")
-        return [[*command, f"--hostname=worker{number}@%h"] for number in range(place.setting.workers)]
+        return [self._worker(number, place.setting, "--pool=solo") for number in range(place.setting.workers)]
 
-    def _worker(self, *options: str) -> list[str]:
+    def _worker(self, number: int, setting: Setting, *options: str) -> list[str]:
+        queues = self.queues(setting)
+        # With as many processes as queues, each has its own.
+        mine = queues if setting.workers == 1 else [queues[number % len(queues)]]
         return [
             *(str(self.python), "-m", "celery", f"--app={self.app}", "worker", "--loglevel=WARNING"),
-            *("--without-gossip", "--without-mingle", "--without-heartbeat", *options),
+            *("--without-gossip", "--without-mingle", "--without-heartbeat", f"--queues={','.join(mine)}"),
+            *(f"--hostname=worker{number}@%h", *options),
         ]
 
 
@@ -39,4 +42,7 @@ class CeleryPrefork(CelerySolo):
     drains = 900
 
     def workers(self, place: Place) -> list[list[str]]:
-        return [self._worker(f"--concurrency={place.setting.workers}")]
+        setting = place.setting
+        if setting.queues > 1:
+            return [self._worker(number, setting, "--concurrency=1") for number in range(setting.workers)]
+        return [self._worker(0, setting, f"--concurrency={setting.workers}")]

@@ -23,18 +23,12 @@ class Dramatiq(Peer):
     app = "tests.bench.apps.dramatiq_app"
 
     def workers(self, place: Place) -> list[list[str]]:
-        processes = f"--processes={place.setting.workers}"
-        return [
-            [
-                str(self.python),
-                "-m",
-                "dramatiq",
-                self.app,
-                processes,
-                f"--threads={THREADS}",
-                "--skip-logging",
-            ]
-        ]
+        setting = place.setting
+        command = [str(self.python), "-m", "dramatiq", self.app, f"--threads={THREADS}", "--skip-logging"]
+        queues = self.queues(setting)
+        if setting.workers == len(queues):
+            return [[*command, "--processes=1", "--queues", queue] for queue in queues]
+        return [[*command, f"--processes={setting.workers}", "--queues", *queues]]
 
     def environment(self, setting: Setting, env: Mapping[str, str]) -> Mapping[str, str]:
         return {"dramatiq_queue_prefetch": str(PREFETCH)}

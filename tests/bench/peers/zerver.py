@@ -29,26 +29,32 @@ class Zerver(ProjectPeer):
     app = "tests.bench.apps.zerver_app"
 
     def workers(self, place: Place) -> list[list[str]]:
-        command = [*self._manage(), "process_queue", f"--queue={self.queue(place.setting)}"]
-        return [[*command, f"--worker_num={number}"] for number in range(1, place.setting.workers + 1)]
+        setting, command = place.setting, [*self._manage(), "process_queue"]
+        queues = self.queues(setting)
+        if len(queues) == 1:
+            numbers = range(1, setting.workers + 1)
+            return [[*command, f"--queue={queues[0]}", f"--worker_num={number}"] for number in numbers]
+        if setting.workers == 1:
+            return [[*command, "--multi_threaded", *queues]]
+        return [[*command, f"--queue={queue}"] for queue in queues]
 
     def environment(self, setting: Setting, env: Mapping[str, str]) -> Mapping[str, str]:
-        queue = self.queue(setting)
+        options: dict[str, object] = {"queue_type": setting.queue_type}
+        if setting.queues == 1:
+            options["workers"] = setting.workers
         return {
             "DJANGO_SETTINGS_MODULE": SETTINGS,
             "LOG_LEVEL": "WARNING",
             "QUEUE_URL": env.get(BROKER_URL, ""),
-            "QUEUE_OVERRIDES": json.dumps(
-                {queue: {"queue_type": setting.queue_type, "workers": setting.workers}}
-            ),
-            QUEUE: queue,
+            "QUEUE_OVERRIDES": json.dumps(dict.fromkeys(self.queues(setting), options)),
+            QUEUE: self.queues(setting)[0],
         }
 
     def migrations(self) -> list[list[str]]:
         return [[*self._manage(), "migrate", "--verbosity=0"]]
 
-    def queue(self, setting: Setting) -> str:
-        return f"bench_{setting.events}"
+    def queues(self, setting: Setting) -> list[str]:
+        return [f"bench_{setting.events}"] if setting.queues == 1 else super().queues(setting)
 
     def _manage(self) -> list[str]:
         return [str(self.python), str(REPOSITORY / "manage.py")]

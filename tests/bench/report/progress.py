@@ -30,11 +30,8 @@ class Progress:
         seconds: float,
     ) -> None:
         self._done += 1
-        told = (
-            " · ".join(f"{short(value)} {FIGURES[name].unit} {name}" for name, value in last[0].items())
-            if last
-            else ""
-        )
+        figures = last[0] if last else {}
+        told = " · ".join(f"{name} {short(value)} {FIGURES[name].unit}" for name, value in figures.items())
         if trouble is not None:
             told = "NOT MEASURED: " + " ".join(trouble.split())[:MOST_CHARACTERS]
         place = f"[{self._done}/{self._rounds}]"

@@ -35,11 +35,8 @@ def _case(case: CaseTold, parts: dict[str, Part]) -> str:
     table = rows(case, parts)
     widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
     lines = [f"\n{case.title} ({case.setting})"]
-    for row in table:
-        first, *others = (
-            cell.ljust(width) if not index else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        lines.append("  ".join((first, *others)).rstrip())
+    for first, *others in table:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        lines.append("  ".join((first.ljust(widths[0]), *cells)).rstrip())
     lines += [f"{peer}: {part.trouble}" for peer, part in parts.items() if part.trouble]
     return "\n".join(lines)
