@@ -5,7 +5,10 @@ from __future__ import annotations
 import signal
 from typing import Any
 
+import pytest
+
 from tests.integration.conftest import Spine, on_rabbitmq
+from tests.ledger.apps import BEAT_SECONDS
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib.registry import queues
@@ -60,8 +63,9 @@ def test_one_that_was_handed_back_by_a_restart_has_all_its_deaths_before_it(spin
 
 
 @on_rabbitmq
-def test_a_pause_makes_no_suspects(spine: Spine) -> None:
-    spine.publish_many("ledger_batch", range(50), ["sleep", 0.02])
+def test_a_pause_makes_no_suspects(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(BEAT_SECONDS, "0.2")  # at the next beat it hears of the pause
+    spine.publish_many("ledger_batch", range(50), ["sleep", 0.1])
     spine.work("--queue=ledger_batch", ledger_batch={"batch_size": 5})
     spine.wait_for_note("batch")
     spine.command("queue_workers", "pause", "--timeout", "60", "--queue", "ledger_batch")

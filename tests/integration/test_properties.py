@@ -83,7 +83,7 @@ def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
 ) -> None:
     ledger = TagLedger()
     for tag in range(1, count + 1):
-        ledger.delivered(tag)
+        ledger.delivered([tag])
     order = data.draw(st.permutations(range(1, count + 1)))
     settled = order[: data.draw(st.integers(0, count))]
     outstanding = set(range(1, count + 1))

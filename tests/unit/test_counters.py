@@ -36,7 +36,7 @@ def test_each_outcome_is_counted_as_what_it_is() -> None:
     counters = Counters()
     counters.started(7)
     for outcome in (DONE, DONE, Retry(1), Discard("no"), Dead("dead"), RELEASE):
-        counters.ended(delivery(), outcome, now_ms=1)
+        counters.ended([(delivery(), outcome)], now_ms=1)
     counts = counters.read()
     assert (counts.consumed, counts.retried, counts.discarded, counts.failed, counts.in_flight) == (
         2,
@@ -50,29 +50,30 @@ def test_each_outcome_is_counted_as_what_it_is() -> None:
 def test_what_was_handed_back_or_dropped_is_not_settled() -> None:
     counters = Counters()
     counters.started(3)
-    for outcome in (DONE, RELEASE, None):
-        counters.ended(delivery(), outcome, now_ms=1)
+    for outcome in (DONE, RELEASE):
+        counters.ended([(delivery(), outcome)], now_ms=1)
+    counters.ended([], now_ms=1, left=1)
     assert counters.settled == 1
     assert counters.read().in_flight == 0
 
 
 def test_the_lag_is_that_of_the_newest_event_done() -> None:
     counters = Counters()
-    counters.ended(delivery(published_at_ms=1000), DONE, now_ms=1500)
-    counters.ended(delivery(published_at_ms=1000), Retry(1), now_ms=9000)
+    counters.ended([(delivery(published_at_ms=1000), DONE)], now_ms=1500)
+    counters.ended([(delivery(published_at_ms=1000), Retry(1))], now_ms=9000)
     assert counters.read().lag_ms == 500
 
 
 def test_clocks_that_disagree_make_no_negative_lag() -> None:
     counters = Counters()
-    counters.ended(delivery(published_at_ms=5000), DONE, now_ms=1000)
+    counters.ended([(delivery(published_at_ms=5000), DONE)], now_ms=1000)
     assert counters.read().lag_ms == 0
 
 
 def test_a_retry_s_wait_is_no_latency() -> None:
     counters = Counters()
-    counters.ended(delivery(attempt=1), DONE, now_ms=10)
-    counters.ended(delivery(attempt=2), DONE, now_ms=3_600_000)
+    counters.ended([(delivery(attempt=1), DONE)], now_ms=10)
+    counters.ended([(delivery(attempt=2), DONE)], now_ms=3_600_000)
     assert Histogram.from_json(counters.read().latencies).count == 1
     assert counters.read().lag_ms == 3_600_000
 
@@ -89,11 +90,11 @@ def test_handling_times_are_told_for_each_event_of_a_group() -> None:
 def test_what_was_counted_since_an_earlier_reading_can_be_told() -> None:
     counters = Counters()
     counters.started(3)
-    counters.ended(delivery(), DONE, now_ms=5)
+    counters.ended([(delivery(), DONE)], now_ms=5)
     counters.took(0.01, 1)
     earlier = counters.read()
-    counters.ended(delivery(), DONE, now_ms=700)
-    counters.ended(delivery(), Retry(1), now_ms=9)
+    counters.ended([(delivery(), DONE)], now_ms=700)
+    counters.ended([(delivery(), Retry(1))], now_ms=9)
     counters.took(0.2, 2)
 
     found = counters.read().since(earlier)
@@ -109,7 +110,7 @@ def test_many_threads_count_together() -> None:
     def work() -> None:
         for _ in range(200):
             counters.started(1)
-            counters.ended(each, DONE, now_ms=1)
+            counters.ended([(each, DONE)], now_ms=1)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

@@ -20,8 +20,7 @@ def delivery(tag: int, received_at: float = 0.0) -> Delivery:
 
 def in_hand_of(*deliveries: Delivery) -> InHand:
     made = InHand()
-    for each in deliveries:
-        made.add(each)
+    made.add(deliveries)
     return made
 
 
@@ -51,10 +50,10 @@ def test_what_is_taken_back_is_the_takers_who_may_begin_it() -> None:
     assert not in_hand.begin(given)
 
 
-def test_a_tag_of_an_earlier_channel_touches_nothing_of_this_one() -> None:
+def test_one_of_an_earlier_channel_is_gone_and_its_tag_touches_nothing_of_this_one() -> None:
     before, now = delivery(1), delivery(1)
     in_hand = in_hand_of(now)
-    assert in_hand.begin(before)
+    assert not in_hand.begin(before)
     assert tags(in_hand.take_back()) == [1]
     assert not in_hand.begin(now)
 

@@ -8,7 +8,7 @@ from zerver.lib.transport.rabbitmq.ledger import TagLedger
 def ledger(count: int) -> TagLedger:
     made = TagLedger()
     for tag in range(1, count + 1):
-        made.delivered(tag)
+        made.delivered([tag])
     return made
 
 

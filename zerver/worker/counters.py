@@ -1,6 +1,7 @@
 """What a worker process counts at a queue."""
 
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from zerver.lib.latency import Histogram
@@ -62,17 +63,17 @@ class Counters:
         with self._lock:
             self._consume_times.add(event_seconds * 1000, count)
 
-    def ended(self, delivery: Delivery, outcome: Outcome | None, now_ms: int) -> None:
-        """One event left the hand; ``outcome`` is None when it was dropped because somebody else has it."""
+    def ended(self, settled: Sequence[tuple[Delivery, Outcome]], now_ms: int, *, left: int = 0) -> None:
+        """These left the hand; and ``left`` others, which were dropped because somebody else has them."""
         with self._lock:
-            self._in_flight -= 1
-            if outcome is None:
-                return
-            self._by_kind[type(outcome)] += 1
-            if type(outcome) is Done:
-                self._lag_ms = max(0, now_ms - delivery.event.published_at_ms)
-                if delivery.event.attempt == 1:
-                    self._latencies.add(self._lag_ms)
+            self._in_flight -= len(settled) + left
+            for delivery, outcome in settled:
+                self._by_kind[type(outcome)] += 1
+                if type(outcome) is Done:
+                    event = delivery.event
+                    self._lag_ms = lag_ms = max(0, now_ms - event.published_at_ms)
+                    if event.attempt == 1:
+                        self._latencies.add(lag_ms)
 
     @property
     def settled(self) -> int:

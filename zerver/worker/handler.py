@@ -34,7 +34,7 @@ from zerver.worker.outcomes import (
     outcome_problem,
     with_texts,
 )
-from zerver.worker.surroundings import freshen, in_this_process, sober_up
+from zerver.worker.surroundings import freshen, in_context, in_this_process, sober_up
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
 T = TypeVar("T")
@@ -73,6 +73,8 @@ class Handler:
             pairs = [item for item in decoded if isinstance(item, tuple)]
             answers = iter(self._attempt(pairs, deadline) if pairs else ())
             results = [next(answers) if isinstance(item, tuple) else item for item in decoded]
+            if all(result is DONE for result in results):
+                return results
             results = self._redacted(deliveries, results)
             for result in results:
                 failure = result.failure if isinstance(result, Again) else result
@@ -83,7 +85,7 @@ class Handler:
 
     def _redacted(self, deliveries: Sequence[Delivery], results: list[Result]) -> list[Result]:
         """Here, before anybody logs, keeps or shows what is said. A batch's error may quote any of its events."""
-        if not self._queue.redact or all(isinstance(result, Done) for result in results):
+        if not self._queue.redact:
             return results
         mask = Mask((delivery.event.body for delivery in deliveries), self._queue.redact)
         return [with_texts(result, mask) for result in results]
@@ -95,7 +97,7 @@ class Handler:
         try:
             in_transaction_before = freshen()
             run = self._in_transaction if self._queue.transactional else self._call
-            results = [*run(pairs, deadline)]
+            results = [*in_context(run, pairs, deadline)]
             failure = None
         except BaseException as error:  # SystemExit too: a handler does not end its process
             result = self._result_of(error, [delivery for delivery, _ in pairs])
@@ -129,24 +131,23 @@ class Handler:
         return [next(answers) if is_in else DONE for is_in in admitted]
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
-        """The handler itself, under the deadline."""
+        """The handler itself, under the deadline and in a context of its own."""
         worker = self._worker
         deliveries = [delivery for delivery, _ in pairs]
-        token = handled_events.set([delivery.event for delivery in deliveries])
-        try:
-            if isinstance(worker, LoopQueueProcessingWorker):
-                events = [event for _, event in pairs]
-                answer = self._within(deadline, deliveries, lambda: worker.consume_batch(events))
-                return self._read_answer(answer, len(events))
-            [(_, event)] = pairs
-            self._within(deadline, deliveries, lambda: worker.consume(event))
-            return [DONE]
-        finally:
-            handled_events.reset(token)
+        handled_events.set([delivery.event for delivery in deliveries])
+        if isinstance(worker, LoopQueueProcessingWorker):
+            events = [event for _, event in pairs]
+            answer = self._within(deadline, deliveries, worker.consume_batch, events)
+            return self._read_answer(answer, len(events))
+        [(_, event)] = pairs
+        self._within(deadline, deliveries, worker.consume, event)
+        return [DONE]
 
-    def _within(self, deadline: SoftDeadline, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+    def _within(
+        self, deadline: SoftDeadline, deliveries: Sequence[Delivery], call: Callable[[Any], T], argument: Any
+    ) -> T:
         """The author's code, and nothing else."""
-        return deadline.run(self._queue.timeout_seconds, deliveries, lambda: in_this_process(call))
+        return deadline.run(self._queue.timeout_seconds, deliveries, in_this_process, call, argument)
 
     def _decode(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The delivery with its event as the handler wants it; or what came of it already: a body that is not JSON is
@@ -168,7 +169,7 @@ class Handler:
         """The author's hook, which may choose an outcome as a handler may."""
         try:
             event = decode_json(delivery.event.body)
-            upgraded = self._within(deadline, [delivery], lambda: self._worker.upgrade(event))
+            upgraded = in_context(self._within, deadline, [delivery], self._worker.upgrade, event)
             return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
         except BaseException as error:  # as in _attempt
             return self._result_of(error, [delivery])

@@ -1,4 +1,7 @@
-"""The inbox: which events a ``transactional`` queue has done, written in the transaction of their effects."""
+"""The inbox: which events a ``transactional`` queue has done, written in the transaction of their effects.
+
+Shards have one inbox, under their family's name: an event is known in whichever of them it comes again.
+"""
 
 from collections.abc import Sequence
 
@@ -7,6 +10,7 @@ from django.db import connections
 from zerver.lib.database import delete_by_chunks
 from zerver.lib.event import Event
 from zerver.lib.event_table import EventTable
+from zerver.lib.shard_names import family_of
 from zerver.models import InboxEntry
 
 _CHUNK = 200
@@ -18,7 +22,7 @@ def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
     One that was done before is not, nor is the second of two that are the same event. An event without an id of its
     own cannot be recognised: it is always run, and nothing is written of it.
     """
-    entered = _enter(queue, [event.message_id for event in events if event.has_own_id], alias)
+    entered = _enter(family_of(queue), [event.message_id for event in events if event.has_own_id], alias)
     admitted: list[bool] = []
     for event in events:
         admitted.append(not event.has_own_id or event.message_id in entered)
@@ -52,7 +56,7 @@ def _enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
 def leave(queue: str, message_ids: Sequence[str], alias: str) -> None:
     """Take back what was entered in this transaction and not done after all."""
     if message_ids:
-        InboxEntry.objects.using(alias).filter(queue=queue, message_id__in=message_ids).delete()
+        InboxEntry.objects.using(alias).filter(queue=family_of(queue), message_id__in=message_ids).delete()
 
 
 def prune(older_than_ms: int, alias: str) -> int:

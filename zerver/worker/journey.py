@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from zerver.lib import clock, signals
@@ -19,7 +20,7 @@ from zerver.worker import handed_back, suspects, tracker
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.handler import Handler, Result
-from zerver.worker.outcomes import RELEASE, Again, Dead, Discard, Done, Failure, Outcome, Release, Retry
+from zerver.worker.outcomes import DONE, RELEASE, Again, Dead, Discard, Done, Failure, Outcome, Release, Retry
 from zerver.worker.settle import Settler
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, SoftDeadline
 
@@ -37,8 +38,7 @@ _DRAIN_STORE_SECONDS = 5.0
 _DRAIN_PAUSE_SECONDS = 0.2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Travelled:
+class Travelled(msgspec.Struct, frozen=True, kw_only=True):
     """What became of a group."""
 
     settled: list[Settled]
@@ -68,17 +68,32 @@ class Journey:
         """One group, once, from hand to hand."""
         events = [delivery.event for delivery in deliveries]
         with tracker.current().watching(self.queue, events):
-            travelled = self._travel(deliveries, deadline)
+            mine = self._keep_hold(deliveries)
+            if len(mine) == 1 and not (mine[0].redelivered or mine[0].problem):
+                travelled = self._travel_plainly(mine[0], deadline)
+            else:
+                runnable, settled = self._judge(mine)
+                travelled = self._go_on(deliveries, settled, self._run(runnable, deadline))
             for delivery, outcome in travelled.settled:
                 if isinstance(outcome, Dead):
                     tracker.current().dead(delivery.event, outcome)
         return travelled
 
-    def _travel(self, deliveries: list[Delivery], deadline: SoftDeadline) -> Travelled:
-        """The steps, one after the other."""
-        mine = self._keep_hold(deliveries)
-        runnable, settled = self._judge(mine)
-        results = self._run(runnable, deadline)
+    def _travel_plainly(self, delivery: Delivery, deadline: SoftDeadline) -> Travelled:
+        """What almost every event does, by the shortest way: it is run once, and done; else it goes on as others do."""
+        [result] = self.handler.run([delivery], deadline)
+        if result is DONE:
+            with suppress(*STORE_ERRORS):
+                delivery.lane.done([delivery])
+                if self.breaker.succeeded():
+                    self.on_breaker(True)
+                return Travelled(settled=[(delivery, DONE)], left=[], again=[])
+        return self._go_on([delivery], [], self._run([delivery], deadline, [result]))
+
+    def _go_on(
+        self, deliveries: list[Delivery], settled: list[Settled], results: list[tuple[Delivery, Result]]
+    ) -> Travelled:
+        """From what came of the runs; ``settled``, without one, is still to be stored too."""
         again = [delivery for delivery, result in results if isinstance(result, Again)]
         settled += [
             (delivery, self._by_policy(delivery, result))
@@ -190,14 +205,20 @@ class Journey:
         with suppress(*STORE_ERRORS):  # counted once too often, where the database is away as well
             suspects.uncount_start(delivery.event.queue, delivery.event.message_id, self.alias)
 
-    def _run(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[tuple[Delivery, Result]]:
-        """Run the handler; and again, with the events in hand, where the database was away during the run."""
+    def _run(
+        self, deliveries: list[Delivery], deadline: SoftDeadline, first: list[Result] | None = None
+    ) -> list[tuple[Delivery, Result]]:
+        """Run the handler; and again, with the events in hand, where the database was away during the run.
+
+        ``first``: what came of the first run.
+        """
         finished: list[tuple[Delivery, Result]] = []
         todo = deliveries
         for hold in range(_MAX_HOLDS + 1):
             if not todo:
                 break
-            results = list(zip(todo, self.handler.run(todo, deadline), strict=True))
+            answers, first = first or self.handler.run(todo, deadline), None
+            results = list(zip(todo, answers, strict=True))
             problem = next(filter(None, (_doubtful(result) for _, result in results)), "")
             if not problem or hold == _MAX_HOLDS or not self.guard.was_away():
                 return finished + results

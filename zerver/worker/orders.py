@@ -7,7 +7,8 @@ from django.db import Error
 from django.db.models import CharField, Value
 
 from zerver.lib.database_trouble import is_unmigrated
-from zerver.lib.pauses import Pause
+from zerver.lib.pauses import Pause, holding
+from zerver.lib.shard_names import family_of
 from zerver.models import PausedQueue, WorkerProcess
 
 
@@ -28,7 +29,8 @@ def read_orders(queues: Collection[str], row_ids: Collection[str], alias: str) -
     Raises: DatabaseError.
     """
     text = CharField()
-    of_queues = PausedQueue.objects.using(alias).filter(queue__in=queues)
+    names = {*queues, *map(family_of, queues)}
+    of_queues = PausedQueue.objects.using(alias).filter(queue__in=names)
     of_process = WorkerProcess.objects.using(alias).filter(id__in=row_ids, stop_asked_by__isnull=False)
     found = of_queues.values_list("queue", "paused_at_ms", "paused_by", "reason").union(
         of_process.values_list(
@@ -42,9 +44,8 @@ def read_orders(queues: Collection[str], row_ids: Collection[str], alias: str) -
         if is_unmigrated(error):
             return None
         raise
+    pauses = {queue: Pause(at_ms=at_ms, by=by, reason=reason) for queue, at_ms, by, reason in rows if queue}
     return Orders(
-        pauses={
-            queue: Pause(at_ms=at_ms, by=by, reason=reason) for queue, at_ms, by, reason in rows if queue
-        },
+        pauses={queue: pause for queue in queues if (pause := holding(pauses, queue)) is not None},
         stop_asked_by=next((by for queue, _, by, _ in rows if not queue), ""),
     )

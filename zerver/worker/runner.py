@@ -20,8 +20,8 @@ from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.gate import Gate
 from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
-from zerver.worker.journey import Journey
-from zerver.worker.outcomes import Outcome
+from zerver.worker.journey import Journey, Settled
+from zerver.worker.outcomes import DONE
 from zerver.worker.settle import Settler, tell
 from zerver.worker.start import Starter, failure
 from zerver.worker.suspects import Solitude
@@ -269,7 +269,7 @@ class QueueRunner:
             fresh = [delivery for delivery in batch if not delivery.redelivered]
             return ([fresh] if fresh else []) + suspects_
         limit = 1 if self.queue.threads > 1 else self._in_hand_limit()
-        return [[delivery] for delivery in self._fetched(limit, _LOOK_UP_SECONDS)]
+        return _runs(self._fetched(limit, _LOOK_UP_SECONDS))
 
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """What the lanes have, those no suspects that were handed back."""
@@ -331,18 +331,28 @@ class QueueRunner:
         with company as is_in:
             if not is_in:
                 return [deliveries]  # told to leave while waiting for a turn: handed back with the rest
-            self.counters.started(len(deliveries))
-            started_at = clock.monotonic()
-            travelled = self._journey.travel(deliveries, deadline)
-            handled = len(travelled.settled) + sum(map(len, travelled.again))
-            if handled:  # what others have by now took no time, and says nothing of the handler
-                self._note_pace((clock.monotonic() - started_at) / handled, handled)
-        now_ms = clock.now_ms()
-        for delivery, outcome in travelled.settled:
-            if id(delivery) not in self._given_up:
-                self._count(delivery, outcome, now_ms)
-        for delivery in travelled.left:
-            self.counters.ended(delivery, None, now_ms)
+            if self.queue.is_batch:
+                return self._handle_together(deliveries, deadline)
+            for place, delivery in enumerate(deliveries):
+                if place and (leaving.is_set() or self.breaker.is_open):
+                    return [deliveries[place:]]
+                self._handle_together([delivery], deadline)
+        return []
+
+    def _handle_together(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
+        """One event, or a batch; returns the groups to be handled next."""
+        self.counters.started(len(deliveries))
+        started_at = clock.monotonic()
+        travelled = self._journey.travel(deliveries, deadline)
+        handled = len(travelled.settled) + sum(map(len, travelled.again))
+        if handled:  # what others have by now took no time, and says nothing of the handler
+            self._note_pace((clock.monotonic() - started_at) / handled, handled)
+        settled = travelled.settled
+        if self._given_up:
+            settled = [
+                (delivery, outcome) for delivery, outcome in settled if id(delivery) not in self._given_up
+            ]
+        self._count(settled, left=len(travelled.left))
         self._recycle_if_due()
         return travelled.again
 
@@ -359,9 +369,7 @@ class QueueRunner:
         self._bad_end = f"a handler {problem}"
         settled = self._journey.give_up(list(entry.deliveries), problem)
         self._given_up.update(id(delivery) for delivery, _ in settled)
-        now_ms = clock.now_ms()
-        for delivery, outcome in settled:
-            self._count(delivery, outcome, now_ms)
+        self._count(settled)
 
     def close_lanes(self, timeout_seconds: float) -> None:
         """On the watchdog's thread, before the process ends: what has been settled reaches the other side."""
@@ -381,9 +389,11 @@ class QueueRunner:
             self._error = error
             self._bad_end = self._bad_end or f"has failed: {exception_line(error)}"
 
-    def _count(self, delivery: Delivery, outcome: Outcome, now_ms: int) -> None:
-        self.counters.ended(delivery, outcome, now_ms)
-        tell(delivery, outcome)
+    def _count(self, settled: Sequence[Settled], *, left: int = 0) -> None:
+        self.counters.ended(settled, clock.now_ms(), left=left)
+        for delivery, outcome in settled:
+            if outcome is not DONE:
+                tell(delivery, outcome)
 
     def _note_pace(self, event_seconds: float, count: int) -> None:
         self.counters.took(event_seconds, count)
@@ -412,3 +422,16 @@ class QueueRunner:
                 self._intake.resume()
             else:
                 self._intake.pause()
+
+
+def _runs(deliveries: list[Delivery]) -> list[list[Delivery]]:
+    """Those that follow each other, but each suspect apart."""
+    runs: list[list[Delivery]] = []
+    is_open = False
+    for delivery in deliveries:
+        if is_open and not delivery.redelivered:
+            runs[-1].append(delivery)
+        else:
+            runs.append([delivery])
+        is_open = not delivery.redelivered
+    return runs

@@ -4,39 +4,92 @@ handler forked.
 
 import os
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from contextvars import copy_context
+from typing import Final, TypeVar, TypeVarTuple
 
+from django.conf import settings
 from django.core.cache import caches
 from django.db import connections, reset_queries
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
 from django.utils import translation
 
 from zerver.lib import clock
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: A connection that lay idle for so long is tried before use: routers and servers drop idle ones without a word.
-_IDLE_SECONDS = 60.0
-_USED_AT = "_zerver_used_at"
+_IDLE_SECONDS: Final = 60.0
+#: What only grows stale with time is looked at no more often than so: it would cost more than most events do.
+_LOOK_SECONDS: Final = 0.05
+_USED_AT: Final = "_zerver_used_at"
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+class _Opened:
+    """Counts the connections that Django has opened, in any thread."""
+
+    count = 0
+
+    @classmethod
+    def one(cls, **_: object) -> None:
+        cls.count += 1
+
+
+connection_created.connect(_Opened.one, dispatch_uid="zerver.worker.surroundings")
+
+
+class _OfThread(threading.local):
+    """This thread's database connections, without asking Django for them twice for each event."""
+
+    def __init__(self) -> None:
+        self._connections: Sequence[BaseDatabaseWrapper] = ()
+        self._as_of = -1
+        #: Monotonic seconds.
+        self.look_at = 0.0
+
+    @property
+    def connections(self) -> Sequence[BaseDatabaseWrapper]:
+        """Those that may be open."""
+        if self._as_of != _Opened.count:
+            self._as_of = _Opened.count
+            self._connections = connections.all(initialized_only=True)
+        return self._connections
+
+    def forget(self, connection: BaseDatabaseWrapper) -> None:
+        """Django makes a new one where it is asked for it next."""
+        del connections[connection.alias]
+        self._as_of = -1
+
+
+_mine = _OfThread()
 
 
 def freshen() -> frozenset[str]:
-    """Nothing of one event stays for the next: dead connections, logged queries, cached connections, translation.
+    """Nothing of one event stays for the next: dead connections, logged queries, cached connections.
 
+    What stands in context variables, the active translation among it, stays with the call: see ``in_context``.
     Shape: aliases on which a transaction is open already (a test's, around everything); for ``sober_up``.
     """
-    for connection in connections.all(initialized_only=True):
-        _close_if_stale(connection)
-    reset_queries()
-    caches.close_all()
-    translation.deactivate()
-    return frozenset(
-        connection.alias
-        for connection in connections.all(initialized_only=True)
-        if connection.in_atomic_block
-    )
+    now = clock.monotonic()
+    is_time = now >= _mine.look_at
+    if is_time:
+        # Where Django logs queries, an author wants to see those of one event.
+        _mine.look_at = now + (0.0 if settings.DEBUG else _LOOK_SECONDS)
+        reset_queries()
+        caches.close_all()
+        translation.deactivate()
+    in_transaction = _NONE
+    for connection in _mine.connections:
+        if is_time or connection.errors_occurred:
+            _close_if_stale(connection, now)
+        if connection.in_atomic_block:
+            in_transaction |= {connection.alias}
+    return in_transaction
 
 
 def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> bool:
@@ -46,7 +99,7 @@ def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> boo
     timeout tore a handler out of may wait for an answer that nobody will read.
     """
     has_left_one = False
-    for connection in connections.all(initialized_only=True):
+    for connection in _mine.connections:
         if connection.connection is None or connection.alias in in_transaction_before:
             continue
         is_open = (
@@ -58,11 +111,16 @@ def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> boo
             connection.in_atomic_block = False
             with suppress(Exception):
                 connection.close()
-            del connections[connection.alias]
+            _mine.forget(connection)
     return has_left_one
 
 
-def in_this_process(call: Callable[[], T]) -> T:
+def in_context(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    """Whatever it sets in context variables, Django's translation and time zone among them, is gone with it."""
+    return copy_context().run(call, *arguments)
+
+
+def in_this_process(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """Run a handler's code. Should it fork, the child ends here, as at the end of a program.
 
     What lies beyond is its parent's: the events in hand, and connections that both would write to. It would go on as a
@@ -70,7 +128,7 @@ def in_this_process(call: Callable[[], T]) -> T:
     """
     pid = os.getpid()
     try:
-        result = call()
+        result = call(*arguments)
     except BaseException as error:
         if os.getpid() != pid:
             _end_child(error)
@@ -95,10 +153,9 @@ def _end_child(error: BaseException | None) -> None:
         os._exit(code & 0xFF)
 
 
-def _close_if_stale(connection: BaseDatabaseWrapper) -> None:
+def _close_if_stale(connection: BaseDatabaseWrapper, now: float) -> None:
     if connection.connection is None or connection.in_atomic_block:
         return
-    now = clock.monotonic()
     idle_seconds = now - getattr(connection, _USED_AT, now)
     setattr(connection, _USED_AT, now)
     # CONN_MAX_AGE=0 means one connection a request; one an event would cost more than most events do.

@@ -13,14 +13,16 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import FrameType
-from typing import ClassVar, TypeVar
+from typing import ClassVar, TypeVar, TypeVarTuple
+
+import msgspec
 
 from zerver.lib import clock, signals
 from zerver.lib.transport.base import Delivery
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 #: How much longer than its soft limit a handler may run before its process ends.
 HARD_GRACE_SECONDS = 5.0
@@ -36,8 +38,7 @@ class HandlerTimeout(BaseException):
     """Raised inside a handler that runs over its time; a BaseException, so ``except Exception`` lets it through."""
 
 
-@dataclass(slots=True, eq=False)
-class Running:
+class Running(msgspec.Struct, eq=False):
     """A handler call under way."""
 
     queue: str
@@ -61,7 +62,9 @@ class SoftDeadline(ABC):
     """Runs a call and raises HandlerTimeout inside it when it takes too long. One per handler thread."""
 
     @abstractmethod
-    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+    def run(
+        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
+    ) -> T:
         """Raises: HandlerTimeout, and whatever the call raises."""
 
 
@@ -75,14 +78,16 @@ class _WatchedDeadline(SoftDeadline):
         self._queue = queue
         self._give_up = give_up
 
-    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
+    def run(
+        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
+    ) -> T:
         entry = Running(
             self._queue, deliveries, clock.monotonic(), seconds, self.needs_soft, give_up=self._give_up
         )
         thread_id = threading.get_ident()
         try:
             self._watchdog.running[thread_id] = entry
-            return self._call(entry, call)
+            return self._call(entry, call, *arguments)
         finally:
             # HandlerTimeout may land in ``_call``'s own ``finally``, but once only: nothing interrupts this one.
             self._watchdog.running.pop(thread_id, None)
@@ -90,7 +95,7 @@ class _WatchedDeadline(SoftDeadline):
                 tell_timeout(entry, is_hard=False)
 
     @abstractmethod
-    def _call(self, entry: Running, call: Callable[[], T]) -> T:
+    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         """Call it, and raise HandlerTimeout in it in time. Once this has ended in any way, nothing more is raised."""
 
 
@@ -104,11 +109,11 @@ class MainThreadDeadline(_WatchedDeadline):
         self._armed: Running | None = None
         signal.signal(signal.SIGALRM, self._fire)
 
-    def _call(self, entry: Running, call: Callable[[], T]) -> T:
+    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         self._armed = entry
         try:
             signal.setitimer(signal.ITIMER_REAL, entry.timeout_seconds)
-            return call()
+            return call(*arguments)
         finally:
             # A signal that lands before the next line still raises, out of this block: the event counts as timed
             # out, though it had just finished. ``_fire`` has disarmed then what is not disarmed here.
@@ -130,10 +135,10 @@ class ThreadDeadline(_WatchedDeadline):
 
     needs_soft = True
 
-    def _call(self, entry: Running, call: Callable[[], T]) -> T:
+    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         thread_id = threading.get_ident()
         try:
-            return call()
+            return call(*arguments)
         finally:
             with self._watchdog.soft_lock:
                 self._watchdog.running.pop(thread_id, None)

@@ -1,75 +1,77 @@
 """What came to a worker and has not been begun: in the buffer, or in a thread that is still at something else."""
 
 import math
-import threading
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 
+import msgspec
 from msgspec.structs import replace
 
 from zerver.lib.transport.base import Delivery
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A delivery's token: what the broker knows it by."""
 
     #: Counts the lane's channels; 0 once it went back unbegun.
     generation: int
     #: On that channel.
     tag: int
+    is_begun: bool = False
 
 
 class InHand:
-    """Of one channel, whose tags are the keys. From any thread: what is begun does not go back at the same time."""
+    """Of one channel. From any thread, and without a lock: what is begun does not go back at the same time, because it
+    is whoever takes it out of ``_unbegun`` that has it, and a dict lets only one do so.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._buffer: deque[Delivery] = deque()
         #: Oldest first, those of the buffer included.
-        self._unbegun: dict[int, Delivery] = {}
+        self._unbegun: dict[Hold, Delivery] = {}
 
     def __len__(self) -> int:
-        """How many nobody has taken yet."""
+        """How many nobody has taken yet; some of them may have gone back."""
         return len(self._buffer)
 
-    def add(self, delivery: Delivery) -> None:
-        with self._lock:
-            self._buffer.append(delivery)
-            self._unbegun[delivery.token.tag] = delivery
+    def add(self, deliveries: Sequence[Delivery]) -> None:
+        # First: what is in the buffer may be begun.
+        self._unbegun.update((delivery.token, delivery) for delivery in deliveries)
+        self._buffer.extend(deliveries)
 
     def take(self, limit: int) -> list[Delivery]:
-        with self._lock:
-            return [self._buffer.popleft() for _ in range(min(limit, len(self._buffer)))]
+        taken: list[Delivery] = []
+        with suppress(IndexError):  # another thread may take what was there a moment ago
+            while len(taken) < limit and self._buffer:
+                delivery = self._buffer.popleft()
+                if delivery.token.generation:
+                    taken.append(delivery)
+        return taken
 
     def begin(self, delivery: Delivery) -> bool:
-        """It does not go back from now on. False: it has gone."""
+        """It does not go back from now on. False: it has gone, or came on another channel."""
         hold: Hold = delivery.token
-        with self._lock:
-            found = self._unbegun.get(hold.tag)
-            if found is not None and found.token is hold:  # a later channel counts from 1 again
-                del self._unbegun[hold.tag]
-            return hold.generation != 0
+        if not hold.is_begun and self._unbegun.pop(hold, None) is not None:
+            hold.is_begun = True
+        return hold.is_begun
 
     def unbegun(self) -> list[Delivery]:
         """Oldest first."""
-        with self._lock:
-            return list(self._unbegun.values())
+        return list(self._unbegun.values())
 
     def take_back(self, before: float = math.inf) -> list[Delivery]:
         """Those that came before then (monotonic seconds) and were not begun, as new deliveries: the caller alone has
         them now.
         """
-        with self._lock:
-            old = list(takewhile(lambda each: each.received_at < before, self._unbegun.values()))
-            return [self._taken_back(delivery) for delivery in old]
+        old = takewhile(lambda each: each.received_at < before, self.unbegun())
+        back = [delivery for delivery in old if self._unbegun.pop(delivery.token, None) is not None]
+        return [_taken_back(delivery) for delivery in back]
 
-    def _taken_back(self, delivery: Delivery) -> Delivery:
-        hold: Hold = delivery.token
-        mine = replace(delivery, token=Hold(hold.generation, hold.tag))
-        del self._unbegun[hold.tag]
-        hold.generation = 0
-        while self._buffer and not self._buffer[0].token.generation:
-            self._buffer.popleft()
-        return mine
+
+def _taken_back(delivery: Delivery) -> Delivery:
+    hold: Hold = delivery.token
+    mine = replace(delivery, token=Hold(hold.generation, hold.tag, is_begun=True))
+    hold.generation = 0
+    return mine

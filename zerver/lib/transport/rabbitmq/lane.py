@@ -5,6 +5,7 @@ that is gone its tag is void, and the event comes again.
 """
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -12,10 +13,11 @@ from zerver.lib.clock import monotonic, now_ms
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.lib.transport.rabbitmq.connection import State
+from zerver.lib.transport.rabbitmq.decoding import decode_event
+from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.in_hand import Hold, InHand
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
 from zerver.lib.transport.rabbitmq.patience import HandedBack, smallest_prefetch
-from zerver.lib.transport.rabbitmq.properties import to_event
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
 from zerver.lib.transport.rabbitmq.subscription import Subscriber, Subscription
 from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS
@@ -50,8 +52,12 @@ class RabbitLane(Lane, Subscriber):
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
         self._in_hand = InHand()
-        #: Done, not yet told the broker: (channel generation, tag).
-        self._acks: list[tuple[int, int]] = []
+        #: Done, not yet told the broker. Handler threads append, the I/O thread takes out; nobody waits for a lock.
+        self._acks: deque[Hold] = deque()
+        #: The I/O thread knows that there are some; that there are enough. It forgets that before it takes them out:
+        #: what is appended later is told of anew.
+        self._is_told_of_acks = False
+        self._is_told_of_enough = False
         self._wake: Callable[[], None] = lambda: None
         self._worker: WorkerConnection | None = None
         #: Where it was at work when it was closed.
@@ -91,15 +97,16 @@ class RabbitLane(Lane, Subscriber):
         return self._in_hand.begin(delivery) and delivery.token.generation == self._live
 
     def done(self, deliveries: Sequence[Delivery]) -> None:
-        settled = [delivery.token for delivery in deliveries if self.renew(delivery, 0)]
-        with self._lock:
-            had_some = bool(self._acks)
-            self._acks.extend((hold.generation, hold.tag) for hold in settled)
-            is_full = len(self._acks) >= self._queue.ack_batch
-            is_first = bool(self._acks) and not had_some
-        if is_full:
-            self._post(self._send_acks)
-        elif is_first:
+        acks = self._acks
+        for delivery in deliveries:
+            if self._in_hand.begin(delivery):
+                acks.append(delivery.token)
+        if len(acks) >= self._queue.ack_batch:
+            if not self._is_told_of_enough:
+                self._is_told_of_enough = self._is_told_of_acks = True
+                self._post(self._send_acks)
+        elif acks and not self._is_told_of_acks:
+            self._is_told_of_acks = True
             self._post(self._send_acks_soon)
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
@@ -172,18 +179,21 @@ class RabbitLane(Lane, Subscriber):
         self._live = self._generation
         self._watch_unbegun()
 
-    def on_message(self, method: Any, properties: Any, body: bytes) -> None:
-        event = to_event(self._queue.name, properties, body)
-        delivery = Delivery(
+    def on_deliveries(self, deliveries: list[Delivered]) -> None:
+        now = monotonic()
+        self._ledger.delivered(each.delivery_tag for each in deliveries)
+        self._in_hand.add([self._delivery(each, now) for each in deliveries])
+        self._wake()
+
+    def _delivery(self, delivered: Delivered, now: float) -> Delivery:
+        event = decode_event(self._queue.name, delivered.properties, delivered.body)
+        return Delivery(
             event=event,
             lane=self,
-            token=Hold(self._live, method.delivery_tag),
-            redelivered=method.redelivered and not self._handed_back.take(event.message_id),
-            received_at=monotonic(),
+            token=Hold(self._live, delivered.delivery_tag),
+            redelivered=delivered.redelivered and not self._handed_back.take(event.message_id),
+            received_at=now,
         )
-        self._ledger.delivered(method.delivery_tag)
-        self._in_hand.add(delivery)
-        self._wake()
 
     def on_leaving(self) -> None:
         self._send_acks()
@@ -192,8 +202,7 @@ class RabbitLane(Lane, Subscriber):
     def on_void(self) -> None:
         self._live = 0
         self._in_hand = InHand()
-        with self._lock:
-            self._acks.clear()
+        self._acks.clear()
 
     def on_fault(self) -> None:
         """From now on over a connection of its own, which it breaks as often as need be, and nobody else's."""
@@ -227,12 +236,12 @@ class RabbitLane(Lane, Subscriber):
         self._subscription.later(ACK_HOLD_SECONDS, self._send_acks)
 
     def _send_acks(self) -> None:
-        with self._lock:
-            acks, self._acks = self._acks, []
+        self._is_told_of_acks = self._is_told_of_enough = False
+        acks = [self._acks.popleft() for _ in range(len(self._acks))]
         channel = self._subscription.channel
         if channel is None:
             return
-        tags = [tag for generation, tag in acks if generation == self._live]
+        tags = [hold.tag for hold in acks if hold.generation == self._live]
         with channel.connection.together():
             for tag, multiple in self._ledger.settle(tags):
                 channel.basic_ack(tag, multiple)

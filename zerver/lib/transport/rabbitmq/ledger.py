@@ -19,8 +19,8 @@ class TagLedger:
         """How many are unsettled."""
         return len(self._unsettled) - len(self._ahead)
 
-    def delivered(self, tag: int) -> None:
-        self._unsettled.append(tag)
+    def delivered(self, tags: Iterable[int]) -> None:
+        self._unsettled.extend(tags)
 
     def settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
         """Shape: (tag, multiple) for each acknowledgement to be sent, in order.

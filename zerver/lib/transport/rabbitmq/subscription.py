@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pika
@@ -12,6 +13,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import BrokerFailed, TransportError, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener
+from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.patience import advice, consumer_arguments, ran_out
 from zerver.lib.transport.rabbitmq.shared import WorkerConnection
@@ -33,7 +35,8 @@ class Subscriber(ABC):
         """A fresh channel is open; nothing has come on it yet."""
 
     @abstractmethod
-    def on_message(self, method: Any, properties: Any, body: bytes) -> None: ...
+    def on_deliveries(self, deliveries: list[Delivered]) -> None:
+        """In the order they came; not empty."""
 
     @abstractmethod
     def on_leaving(self) -> None:
@@ -206,9 +209,9 @@ class Subscription(ConnectionListener, Asker):
         # Holds for consumers that begin after it.
         channel.basic_qos(prefetch_count=prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
-        self._consumer_tag = channel.basic_consume(
+        self._consumer_tag = channel.consume_in_lists(
             self._queue.name,
-            self._on_message,
+            partial(self._on_deliveries, channel),
             arguments=consumer_arguments(
                 worker.connection.greeting, self._queue, self.consumer_timeout_seconds
             ),
@@ -225,10 +228,10 @@ class Subscription(ConnectionListener, Asker):
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._tell("")
 
-    def _on_message(self, channel: Any, method: Any, properties: Any, body: bytes) -> None:
+    def _on_deliveries(self, channel: Any, deliveries: list[Delivered]) -> None:
         if channel is self._channel and not self._is_closing:
             self._heard_at = monotonic()
-            self._subscriber.on_message(method, properties, body)
+            self._subscriber.on_deliveries(deliveries)
 
     # -- losing it
 
