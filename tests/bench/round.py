@@ -147,6 +147,13 @@ class Round:
                 f"{self.ledger.unhandled(first, count)} of {count} not handled; {error}"
             ) from None
 
+    def wait_ready(self) -> None:
+        """Until every worker has subscribed, and one has handled an event."""
+        self.wait_consumers()
+        self.publish(Job(verb="many", count=1))
+        self.wait_handled(1, 1)
+        self.ledger.slots[1] = 0
+
     def wait_consumers(self) -> None:
         """Until every worker has subscribed."""
         if "rabbitmq" in self.peer.needs:

@@ -12,6 +12,7 @@ import django
 django.setup()
 
 
+from tests.bench.apps.request import request  # noqa: E402
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many  # noqa: E402
 
 QUEUE = "BENCH_ZERVER_QUEUE"
@@ -33,3 +34,6 @@ class Publisher:
             for report in queue_json_publish_many(self._queue, events[first : first + AT_ONCE]):
                 if report.error is not None:
                     raise report.error
+
+    def atomic(self, event: Event | None) -> None:
+        request(None if event is None else lambda: self.publish(event))

@@ -7,6 +7,7 @@ from tests.bench.peers.c import C
 from tests.bench.peers.celery import CeleryPrefork, CelerySolo
 from tests.bench.peers.dramatiq import Dramatiq
 from tests.bench.peers.faststream import FastStream
+from tests.bench.peers.on_commit import CeleryOnCommit, PotatoqOnCommit
 from tests.bench.peers.pika import Pika
 from tests.bench.peers.potatoq import Potatoq
 from tests.bench.peers.taskiq import Taskiq
@@ -24,5 +25,7 @@ PEERS: dict[str, Peer] = {
         FastStream(),
         Potatoq(),
         C(),
+        CeleryOnCommit(),
+        PotatoqOnCommit(),
     )
 }
