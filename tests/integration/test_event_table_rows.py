@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from django.db import connection
+from msgspec.structs import replace
 
 from tests.contract.harness import event
 from tests.integration.claims import QUEUE, claim, ids, let_time_pass, stored

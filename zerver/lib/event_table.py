@@ -5,11 +5,12 @@ Whoever claims a row holds it under a lease; whoever settles names the lease, so
 Due times and leases are measured by the database's clock alone.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import msgspec
 from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
@@ -21,11 +22,13 @@ from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 
 #: Queue, message id and attempt, which are unique together: one message may stand on several queues.
 Key = tuple[str, str, int]
+#: Where a row stands in its queue's line: from when it may be claimed, in milliseconds, and its id.
+Place = tuple[int, int]
 T = TypeVar("T")
 
-#: SQLite before 3.32 takes 999 parameters a statement; rows have seven, claims three, keys four.
-_ROWS_PER_STATEMENT = 140
-_CLAIMS_PER_STATEMENT = 300
+#: SQLite before 3.32 takes 999 parameters a statement; rows have three and seven in common, claims one, keys four.
+_ROWS_PER_STATEMENT = 300
+_CLAIMS_PER_STATEMENT = 900
 _KEYS_PER_STATEMENT = 200
 #: Large bodies go in fewer at a time: a statement is held in memory several times over.
 _BYTES_PER_STATEMENT = 4 << 20
@@ -37,8 +40,7 @@ def key(event: Event) -> Key:
     return event.queue, event.message_id, event.attempt
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Claim:
+class Claim(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     """A row in this process's hand until its lease ends."""
 
     row_id: int
@@ -47,6 +49,8 @@ class Claim:
     #: Another process had it, or this one, and did not settle it: it may have died of it.
     redelivered: bool
     due_at_ms: int
+    #: Where it stood until now, on databases that keep dead rows; on others about there.
+    place: Place
     #: Why it must not run: it cannot be opened with its own key, and its body is what is kept. Empty otherwise.
     problem: str = ""
 
@@ -98,47 +102,52 @@ class EventTable:
         """
         if not events:
             return
-        dialect = self._dialect
-        due = str(due_at_ms) if due_at_ms is not None else f"{dialect.now()} + {_ms(delay_seconds)}"
-        available = (
-            dialect.later_of(due, f"{dialect.now()} + {_ms(lease_seconds)}") if lease_seconds > 0 else due
-        )
+        bodies = vault.current()
+        due = due_at_ms if due_at_ms is not None else _ms(delay_seconds)
+        line = [due, due, _ms(lease_seconds)] if lease_seconds > 0 else [due, due]
+        # Sealed before the database's lock is taken, and once, however often the statements are repeated.
+        chunks = [(len(chunk), _row_values(chunk, bodies, line)) for chunk in _alike(events)]
         is_due = delay_seconds <= 0 and (due_at_ms is None or due_at_ms <= clock.now_ms())
         announce = is_due and lease_seconds <= 0
-        bodies = vault.current()
-        # Sealed before the database's lock is taken, and once, however often the statements are repeated.
-        chunks = [(len(chunk), _row_values(chunk, bodies)) for chunk in _by_size(events)]
 
         def insert(connection: BaseDatabaseWrapper) -> None:
+            dialect = dialect_of(connection)
             with dialect.write_wait(connection, timeout_seconds), self._all_or_none(len(chunks)):
                 for rows, values in chunks:
-                    statement = dialect.insert(rows, due, available)
+                    statement = dialect.insert(
+                        rows, is_timed=due_at_ms is not None, is_leased=lease_seconds > 0
+                    )
                     _change(connection, dialect, statement, values, announce=announce)
 
         perform(self._alias, insert)
 
-    def claim(self, queue: str, limit: int, lease_seconds: float, owner: str) -> list[Claim]:
+    def claim(
+        self, queue: str, limit: int, lease_seconds: float, owner: str, *, beyond: Place | None = None
+    ) -> list[Claim]:
         """Take up to ``limit`` due rows for ``owner``, a worker process's id; no other claim gets them meanwhile.
 
-        Rows that are sealed with a key that this process does not have stay where they are.
+        Rows that are sealed with a key that this process does not have stay where they are. With ``beyond``, a database
+        that keeps dead rows takes those alone that stand behind that place; others look at all of them.
         Shape: [] when nothing is due; oldest due first.
         """
-        dialect = self._dialect
         bodies = vault.current()
-        keys = bodies.names
+        chosen = [queue, *bodies.names]
 
         def take(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
+            dialect, keys = dialect_of(connection), len(bodies.names)
+            place = (beyond or ()) if dialect.keeps_dead_rows else ()
             with connection.cursor() as cursor:
                 # Inside a transaction a look before would cost SQLite the right to write after it.
                 if dialect.peeks and not connection.in_atomic_block:
-                    cursor.execute(dialect.any_due(len(keys)), [queue, *keys])
+                    cursor.execute(dialect.any_due(keys), chosen)
                     if cursor.fetchone() is None:
                         return []
-                cursor.execute(dialect.claim(len(keys)), [queue, *keys, limit, _ms(lease_seconds), owner])
+                statement = dialect.claim(keys, has_place=bool(place))
+                cursor.execute(statement, [*chosen, *place, limit, _ms(lease_seconds), owner])
                 rows: list[tuple[Any, ...]] = cursor.fetchall()
                 return rows
 
-        claims = [_claim(queue, row, bodies) for row in perform(self._alias, take)]
+        claims = _claims(queue, perform(self._alias, take), bodies)
         return sorted(claims, key=lambda claim: (claim.due_at_ms, claim.row_id))
 
     def renew(self, claim: Claim, seconds: float) -> bool:
@@ -147,18 +156,15 @@ class EventTable:
 
     def delete(self, claims: Sequence[Claim]) -> int:
         """Settle for good; how many rows were still ours."""
-        dialect = self._dialect
         return sum(
-            self._run(dialect.delete(len(chunk)), _claim_values(chunk))
-            for chunk in _chunks(claims, _CLAIMS_PER_STATEMENT)
+            self._run(self._dialect.delete(len(values) - 1), values) for values in _claim_values(claims)
         )
 
     def release(self, claims: Sequence[Claim]) -> int:
         """Hand rows back to their place in line, as if they had never been claimed; how many were still ours."""
-        dialect = self._dialect
         return sum(
-            self._run(dialect.release(len(chunk)), _claim_values(chunk), announce=True)
-            for chunk in _chunks(claims, _CLAIMS_PER_STATEMENT)
+            self._run(self._dialect.release(len(values) - 1), values, announce=True)
+            for values in _claim_values(claims)
         )
 
     def release_owned(self, owners: Sequence[str]) -> int:
@@ -257,22 +263,24 @@ class EventTable:
 def _change(
     connection: BaseDatabaseWrapper, dialect: Dialect, statement: str, values: list[Any], *, announce: bool
 ) -> int:
-    announced = dialect.announced(statement) if announce else None
     with connection.cursor() as cursor:
-        cursor.execute(announced or statement, values)
-        return int(cursor.fetchone()[0]) if announced else cursor.rowcount
+        cursor.execute(statement + dialect.telling if announce else statement, values)
+        return int(cursor.rowcount)
 
 
 def _ms(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _by_size(events: Sequence[Event]) -> Iterator[list[Event]]:
+def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
+    """Those that follow one another and have queue, attempt and headers in common: as many as one statement takes."""
     chunk: list[Event] = []
     size_bytes = 0
     for event in events:
         if chunk and (
-            len(chunk) == _ROWS_PER_STATEMENT or size_bytes + len(event.body) > _BYTES_PER_STATEMENT
+            not _is_alike(event, chunk[0])
+            or len(chunk) == _ROWS_PER_STATEMENT
+            or size_bytes + len(event.body) > _BYTES_PER_STATEMENT
         ):
             yield chunk
             chunk, size_bytes = [], 0
@@ -281,23 +289,31 @@ def _by_size(events: Sequence[Event]) -> Iterator[list[Event]]:
     yield chunk
 
 
+def _is_alike(one: Event, other: Event) -> bool:
+    return one.queue == other.queue and one.attempt == other.attempt and one.headers == other.headers
+
+
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def _row_values(events: Sequence[Event], bodies: vault.Vault) -> list[Any]:
-    values: list[Any] = []
+def _row_values(events: Sequence[Event], bodies: vault.Vault, line: Sequence[int]) -> list[Any]:
+    first = events[0]
+    values: list[Any] = [first.queue, encode_headers(first.headers), first.attempt, bodies.newest, *line]
     for event in events:
-        body, headers = bodies.seal(event.body), encode_headers(event.headers)
-        values += (event.message_id, event.queue, body, headers, event.attempt, event.published_at_ms)
-        values.append(bodies.newest)
+        values += (event.message_id, bodies.seal(event.body), event.published_at_ms)
     return values
 
 
-def _claim_values(claims: Sequence[Claim]) -> list[Any]:
-    pairs = [value for claim in claims for value in (claim.row_id, claim.lease)]
-    return pairs[::2] + pairs
+def _claim_values(claims: Sequence[Claim]) -> Iterator[list[int]]:
+    """For each statement the lease, which is mostly the first, and the ids of the rows that are held under it."""
+    ids: dict[int, list[int]] = {}
+    for claim in claims:
+        ids.setdefault(claim.lease, []).append(claim.row_id)
+    for lease, of_lease in ids.items():
+        for chunk in _chunks(of_lease, _CLAIMS_PER_STATEMENT):
+            yield [lease, *chunk]
 
 
 def _key_values(keys: Sequence[Key]) -> list[Any]:
@@ -309,29 +325,38 @@ def _key(row: tuple[Any, ...]) -> Key:
     return queue, message_id, attempt
 
 
-def _claim(queue: str, row: tuple[Any, ...], bodies: vault.Vault) -> Claim:
-    row_id, lease, redelivered, due_at_ms, message_id, kept, headers, attempt, published_at_ms, key_name = row
-    body, problem = bytes(kept), ""
-    try:
-        body = bodies.open(body, key_name)
-    except BodyUnreadable as error:
-        problem = f"its body cannot be opened: {error}"
-    event = Event(
-        queue=queue,
-        message_id=message_id,
-        body=body,
-        published_at_ms=published_at_ms,
-        attempt=attempt,
-        headers=decode_headers(headers),
-    )
-    return Claim(
-        row_id=row_id,
-        lease=lease,
-        event=event,
-        redelivered=bool(redelivered),
-        due_at_ms=due_at_ms,
-        problem=problem,
-    )
+def _claims(queue: str, rows: Sequence[tuple[Any, ...]], bodies: vault.Vault) -> Iterator[Claim]:
+    """In the order of ``_CLAIMED_COLUMNS``, and the place."""
+    known_headers: str | None = None
+    headers: Mapping[str, str] = {}
+    for (
+        row_id, lease, redelivered, due_at_ms, message_id, kept, in_json, attempt, published_at_ms, key_name,
+        since_ms,
+    ) in rows:  # fmt: skip
+        if in_json != known_headers:  # most rows say the same
+            known_headers, headers = in_json, decode_headers(in_json)
+        body, problem = bytes(kept), ""
+        if key_name is not None:
+            try:
+                body = bodies.open(body, key_name)
+            except BodyUnreadable as error:
+                problem = f"its body cannot be opened: {error}"
+        yield Claim(
+            row_id=row_id,
+            lease=lease,
+            event=Event(
+                queue=queue,
+                message_id=message_id,
+                body=body,
+                published_at_ms=published_at_ms,
+                attempt=attempt,
+                headers=headers,
+            ),
+            redelivered=bool(redelivered),
+            due_at_ms=due_at_ms,
+            place=(since_ms, row_id),
+            problem=problem,
+        )
 
 
 def _depth(row: tuple[Any, ...]) -> TableDepth:

@@ -18,9 +18,10 @@ TABLE: Final = "zerver_event"
 #: PostgreSQL's NOTIFY channel; the payload is the queue.
 CHANNEL: Final = "zerver_event"
 
+#: First what rows of one statement have in common, then what each has of its own.
 _STORED_COLUMNS: Final = (
-    "message_id, queue, body, headers, attempt, published_at_ms,"
-    " sealed_with, due_at_ms, available_at_ms, lease, lease_owner, redelivered"
+    "queue, headers, attempt, sealed_with, due_at_ms, available_at_ms, lease, lease_owner, redelivered,"
+    " message_id, body, published_at_ms"
 )
 #: In the order that ``Claim`` is made from.
 _CLAIMED_COLUMNS: Final = (
@@ -40,10 +41,16 @@ class Dialect:
     _later_of: str
     _true: str
     _false: str
+    #: Ends an INSERT or UPDATE: listeners are told of each queue whose rows it changed, if the database has such.
+    telling: str = ""
     #: Ends a SELECT that must not meet another worker's rows.
     skip_locked: str = ""
     #: Is a claim worth a look first?
     peeks: bool = False
+    #: Do rows that are gone stay in its way for a while, so that a claim should begin where the last one ended?
+    keeps_dead_rows: bool = False
+    #: Ends a claim: the rows that are due, and what is told of them.
+    _of_due: str
 
     def now(self) -> str:
         """The database's clock as an expression. ``clock.offset_ms`` moves it, in tests."""
@@ -52,24 +59,30 @@ class Dialect:
     def later_of(self, one: str, other: str) -> str:
         return f"{self._later_of}({one}, {other})"
 
-    def announced(self, statement: str) -> str | None:
-        """The statement with a notice to listeners for each queue whose rows it changed, if the database has such.
-
-        Shape: its result is one row: how many rows were changed, and how many queues were told.
-        """
-        return None
-
     def write_wait(
         self, connection: BaseDatabaseWrapper, seconds: float | None
     ) -> AbstractContextManager[None]:
         """Bounds the wait for other writers. PostgreSQL's inserts wait for none."""
         return nullcontext()
 
-    def insert(self, rows: int, due: str, available: str) -> str:
-        """Parameters: (message_id, queue, body, headers, attempt, published_at_ms, sealed_with) for each row."""
-        row = f"(%s, %s, %s, %s, %s, %s, %s, {due}, {available}, 0, '', {self._false})"
+    def insert(self, rows: int, *, is_timed: bool, is_leased: bool) -> str:
+        """Parameters: queue, headers, attempt, sealed_with; when it is due, in milliseconds since the epoch if it
+        ``is_timed``, else from now on; the same again and lease_ms, if leased; then (message_id, body, published_at_ms)
+        for each row.
+
+        What rows have in common is said once: a database takes longer to read a statement than to store its rows.
+        """
+        due = "%s" if is_timed else f"{self.now()} + %s"
+        available = self.later_of(due, f"{self.now()} + %s") if is_leased else due
+        common = f"%s, %s, %s, %s, {due}, {available}, 0, '', {self._false}"
+        if rows == 1:
+            values = f"VALUES ({common}, %s, %s, %s)"
+        else:
+            each = ", ".join(["(%s, %s, %s)"] * rows)
+            # WHERE, or SQLite would take what follows for the condition of a join.
+            values = f"SELECT {common}, column1, column2, column3 FROM (VALUES {each}) AS fresh WHERE true"
         return (
-            f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) VALUES {', '.join([row] * rows)}"
+            f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) {values}"
             " ON CONFLICT (message_id, queue, attempt) DO NOTHING"
         )
 
@@ -80,18 +93,20 @@ class Dialect:
             f" AND {_readable(keys)} LIMIT 1"
         )
 
-    def claim(self, keys: int) -> str:
-        """Parameters: queue; then see ``_readable``; limit, lease_ms, owner.
+    def claim(self, keys: int, *, has_place: bool) -> str:
+        """Parameters: queue; then see ``_readable``; the place, if it has one; limit, lease_ms, owner.
 
         The rows are chosen in a CTE: as a bare subquery, PostgreSQL may choose anew for every row it compares.
         """
         now = self.now()
+        beyond = " AND (available_at_ms, id) > (%s, %s)" if has_place else ""
         return (
-            f"WITH due AS (SELECT id FROM {TABLE} WHERE queue = %s AND available_at_ms <= {now}"
-            f" AND {_readable(keys)} ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
+            f"WITH due AS (SELECT id AS due_id, available_at_ms AS since_ms FROM {TABLE}"
+            f" WHERE queue = %s AND available_at_ms <= {now} AND {_readable(keys)}{beyond}"
+            f" ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
             f" UPDATE {TABLE} SET available_at_ms = {now} + %s, lease = lease + 1,"
             " redelivered = (redelivered OR lease_owner <> ''), lease_owner = %s"
-            f" WHERE id IN (SELECT id FROM due) RETURNING {_CLAIMED_COLUMNS}"
+            f" {self._of_due}"
         )
 
     def renew(self) -> str:
@@ -173,12 +188,15 @@ def _readable(keys: int) -> str:
 
 
 def _of_claims(count: int) -> str:
-    """Parameters: every id, then (id, lease) for each. The bare ids are for SQLite, which would scan without them."""
-    return f"id IN ({_marks(count)}) AND (id, lease) IN (VALUES {', '.join(['(%s, %s)'] * count)})"
+    """Parameters: the lease that they have in common, then every id."""
+    return f"lease = %s AND id IN ({_marks(count)})"
 
 
 def _of_keys(count: int) -> str:
-    """Parameters: every message id, then (queue, message id, attempt) for each. As in ``_of_claims``."""
+    """Parameters: every message id, then (queue, message id, attempt) for each.
+
+    The bare ids are for SQLite, which would scan without them.
+    """
     values = ", ".join(["(%s, %s, %s)"] * count)
     return f"message_id IN ({_marks(count)}) AND ({_KEY_COLUMNS}) IN (VALUES {values})"
 
@@ -190,20 +208,27 @@ class Sqlite(Dialect):
     _true, _false = "1", "0"
     # An UPDATE takes the one write lock even if it finds nothing to change; reading disturbs nobody.
     peeks = True
+    # Where it stood before it was claimed cannot be had; but nothing asks for that here.
+    _of_due = f"WHERE id IN (SELECT due_id FROM due) RETURNING {_CLAIMED_COLUMNS}, due_at_ms"
 
     @contextmanager
     def write_wait(self, connection: BaseDatabaseWrapper, seconds: float | None) -> Iterator[None]:
         if seconds is None or connection.in_atomic_block:
             yield
             return
-        with connection.cursor() as cursor:
-            cursor.execute("PRAGMA busy_timeout")
-            usual_ms = int(cursor.fetchone()[0])
-            cursor.execute(f"PRAGMA busy_timeout = {min(usual_ms, int(seconds * 1000))}")
-            try:
-                yield
-            finally:
-                cursor.execute(f"PRAGMA busy_timeout = {usual_ms}")
+        connection.ensure_connection()
+        # The driver's own: these are no queries, and Django's cursors would cost more than the row does.
+        driver = connection.connection
+        [usual_ms] = driver.execute("PRAGMA busy_timeout").fetchone()
+        wait_ms = int(seconds * 1000)
+        if usual_ms <= wait_ms:
+            yield
+            return
+        driver.execute(f"PRAGMA busy_timeout = {wait_ms}")
+        try:
+            yield
+        finally:
+            driver.execute(f"PRAGMA busy_timeout = {usual_ms}")
 
 
 class PostgreSql(Dialect):
@@ -212,14 +237,12 @@ class PostgreSql(Dialect):
     _now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
     _later_of = "GREATEST"
     _true, _false = "true", "false"
+    # Once for each row; of one transaction's the server sends on but one for each queue.
+    telling = f" RETURNING pg_notify('{CHANNEL}', queue)"
     skip_locked = " FOR UPDATE SKIP LOCKED"
-
-    def announced(self, statement: str) -> str:
-        return (
-            f"WITH changed AS ({statement} RETURNING queue), told AS (SELECT pg_notify('{CHANNEL}', queue)"
-            " FROM (SELECT DISTINCT queue FROM changed) AS queues)"
-            " SELECT (SELECT COUNT(*) FROM changed), (SELECT COUNT(*) FROM told)"
-        )
+    # Versions of rows that any open transaction might still see.
+    keeps_dead_rows = True
+    _of_due = f"FROM due WHERE id = due_id RETURNING {_CLAIMED_COLUMNS}, since_ms"
 
 
 _DIALECTS: Final[dict[str, Dialect]] = {"sqlite": Sqlite(), "postgresql": PostgreSql()}

@@ -2,8 +2,9 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
+
+import msgspec
 
 from zerver.lib import clock
 from zerver.lib.errors import EventNotStorable, TransportUnavailable
@@ -12,6 +13,7 @@ from zerver.lib.event_table import Claim, EventTable, TableDepth
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.ack_window import AckWindow
 from zerver.lib.transport.base import Delivery, Depth, Fate, Lane, Published, Transport, Unbegun
+from zerver.lib.transport.bookmark import Bookmark
 from zerver.lib.transport.wakers import waker_of
 
 
@@ -67,8 +69,7 @@ def _depth(rows: TableDepth) -> Depth:
     return Depth(ready=rows.ready, unacked=rows.held, later=rows.later, oldest_ms=rows.oldest_ms)
 
 
-@dataclass(slots=True, eq=False)
-class Hold:
+class Hold(msgspec.Struct, eq=False):
     """A delivery's token: the claim, and how long it surely lasts."""
 
     claim: Claim
@@ -91,6 +92,7 @@ class DatabaseLane(Lane):
         self._settled = AckWindow[Claim](size=queue.ack_batch, flush=self._table.delete)
         #: Taken and not begun, by row.
         self._unbegun: dict[int, Delivery] = {}
+        self._bookmark = Bookmark()
         self._lock = threading.Lock()
         self._is_paused = True
         self._look_at = 0.0
@@ -109,11 +111,25 @@ class DatabaseLane(Lane):
     def take(self, limit: int) -> list[Delivery]:
         if limit < 1 or not self._may_look():
             return []
-        asked_at = clock.monotonic()
-        claims = self._table.claim(self._queue.name, limit, self._lease_seconds, self._owner)
-        if len(claims) == limit:
+        asked_at, beyond = clock.monotonic(), self._bookmark.begin()
+        claims = self._table.claim(self._queue.name, limit, self._lease_seconds, self._owner, beyond=beyond)
+        answered_at = clock.monotonic()
+        is_full = len(claims) == limit
+        self._bookmark.looked(beyond, answered_at - asked_at, claims, is_full=is_full)
+        if is_full:
             self._look_now()  # there may be more
-        deliveries = [self._delivery(claim, asked_at) for claim in claims]
+        safe_until = asked_at + self._lease_seconds
+        deliveries = [
+            Delivery(
+                event=claim.event,
+                lane=self,
+                token=Hold(claim, safe_until),
+                redelivered=claim.redelivered,
+                received_at=answered_at,
+                problem=claim.problem,
+            )
+            for claim in claims
+        ]
         self._unbegun |= {delivery.token.claim.row_id: delivery for delivery in deliveries}
         return deliveries
 
@@ -181,13 +197,3 @@ class DatabaseLane(Lane):
     def _look_now(self) -> None:
         with self._lock:
             self._look_at = 0.0
-
-    def _delivery(self, claim: Claim, asked_at: float) -> Delivery:
-        return Delivery(
-            event=claim.event,
-            lane=self,
-            token=Hold(claim, asked_at + self._lease_seconds),
-            redelivered=claim.redelivered,
-            received_at=clock.monotonic(),
-            problem=claim.problem,
-        )
