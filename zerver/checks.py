@@ -24,6 +24,7 @@ from zerver.lib import vault
 from zerver.lib.conf import QueueSettings, get_settings, urls_with_password
 from zerver.lib.errors import ConfigurationError, InvalidSetting, UnknownQueue
 from zerver.lib.registry import queues
+from zerver.lib.shard_names import family_of
 
 #: RabbitMQ takes an event away from a consumer that has held it for its consumer_timeout, 1,800 s by default. A handler
 #: may take half of it: the other half is for the event's wait in the buffer, and for clocks.
@@ -219,6 +220,12 @@ def _overrides() -> Iterator[CheckMessage]:
     for name in queues.overrides:
         try:
             queues.lookup(name)
+            if (family := family_of(name)) != name:
+                yield checks.Warning(
+                    f"QUEUE_OVERRIDES names {name!r}, a shard, and shards have no options of their own",
+                    hint=f"name {family!r}, or take the entry out",
+                    id="zerver.W002",
+                )
         except UnknownQueue:
             yield checks.Warning(
                 f"QUEUE_OVERRIDES names {name!r}, and no worker declares that queue",

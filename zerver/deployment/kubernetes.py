@@ -13,6 +13,7 @@ from pathlib import PurePosixPath
 
 from zerver.deployment.errors import UnfitValue
 from zerver.deployment.programs import QueueProgram
+from zerver.lib.shard_names import shard_number
 
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "256Mi"
@@ -65,8 +66,8 @@ def render(pods: Pods, programs: Sequence[QueueProgram]) -> str:
 
 def dns_name(text: str) -> str:
     """A name as Kubernetes takes it (RFC 1123): the same for the same text, and another for any other."""
-    name = text.replace("_", "-")
-    if _NAME.fullmatch(name) and len(name) <= LONGEST_NAME:
+    name = text.replace("_", "-").replace(".", "-")
+    if _NAME.fullmatch(name) and len(name) <= LONGEST_NAME and "." not in text:
         return name
     mark = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{name[: LONGEST_NAME - len(mark) - 1].rstrip('-')}-{mark}"
@@ -94,12 +95,7 @@ metadata:
   replicas: {program.workers}
   selector:
     matchLabels:
-{_lines(selected, 6)}  strategy:
-    type: RollingUpdate
-    rollingUpdate:
-      maxSurge: 1
-      maxUnavailable: 0
-  template:
+{_lines(selected, 6)}{_strategy(program)}  template:
     metadata:
       labels:
 {_lines(labels, 8)}    spec:
@@ -118,6 +114,22 @@ metadata:
           emptyDir: {{}}
         - name: tmp
           emptyDir: {{}}
+"""
+
+
+def _strategy(program: QueueProgram) -> str:
+    """A shard's new pod waits until the old one has gone: two at once would keep no order."""
+    if shard_number(program.queue) is not None:
+        return """\
+  strategy:
+    type: Recreate
+"""
+    return """\
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxSurge: 1
+      maxUnavailable: 0
 """
 
 

@@ -18,6 +18,7 @@ from zerver.lib.database import delete_by_chunks, perform, streamed
 from zerver.lib.errors import BodyUnreadable
 from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
+from zerver.lib.registry import queues
 from zerver.models import FailedEvent
 
 #: Units: characters.
@@ -80,10 +81,10 @@ def select(
     since_ms: int | None = None,
     states: Iterable[str] = (State.FAILED,),
 ) -> QuerySet[FailedEvent]:
-    """Those of the given states, newest first."""
+    """Those of the given states, newest first; ``queue``: of all its shards, if it has any."""
     found = FailedEvent.objects.using(alias).filter(state__in=list(states)).order_by("-failed_at_ms", "-id")
     if queue is not None:
-        found = found.filter(queue=queue)
+        found = found.filter(queue__in=queues.every_name(queue))
     if since_ms is not None:
         found = found.filter(failed_at_ms__gte=since_ms)
     return found
@@ -101,15 +102,18 @@ def saying(found: QuerySet[FailedEvent], text: str) -> Iterator[FailedEvent]:
             yield failed
 
 
-def replay(failed: FailedEvent, *, by: str, alias: str, body: bytes | None = None) -> str | None:
+def replay(
+    failed: FailedEvent, *, by: str, alias: str, body: bytes | None = None, queue: str | None = None
+) -> str | None:
     """Publish the event anew, with the same body or an edited one, and note who did; both in one transaction.
 
+    ``queue``: where it belongs now, if that is not the queue that it failed on.
     Shape: the new event's message id; None when somebody else replayed or discarded it first.
     Raises: TransportUnavailable; BodyUnreadable, and nothing was done.
     """
     message_id = clock.new_message_id()
     event = Event(
-        queue=failed.queue,
+        queue=queue or failed.queue,
         message_id=message_id,
         body=body_of(failed) if body is None else body,
         published_at_ms=clock.now_ms(),
@@ -150,7 +154,7 @@ def prune(
     """
     old = FailedEvent.objects.using(alias).filter(failed_at_ms__lt=older_than_ms)
     if queue is not None:
-        old = old.filter(queue=queue)
+        old = old.filter(queue__in=queues.every_name(queue))
     if states is not None:
         old = old.filter(state__in=list(states))
     return delete_by_chunks(old, alias)

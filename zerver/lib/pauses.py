@@ -1,4 +1,8 @@
-"""Queues that operators have paused: kept in the database, so that every worker process of every host hears of it."""
+"""Queues that operators have paused: kept in the database, so that every worker process of every host hears of it.
+
+A pause of a sharded queue is kept under its own name, and holds for every shard that it has, had or will have: the
+number of shards may change under it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +10,8 @@ from typing import Any
 
 from zerver.lib import clock
 from zerver.lib.event_table import EventTable
+from zerver.lib.registry import queues
+from zerver.lib.shard_names import family_of
 from zerver.models import PausedQueue
 
 
@@ -42,13 +48,18 @@ def pause(queue: str, *, by: str, reason: str, alias: str) -> tuple[Pause, bool]
 
 
 def resume(queue: str, alias: str) -> None:
-    """Raises: DatabaseError."""
-    PausedQueue.objects.using(alias).filter(queue=queue).delete()
+    """With all its shards, if it has any. Raises: DatabaseError."""
+    PausedQueue.objects.using(alias).filter(queue__in=queues.every_name(queue)).delete()
 
 
 def paused(alias: str) -> Mapping[str, Pause]:
-    """Every paused queue, declared or not, by name. Raises: DatabaseError."""
+    """Every paused queue, declared or not, by the name that was paused; see ``holding``. Raises: DatabaseError."""
     return {row.queue: of_row(row) for row in PausedQueue.objects.using(alias).order_by("queue")}
+
+
+def holding(found: Mapping[str, Pause], queue: str) -> Pause | None:
+    """The one of them that the queue's workers obey: a pause of all shards goes before that of one."""
+    return found.get(family_of(queue)) or found.get(queue)
 
 
 def of_row(row: PausedQueue) -> Pause:

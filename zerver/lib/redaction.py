@@ -19,6 +19,7 @@ from zerver.lib.errors import NotJson, UnknownQueue
 from zerver.lib.event import decode_json
 from zerver.lib.json_tokens import tokens
 from zerver.lib.registry import queues
+from zerver.lib.shard_names import family_of
 
 #: Stands where a value was.
 MARK: Final = "[redacted]"
@@ -46,9 +47,11 @@ def fields_of(queue: str) -> tuple[str, ...]:
     if a worker module failed to import, which may declare it.
     """
     try:
-        return queues.lookup(queue).redact
+        return queues.lookup(family_of(queue)).redact  # a shard that is no more hides what the others do
     except UnknownQueue:
-        is_careful = bool(queues.broken_modules) or any(each.redact for each in queues.all(test_queues=True))
+        is_careful = bool(queues.broken_modules) or any(
+            each.redact for each in queues.families(test_queues=True)
+        )
         return EVERYTHING if is_careful else ()
 
 

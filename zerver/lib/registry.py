@@ -313,6 +313,10 @@ class QueueRegistry:
         """Every queue that there should be, by name, shards each by itself; test queues only when asked for."""
         return [shard for queue in self.families(test_queues=test_queues) for shard in shards_of(queue)]
 
+    def names(self) -> set[str]:
+        """Every name that means something: those of queues, and those that stand for shards."""
+        return {queue.name for queue in (*self.families(test_queues=True), *self.all(test_queues=True))}
+
     # What people mean by a name: commands resolve it here.
 
     def expand(self, names: Iterable[str]) -> list[str]:

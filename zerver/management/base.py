@@ -106,7 +106,7 @@ class QueueCommand(BaseCommand):
         A queue that was removed since is known by its rows. ``what``: what rows are, in the plural.
         Raises: CommandError. It is a failure and not wrong usage: the next version of the project may declare it.
         """
-        declared = {queue.name for queue in queues.all(test_queues=True)}
+        declared = queues.names()
         if name is None or name in declared or rows.filter(queue=name).exists():
             return
         if queues.broken_modules:

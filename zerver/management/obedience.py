@@ -9,8 +9,9 @@ from django.db.models import Q
 from zerver import __version__
 from zerver.lib import clock
 from zerver.lib.event_table import EventTable
-from zerver.lib.pauses import Pause
+from zerver.lib.pauses import Pause, holding
 from zerver.lib.registry import QueueDeclaration, queues
+from zerver.lib.shard_names import family_of
 from zerver.models import WorkerProcess
 from zerver.monitoring.words import duration
 from zerver.monitoring.workers import live_workers
@@ -37,8 +38,8 @@ class Reply:
 
 def patience_seconds(names: Collection[str]) -> float:
     """How long processes at these queues may well take to obey."""
-    known = {queue.name: queue for queue in queues.all(test_queues=True)}
-    declared = [known.get(name) or QueueDeclaration(name=name) for name in names]
+    known = {queue.name: queue for queue in queues.families(test_queues=True)}
+    declared = [known.get(family_of(name)) or QueueDeclaration(name=name) for name in names]
     return max((queue.timeout_seconds for queue in declared), default=0.0) + _MARGIN_SECONDS
 
 
@@ -46,7 +47,7 @@ def takes_nothing(pauses: Mapping[str, Pause]) -> HasObeyed:
     """Of this very pause: a process may still say that it obeys one that has ended."""
 
     def has_obeyed(process: WorkerProcess) -> bool:
-        pause = pauses.get(process.queue)
+        pause = holding(pauses, process.queue)
         return pause is None or process.paused_at_ms == pause.at_ms
 
     return has_obeyed

@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from zerver.lib.counted import counted
 from zerver.lib.errors import QueueMismatch, QueueNotEmpty, TransportError
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.shard_names import LONGEST_NAME
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.lib.transport.survey import MIGRATION_PREFIX
 
 #: Somebody may still publish to the old queue while it is emptied; so often it is emptied again.
 MAX_ROUNDS = 20
-
-_LONGEST_NAME = 63
 
 
 @dataclass(eq=False)
@@ -69,10 +68,11 @@ Tell = Callable[[str, int], Callable[[int], object]]
 
 def second_queue(name: str) -> str:
     """Where a queue's events wait meanwhile; always the same name, so that a later run finds them."""
-    if len(MIGRATION_PREFIX) + len(name) <= _LONGEST_NAME:
+    if len(MIGRATION_PREFIX) + len(name) <= LONGEST_NAME:
         return MIGRATION_PREFIX + name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
-    return f"{MIGRATION_PREFIX}{name[: _LONGEST_NAME - len(MIGRATION_PREFIX) - 13]}_{digest}"
+    begin = name[: LONGEST_NAME - len(MIGRATION_PREFIX) - 13].partition(".")[0]
+    return f"{MIGRATION_PREFIX}{begin}_{digest}"
 
 
 def look(admin: BrokerAdmin, queue: QueueDeclaration) -> Findings:

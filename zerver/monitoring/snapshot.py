@@ -16,7 +16,7 @@ from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import InvalidDeclaration, TransportError, TransportUnavailable
 from zerver.lib.event_table import TableDepth
-from zerver.lib.pauses import Pause, paused
+from zerver.lib.pauses import Pause, holding, paused
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth, Transport, Unbegun
@@ -299,17 +299,20 @@ def _wanted(
     """Declarations by name, in the order of the snapshot; undeclared queues as if declared with nothing said."""
     wanted = {queue.name: queue for queue in queues.all(test_queues=test_queues or names is not None)}
     everything = {queue.name for queue in queues.all(test_queues=True)}
-    for name in sorted({*(facts.depths or ()), *(facts.failed or ()), *(facts.pauses or ())} - everything):
+    # A pause of a sharded queue is told of its shards.
+    undeclared_pauses = set(facts.pauses or ()) - {queue.name for queue in queues.families(test_queues=True)}
+    for name in sorted({*(facts.depths or ()), *(facts.failed or ()), *undeclared_pauses} - everything):
         try:
             wanted[name] = QueueDeclaration(name=name)
         except InvalidDeclaration:
             continue  # a foreign queue's dead letters: no queue of ours, and nothing of ours waits there
     if names is None:
         return wanted
-    for name in names:
-        if name not in wanted:
+    meant = {name: set(queues.every_name(name)) for name in names}
+    for name, every in meant.items():
+        if every.isdisjoint(wanted):
             queues.lookup(name)
-    return {name: queue for name, queue in wanted.items() if name in names}
+    return {name: queue for name, queue in wanted.items() if any(name in every for every in meant.values())}
 
 
 def _ask_lanes(
@@ -383,6 +386,6 @@ def _queue_snapshot(
         p99_ms=latencies.quantile(0.99),
         breaker=workers.reasons(live) if live else None,
         failing=workers.reasons(failing_workers(there)) if there else None,
-        paused=None if facts.pauses is None else facts.pauses.get(queue.name),
+        paused=None if facts.pauses is None else holding(facts.pauses, queue.name),
         tally=None if facts.tallies is None else facts.tallies.get(queue.name, Tally()),
     )

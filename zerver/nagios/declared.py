@@ -16,7 +16,7 @@ from zerver.nagios.errors import cannot_ask
 
 #: Of the file; any other is refused. A field more is no new format.
 FORMAT = 1
-_NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_NAME = re.compile(r"(?=.{1,63}\Z)[a-z][a-z0-9_]*(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from zerver.lib.counted import counted
+from zerver.lib.shard_names import family_of
 from zerver.monitoring.thresholds import Level
 from zerver.nagios.database import Trouble
 from zerver.nagios.declared import Declared
@@ -33,7 +34,12 @@ def judge(
         # By a range that asks for more than none, that is a problem too.
         yield Finding(level=level, text="no failed event, and none in quarantine")
     for name, seconds in trouble.due_seconds.items():
-        yield _of_row(name, seconds, queues.get(name), is_paused=name in trouble.paused)
+        yield _of_row(
+            name,
+            seconds,
+            queues.get(name),
+            is_paused=bool({name, family_of(name)}.intersection(trouble.paused)),
+        )
 
 
 def all_well(trouble: Trouble) -> str:

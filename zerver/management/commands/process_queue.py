@@ -13,6 +13,7 @@ from django.db import DatabaseError
 from zerver.lib.conf import get_settings
 from zerver.lib.database_trouble import is_unmigrated
 from zerver.lib.registry import QueueDeclaration, queues
+from zerver.lib.shard_names import shard_name
 from zerver.management.base import QueueCommand
 from zerver.management.dev.address import Address
 from zerver.management.options import address
@@ -41,7 +42,12 @@ class Command(QueueCommand):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         which = parser.add_mutually_exclusive_group(required=True)
-        which.add_argument("--queue", "--queue_name", metavar="NAME", help="the queue whose worker to run")
+        which.add_argument(
+            "--queue",
+            "--queue_name",
+            metavar="NAME",
+            help="the queue whose worker to run; of one that has shards, all of them: NAME.0 runs one",
+        )
         which.add_argument(
             "--all",
             action="store_true",
@@ -93,7 +99,7 @@ class Command(QueueCommand):
             self._queues(options),
             get_settings(),
             worker_num=options["worker_num"],
-            has_all_workers=options["queue"] is None,
+            has_all_workers=options["queue"] is None or _is_family(options["queue"]),
             vitals=_vitals(options, manager),
             stop_signals=stop_signals,
         )
@@ -117,10 +123,20 @@ class Command(QueueCommand):
         names = (
             get_active_worker_queues() if options["all"] else options["multi_threaded"] or [options["queue"]]
         )
-        found = [queues.lookup(name) for name in dict.fromkeys(names)]
+        if options["worker_num"] is not None and _is_family(options["queue"]):
+            self._usage_error(
+                f"argument --worker_num: {options['queue']} has shards, each with a worker of its own; leave it out, "
+                f"or run one: --queue={shard_name(options['queue'], 0)}"
+            )
+        found = [queues.lookup(name) for name in queues.expand(names)]
         if not found:
             raise CommandError("no worker declares a queue; declare one with @assign_queue")
         return found
+
+
+def _is_family(name: str) -> bool:
+    """It stands for several queues, which this one process runs."""
+    return queues.expand([name]) != [name]
 
 
 def _refuse_no_database() -> None:

@@ -83,7 +83,7 @@ class Command(QueueCommand):
         if options["all"]:
             wanted = [queue for queue in queues.all(test_queues=True) if queue.name != UNFILED]
         else:
-            wanted = [queues.lookup(options["queue"])]
+            wanted = [queues.lookup(name) for name in queues.expand([options["queue"]])]
         if not options["noinput"] and not options["dry_run"]:
             self._ask_about(wanted, is_all=options["all"])
         tally = Tally()

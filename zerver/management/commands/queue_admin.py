@@ -13,7 +13,7 @@ from zerver.lib.conf import get_settings
 from zerver.lib.counted import counted
 from zerver.lib.errors import UnknownQueue
 from zerver.lib.event_table import EventTable
-from zerver.lib.registry import queues
+from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.resealing import Resealed, count_stale, reseal, sealed_rows
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth
@@ -139,13 +139,17 @@ class Command(QueueCommand):
             self.stdout.write("forgotten as well: what was counted at it, which metrics told")
 
     def _migrate(self, options: dict[str, Any]) -> None:
-        queue = queues.lookup(options["queue"])
+        wanted = [queues.lookup(name) for name in queues.expand([options["queue"]])]
         admin = _broker_admin()
         if admin is None:
             raise CommandError(
                 f"there is no broker to migrate on: QUEUE_URL is {get_settings().scheme}://; "
                 "set it to amqp://user@host:5672/vhost"
             )
+        for queue in wanted:
+            self._migrate_one(queue, admin, options)
+
+    def _migrate_one(self, queue: QueueDeclaration, admin: "BrokerAdmin", options: dict[str, Any]) -> None:
         # Loads the driver, which only those need who have a broker.
         from zerver.management import queue_migration
 

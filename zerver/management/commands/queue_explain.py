@@ -1,7 +1,7 @@
 """Where an event is or what became of it; why a queue does not move."""
 
 from argparse import ArgumentParser
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from django.core.management.base import CommandError
@@ -33,7 +33,7 @@ class Command(QueueCommand):
     "could_be": [text], "not_asked": [text]}}``; ``place`` is ``event-table``, ``failed``, ``suspect`` or ``inbox``,
     ``relation`` ``original`` or ``replay``. Of a queue: ``{"queue": {"queue", "moves", "verdict",
     "rate_per_minute", "ready", "later", "next_due_at_ms", "reasons": […], "not_looked_at": […]}}``, the last two as
-    ``queue_check`` has its findings. Null where nothing can know.
+    ``queue_check`` has its findings; of a queue that has shards, ``{"queues": […]}``. Null where nothing can know.
     """
 
     help = (
@@ -63,8 +63,8 @@ class Command(QueueCommand):
         self.add_json(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["what"] in {each.name for each in queues.all(test_queues=True)}:
-            self._tell_queue(options)
+        if options["what"] in queues.names():
+            self._tell_queues(queues.expand([options["what"]]), options)
             return
         found = self._answer(options, lambda: ids.find_ids(options["what"], get_settings().database))
         if not found:
@@ -84,7 +84,7 @@ class Command(QueueCommand):
             self._tell_event(what, options)
             return
         try:
-            self._tell_queue(options)
+            self._tell_queues([what], options)
         except UnknownQueue as error:
             no_id = (
                 f"{what!r} is too short for a message id, of which {ids.PREFIX_LENGTH} characters are needed"
@@ -116,19 +116,29 @@ class Command(QueueCommand):
         for problem in story.not_asked:
             self.stdout.write(printable(f"not asked: {problem}"))
 
-    def _tell_queue(self, options: dict[str, Any]) -> None:
+    def _tell_queues(self, names: Sequence[str], options: dict[str, Any]) -> None:
+        """One; or all shards of one, each by itself."""
+        stories = [self._story(name, options) for name in names]
+        if options["json"] and len(stories) == 1:
+            self.write_json({"queue": stories[0].as_json()})
+        elif options["json"]:
+            self.write_json({"queues": [story.as_json() for story in stories]})
+        else:
+            for story in stories:
+                self._tell_queue(story)
+
+    def _story(self, name: str, options: dict[str, Any]) -> queue.QueueStory:
         timeout_seconds, look_seconds = options["timeout"], options["look"]
-        story = self._answer(
+        return self._answer(
             options,
             lambda: queue.tell(
-                options["what"], get_settings(), timeout_seconds=timeout_seconds, look_seconds=look_seconds
+                name, get_settings(), timeout_seconds=timeout_seconds, look_seconds=look_seconds
             ),
             # It has a deadline for its first look, and asks a database that has answered that.
             more_seconds=timeout_seconds + look_seconds,
         )
-        if options["json"]:
-            self.write_json({"queue": story.as_json()})
-            return
+
+    def _tell_queue(self, story: queue.QueueStory) -> None:
         self.stdout.write(printable(f"{story.queue}: {story.verdict}"))
         if story.reasons:
             self.write_table(_REASONS, [_reason(each) for each in story.reasons], empty="")

@@ -19,9 +19,10 @@ from zerver.lib.database import streamed
 from zerver.lib.database_trouble import unavailable
 from zerver.lib.errors import BodyUnreadable, EventError, TransportError, UnknownQueue
 from zerver.lib.event_table import EventTable
-from zerver.lib.failed_events import discard, prune, replay, saying, select
+from zerver.lib.failed_events import body_of, discard, prune, replay, saying, select
 from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
+from zerver.lib.shard_names import family_of
 from zerver.management import failed_listing
 from zerver.management.base import QueueCommand, is_terminal
 from zerver.management.editor import Draft, drafting
@@ -142,8 +143,9 @@ class Command(QueueCommand):
         with self._edited(chosen, reveal=reveal) if options["edit"] else nullcontext() as body:
 
             def act(failed: FailedEvent) -> str | None:
-                queues.lookup(failed.queue)
-                return replay(failed, by=by, alias=alias, body=body)
+                wanted = body_of(failed) if body is None else body
+                place = _queue_of(failed).place(wanted)
+                return replay(failed, by=by, alias=alias, body=body, queue=place)
 
             self._act(chosen, Report("replayed"), act, options)
 
@@ -254,7 +256,7 @@ class Command(QueueCommand):
         failed = found[0]
         if failed.state != FailedEvent.State.FAILED:
             raise CommandError(f"{failed.message_id} is {failed.state} already")
-        queue = queues.lookup(failed.queue)
+        queue = _queue_of(failed)
         if fields := failed_listing.hidden_fields(failed, reveal=reveal):
             self.usage(
                 f"queue {queue.name!r} redacts {', '.join(fields)}, and an editor shows all of it: add --reveal"
@@ -294,7 +296,7 @@ def _act_on(failed: FailedEvent, report: Report, act: Callable[[FailedEvent], st
     about = {"id": failed.pk, "message_id": failed.message_id}
     try:
         result = act(failed)
-    except (UnknownQueue, BodyUnreadable) as error:
+    except (UnknownQueue, BodyUnreadable, EventError) as error:
         result, problem = None, one_line(error)
     else:
         problem = "" if result is not None else "was replayed or discarded before"
@@ -303,6 +305,11 @@ def _act_on(failed: FailedEvent, report: Report, act: Callable[[FailedEvent], st
     else:
         report.done.append({**about, "new_message_id": result})
     return problem
+
+
+def _queue_of(failed: FailedEvent) -> QueueDeclaration:
+    """What it was published to; be it a shard, the number of which may have changed since. Raises: UnknownQueue."""
+    return queues.lookup(family_of(failed.queue))
 
 
 def _rows(keys: list[int]) -> Iterator[FailedEvent]:

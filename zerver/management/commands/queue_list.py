@@ -27,7 +27,7 @@ class Command(QueueCommand):
         self.add_json(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        found = queues.all(test_queues=options["all"])
+        found = queues.families(test_queues=options["all"])
         if options["json"]:
             self.write_json(
                 {

@@ -134,11 +134,11 @@ class Command(QueueCommand):
             self.check_queue_name(
                 name, WorkerProcess.objects.using(get_settings().database), "worker processes"
             )
-            if name not in run:
+            if run.isdisjoint(queues.expand([name])):
                 raise CommandError(f"--queue: {supervisor.name} runs no worker of queue {name!r}{_MADE_BY}")
         if not names:
             self._tell_missing(supervisor, run)
-        return [program for program in found if not names or set(names) & set(program.queues)]
+        return [program for program in found if not names or set(queues.expand(names)) & set(program.queues)]
 
     def _tell_missing(self, supervisor: Supervisor, run: Collection[str]) -> None:
         self.warn_of_broken_modules()

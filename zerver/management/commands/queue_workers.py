@@ -1,7 +1,7 @@
 """The worker processes of all hosts, and what they are told."""
 
 from argparse import ArgumentParser, ArgumentTypeError
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -14,6 +14,7 @@ from zerver.lib.event_table import EventTable
 from zerver.lib.pauses import Pause
 from zerver.lib.printable import printable, shortened
 from zerver.lib.registry import queues
+from zerver.lib.shard_names import family_of
 from zerver.management import obedience, worker_listing
 from zerver.management.base import QueueCommand
 from zerver.management.obedience import HasObeyed, Reply
@@ -87,13 +88,14 @@ class Command(QueueCommand):
         self.check_queue_name(options["queue"], rows.all(), "worker processes")
         found = rows.order_by("queue", "host", "worker_num", "pid")
         if options["queue"]:
-            found = found.filter(queue=options["queue"])
+            found = found.filter(queue__in=queues.every_name(options["queue"]))
         now_ms = EventTable(self._alias).now_ms()
         known = [worker_listing.as_json(worker, now_ms) for worker in found]
         paused = {
             name: pause
             for name, pause in pauses.paused(self._alias).items()
-            if options["queue"] in (None, name)
+            if options["queue"] is None
+            or name in {*_rows_of([options["queue"]]), family_of(options["queue"])}
         }
         workers = [worker for worker in known if options["all"] or not worker_listing.ended_well(worker)]
         if options["json"]:
@@ -130,15 +132,19 @@ class Command(QueueCommand):
         if options["all"] and not options["noinput"]:
             self.confirm(f"Pause all {counted(len(names), 'queue')}?", flag="--noinput")
         told: dict[str, tuple[Pause, bool]] = {}
+        before = pauses.paused(self._alias)
         for name in names:
-            told[name] = pauses.pause(name, by=options["by"], reason=options["reason"], alias=self._alias)
+            if (of_family := before.get(family_of(name))) is not None:
+                told[name] = of_family, False
+            else:
+                told[name] = pauses.pause(name, by=options["by"], reason=options["reason"], alias=self._alias)
             # They stay so, whatever ends the command.
             self.done = f"paused, until somebody resumes them: {', '.join(told)}"
         for name, (pause, is_new) in told.items():
             if not is_new:
                 self.warn(f"{name} was {pause}; that is left as it is")
         paused = {name: pause for name, (pause, _) in told.items()}
-        reply = self._await(Q(queue__in=names), obedience.takes_nothing(paused), names, options)
+        reply = self._await(Q(queue__in=_rows_of(names)), obedience.takes_nothing(paused), names, options)
         changes = [
             {"queue": name, "paused": pause.as_json(), "has_changed": is_new}
             for name, (pause, is_new) in told.items()
@@ -152,8 +158,9 @@ class Command(QueueCommand):
         rows = WorkerProcess.objects.using(self._alias)
         if options["all"]:
             live = live_workers(list(rows.all()), EventTable(self._alias).now_ms())
-            declared = [queue.name for queue in queues.all(test_queues=True)]
-            return sorted({*declared, *(process.queue for process in live)})
+            declared = {queue.name for queue in queues.families(test_queues=True)}
+            others = {process.queue for process in live if family_of(process.queue) not in declared}
+            return sorted(declared | others)
         for name in options["queue"]:
             self.check_queue_name(name, rows.all(), "worker processes")
         return list(dict.fromkeys(options["queue"]))
@@ -171,7 +178,7 @@ class Command(QueueCommand):
             resumed.append(name)
             self.done = f"resumed: {', '.join(resumed)}"
         changes = [{"queue": name, "paused": None, "has_changed": name in paused} for name in names]
-        reply = self._await(Q(queue__in=names), obedience.goes_on, names, options)
+        reply = self._await(Q(queue__in=_rows_of(names)), obedience.goes_on, names, options)
         if not options["json"]:
             for name in names:
                 self.stdout.write(
@@ -182,9 +189,16 @@ class Command(QueueCommand):
         self._tell(reply, {"queues": changes}, "goes on", "go on", options)
 
     def _check_known(self, names: Collection[str], paused: Mapping[str, Pause]) -> None:
-        """Raises: CommandError for one that is neither paused nor declared nor at work: somebody has mistyped it."""
+        """Raises: CommandError for one that is neither paused nor declared nor at work: somebody has mistyped it; and
+        for a shard that is not paused by itself.
+        """
         rows = WorkerProcess.objects.using(self._alias)
         for name in names:
+            family = family_of(name)
+            if family != name and family in paused and family not in names:
+                raise CommandError(
+                    f"{name} is paused with all of {family}: ./manage.py queue_workers resume --queue {family}"
+                )
             if name not in paused:
                 self.check_queue_name(name, rows.all(), "worker processes")
 
@@ -199,7 +213,7 @@ class Command(QueueCommand):
         if processes:
             self.done = f"told to stop, as they will: {', '.join(processes)}"
         names = {row.queue for row in chosen}
-        if options["queue"] and (others := sorted(names - set(options["queue"]))):
+        if options["queue"] and (others := sorted(names.difference(_rows_of(options["queue"])))):
             self.warn(f"they are at work at {', '.join(others)} too, which stops with them")
         reply = self._await(Q(id__in=[row.id for row in chosen]), lambda _: False, names, options)
         self._tell(reply, {}, "has ended", "have ended", options)
@@ -216,12 +230,11 @@ class Command(QueueCommand):
             raise CommandError(
                 f"no worker process {', '.join(missing)} is there; those that are: ./manage.py queue_workers list"
             )
+        meant = _rows_of(options["queue"] or ())
         wanted = {
             (row.host, row.pid, row.start_mark)
             for row in live
-            if options["all"]
-            or row.queue in (options["queue"] or ())
-            or obedience.name_of(row) in options["processes"]
+            if options["all"] or row.queue in meant or obedience.name_of(row) in options["processes"]
         }
         return [row for row in live if (row.host, row.pid, row.start_mark) in wanted]
 
@@ -260,6 +273,11 @@ class Command(QueueCommand):
             raise CommandError(self._with_done(f"not yet, and waited for no longer: {listed}"))
         if not options["json"]:
             self.stdout.write(printable(f"not waited for: {listed}"))
+
+
+def _rows_of(names: Iterable[str]) -> list[str]:
+    """Under which names there may be worker processes of these queues."""
+    return [each for name in names for each in queues.every_name(name)]
 
 
 def _answer(process: WorkerProcess, *, obeyed: bool) -> dict[str, Any]:

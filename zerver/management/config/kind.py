@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 
 from zerver.deployment.programs import QueueProgram, programs_of
 from zerver.lib.conf import get_settings
-from zerver.lib.registry import queues
+from zerver.lib.registry import queues, shards_of
 from zerver.monitoring.checkup.finding import expected
 
 Options = Mapping[str, Any]
@@ -83,8 +83,8 @@ def read(path: Path, *, missing: str | None = None) -> str:
 
 def programs_everywhere() -> list[QueueProgram]:
     """For all hosts: what this one's environment says of queues and broker must not get into a committed list."""
-    code = [queues.declared(queue.name) for queue in queues.all(test_queues=True)]
-    return programs_of(expected(code, has_broker=True))
+    code = [queues.declared(queue.name) for queue in queues.families(test_queues=True)]
+    return programs_of(expected([each for queue in code for each in shards_of(queue)], has_broker=True))
 
 
 def programs_here() -> list[QueueProgram]:

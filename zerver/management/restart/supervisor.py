@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from zerver.lib.registry import queues
 from zerver.monitoring.checkup.programs import Run
 from zerver.worker.queue_processors import get_active_worker_queues
 
@@ -41,7 +42,7 @@ class Program:
 
     @property
     def queues(self) -> Sequence[str]:
-        return get_active_worker_queues() if self.run.runs_all else self.run.queues
+        return get_active_worker_queues() if self.run.runs_all else queues.expand(self.run.queues)
 
     @property
     def about(self) -> str:

@@ -217,12 +217,23 @@ class _Examination:
             self.gaps.append(Gap(source="supervisor", what=f"{what}; name another with --supervisor-config"))
             # Workers run under something else: which programs there are says nothing of them.
             configuration = replace(configuration, files=())
+        configuration = replace(
+            configuration, programs=tuple(_of_shards(program) for program in configuration.programs)
+        )
         self.findings += supervisor.judge(
             self.declared, configuration, queues.broken_modules, has_broker=self.settings.has_broker
         )
 
     def _too_late(self) -> str:
         return f"it has not answered within {self.timeout_seconds:g} s"
+
+
+def _of_shards(program: programs.Program) -> programs.Program:
+    """What it runs by a sharded queue's name, by the names of the shards."""
+    found = tuple(queues.expand(program.queues))
+    if found == program.queues:
+        return program
+    return replace(program, queues=found, is_one_worker=False)
 
 
 def _unreachable_broker(where: str, problem: str, mend: str = _SEE_BROKER) -> Finding:

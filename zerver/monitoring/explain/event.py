@@ -119,7 +119,7 @@ def _with_guesses(story: EventStory, settings: QueueSettings, timeout_seconds: f
 
 def _sightings(message_id: str, alias: str) -> tuple[Sighting, ...]:
     """In the order of ``Place``."""
-    names = [queue.name for queue in queues.all(test_queues=True)]
+    names = queues.names()
     now_ms = EventTable(alias).now_ms()
     waiting = WaitingEvent.objects.using(alias).filter(message_id=message_id).order_by("queue", "attempt")
     failed = FailedEvent.objects.using(alias).filter(message_id=message_id).order_by("-failed_at_ms")

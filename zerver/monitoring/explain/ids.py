@@ -63,7 +63,7 @@ def _is_uuid_prefix(text: str) -> bool:
 
 def _columns(alias: str) -> Iterator[tuple[QuerySet[Any], str]]:
     """Where message ids stand. The last three have their indexes by queue."""
-    names = [queue.name for queue in queues.all(test_queues=True)]
+    names = queues.names()
     yield WaitingEvent.objects.using(alias).all(), "message_id"
     yield FailedEvent.objects.using(alias).all(), "message_id"
     yield FailedEvent.objects.using(alias).exclude(replay_message_id=""), "replay_message_id"
