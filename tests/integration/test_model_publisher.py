@@ -35,6 +35,7 @@ from zerver.lib.transport.rabbitmq.connection import State
 from zerver.lib.transport.rabbitmq.engine import PublishEngine
 from zerver.lib.transport.rabbitmq.flight import Batch
 from zerver.lib.transport.rabbitmq.properties import to_properties
+from zerver.lib.transport.rabbitmq.publishing import OnConfirm
 
 QUEUES = ("parcels", "letters")
 LIMIT_BYTES = 100
@@ -71,7 +72,7 @@ class Channel:
         self.frames: deque[Frame] = deque([("open", on_open)])
         self.on_close: list[Callable[[Channel, BaseException], None]] = []
         self.on_return: Callable[..., None] | None = None
-        self.on_confirm: Callable[[Any], None] | None = None
+        self.on_confirm: OnConfirm | None = None
         #: Read and stored by the broker, and not confirmed: tag to message.
         self.unconfirmed: dict[int, str] = {}
         self.next_tag = 1
@@ -82,7 +83,7 @@ class Channel:
     def add_on_return_callback(self, callback: Callable[..., None]) -> None:
         self.on_return = callback
 
-    def confirm_delivery(self, on_confirm: Callable[[Any], None], callback: Callable[[Any], None]) -> None:
+    def confirm(self, on_confirm: OnConfirm, callback: Callable[[Any], None]) -> None:
         self.on_confirm = on_confirm
         self.frames.append(("confirm", callback))
 
@@ -424,7 +425,7 @@ class PublisherMachine(RuleBasedStateMachine):
             returned = pika.spec.Basic.Return(312, "NO_ROUTE", "", queue)
             self.reached["returned"] += 1
             channel.on_return(channel, returned, properties, body)
-            self._confirm_one(channel, pika.spec.Basic.Ack(tag))
+            self._confirm_one(channel, tag, multiple=False, is_ack=True)
 
     def _confirm(self, channel: Channel, tag: int, multiple: bool, is_ack: bool) -> None:
         tags = [each for each in channel.unconfirmed if each == tag or (multiple and each < tag)]
@@ -438,16 +439,15 @@ class PublisherMachine(RuleBasedStateMachine):
                 del channel.unconfirmed[each]
         else:
             self._forget(channel, tags)
-        method = pika.spec.Basic.Ack if is_ack else pika.spec.Basic.Nack
-        self._confirm_one(channel, method(tag, multiple))
+        self._confirm_one(channel, tag, multiple, is_ack)
 
     def _forget(self, channel: Channel, tags: list[int]) -> None:
         for each in tags:
             self.stored.remove(channel.unconfirmed.pop(each))
 
-    def _confirm_one(self, channel: Channel, method: Any) -> None:
+    def _confirm_one(self, channel: Channel, tag: int, multiple: bool, is_ack: bool) -> None:
         assert channel.on_confirm is not None
-        channel.on_confirm(pika.frame.Method(1, method))
+        channel.on_confirm(tag, multiple, is_ack)
 
     # -- what holds after every step
 

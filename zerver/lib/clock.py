@@ -17,8 +17,8 @@ offset_ms: int = 0
 
 _uuid7_lock = threading.Lock()
 _uuid7_last = 0
-#: Random numbers of 64 bits, fetched for many ids at once: the system call lets go of the interpreter, and other threads
-#: take it.
+#: Random numbers of 64 bits, fetched for many ids at once: the system call lets go of the interpreter, and other
+#: threads take it.
 _random: list[int] = []
 _RANDOM = struct.Struct("128Q")
 

@@ -172,7 +172,7 @@ class QueueLine:
 
     def _on_channel_open(self, channel: Any) -> None:
         channel.add_on_return_callback(self._on_return)
-        channel.confirm_delivery(self._on_confirm, callback=lambda _: self._on_ready(channel))
+        channel.confirm(self._on_confirm, lambda _: self._on_ready(channel))
 
     def _on_ready(self, channel: Any) -> None:
         if channel is self._channel:
@@ -220,14 +220,12 @@ class QueueLine:
 
     # -- what the broker says
 
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        is_ack = isinstance(method, pika.spec.Basic.Ack)
+    def _on_confirm(self, tag: int, multiple: bool, is_ack: bool) -> None:
         if is_ack:
             self._knowledge.circuit.confirmed(self.queue, monotonic())
         else:
             self._knowledge.circuit.nacked(self.queue, monotonic())
-        for flight in self._in_flight.pop(method.delivery_tag, method.multiple):
+        for flight in self._in_flight.pop(tag, multiple):
             if flight.returned:
                 flight.answer(_unstored(flight, flight.returned))
             elif is_ack:

@@ -1,0 +1,146 @@
+"""pika's connection and channel, as a publisher needs them: many frames in one write, confirms read where they stand.
+
+A confirm is 21 bytes, always the same but for three numbers. pika makes two objects of it, and looks into four
+dictionaries for whoever may wait for it; that is the greater half of what an event costs the I/O thread. All else goes
+pika's own way, and so does a confirm that comes behind it or in two reads.
+"""
+
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, Final
+
+from pika import spec
+from pika.adapters.utils import io_services_utils
+
+from zerver.lib.event import Event
+from zerver.lib.transport.rabbitmq.encoding import FRAME_OVERHEAD_BYTES, encode_publish
+from zerver.lib.transport.rabbitmq.in_lists import ListChannel, ListConnection, changed_in_pika
+
+_PlainTransport: Any = io_services_utils._AsyncPlaintextTransport
+
+#: Frame type, channel, size of the payload; method, delivery tag, whether all before it are meant; the frame's end.
+_ACK: Final = struct.Struct(">BHI IQBB")
+_ACK_FRAME: Final = (
+    spec.FRAME_METHOD,
+    _ACK.size - FRAME_OVERHEAD_BYTES,
+    spec.Basic.Ack.INDEX,
+    spec.FRAME_END,
+)
+
+#: Called with a delivery tag, whether all before it are meant, too, and whether they are stored.
+OnConfirm = Callable[[int, bool, bool], object]
+
+
+class PublishChannel(ListChannel):
+    """A channel of a ``PublishConnection``."""
+
+    on_confirm: OnConfirm | None = None
+
+    def confirm(self, on_confirm: OnConfirm, callback: Callable[[Any], object]) -> None:
+        """``confirm_delivery``, but without an object for each confirm; ``callback`` is called once they begin."""
+
+        def on_one(method_frame: Any) -> None:
+            """What came pika's own way."""
+            method = method_frame.method
+            on_confirm(method.delivery_tag, method.multiple, isinstance(method, spec.Basic.Ack))
+
+        self.confirm_delivery(on_one, callback=callback)
+        self.on_confirm = on_confirm
+        self.connection.read_confirms()
+
+    def publish(self, event: Event) -> None:
+        """To the queue that it names, mandatory; as pika's ``basic_publish`` would, without its objects.
+
+        Raises: pika's, when it is not open; whatever encoding raises, and then nothing has been sent.
+        """
+        self._raise_if_not_open()
+        connection = self.connection
+        connection.emit(encode_publish(self.channel_number, event.queue, event, connection.params.frame_max))
+
+
+class PublishConnection(ListConnection):
+    """Its channels must be ``PublishChannel``."""
+
+    #: Frames that wait for the end of ``together``; None outside of it.
+    _corked: list[bytes] | None = None
+    _reads_confirms = False
+
+    # -- what goes out
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Send what is sent within as one: pika makes a system call of every frame, three for each message."""
+        if self._corked is not None:
+            yield
+            return
+        self._corked = []
+        try:
+            yield
+        finally:
+            frames, self._corked = self._corked, None
+            # The connection may have gone meanwhile, and its transport with it.
+            if frames and self._transport is not None:
+                self._send(b"".join(frames))
+
+    def emit(self, frames: bytes) -> None:
+        """Send whole frames that were made elsewhere."""
+        if self._corked is None:
+            self._send(frames)
+        else:
+            self._corked.append(frames)
+
+    def _adapter_emit_data(self, data: bytes) -> None:
+        self.emit(data)
+
+    def _send(self, data: bytes) -> None:
+        """At once, where nothing else waits to go out: pika has the loop ask first whether the socket takes it, which
+        is a turn and three system calls more.
+        """
+        transport = self._transport
+        rest = memoryview(data)
+        is_plain = type(transport) is _PlainTransport
+        if is_plain and transport._state == transport._STATE_ACTIVE and not transport._tx_buffers:
+            # Of one that takes nothing now; or is broken, which the loop finds out in its own way.
+            with suppress(OSError):
+                rest = rest[transport._sock.send(data) :]
+        if rest:
+            super()._adapter_emit_data(rest)
+
+    # -- what comes in
+
+    def read_confirms(self) -> None:
+        """From the next read on; in pika's own way, should a release of it no longer be what is known of it."""
+        if self._reads_confirms or changed_in_pika():
+            return
+        self._reads_confirms = True
+        if type(self._transport) is _PlainTransport:
+            # One read each time that the loop finds something there; confirms are small, and to read until nothing is
+            # left would be a system call and an exception more. Of this connection's own transport.
+            self._transport._MAX_CONSUME_BYTES = 1
+
+    def _on_data_available(self, data_in: bytes) -> None:
+        if self._reads_confirms and not self._frame_buffer:
+            # What is sent in answer is one write.
+            with self.together():
+                data_in = data_in[self._take_confirms(data_in) :]
+            if not data_in:
+                return
+        super()._on_data_available(data_in)
+
+    def _take_confirms(self, data: bytes) -> int:
+        """Those at its beginning. Shape: how many bytes they are."""
+        at = 0
+        while at + _ACK.size <= len(data):
+            kind, number, size, method, tag, bits, end = _ACK.unpack_from(data, at)
+            if (kind, size, method, end) != _ACK_FRAME:
+                break
+            channel = self._channels.get(number)
+            if channel is None or channel.on_confirm is None or not channel.is_open:
+                break
+            at += _ACK.size
+            # As pika counts them: its heartbeats look whether anything has come.
+            self.bytes_received += _ACK.size
+            self.frames_received += 1
+            channel.on_confirm(tag, bits & 1 == 1, True)
+        return at
