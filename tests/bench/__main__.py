@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.bench import machine
 from tests.bench.case import Case
 from tests.bench.cases import CASES
+from tests.bench.compare import compare
 from tests.bench.measure import run_case
 from tests.bench.peer import Peer
 from tests.bench.peers import PEERS
+from tests.bench.processes import Clock
 from tests.bench.report.progress import Progress
 from tests.bench.report.text import to_text
+from tests.bench.report.writing import write
 from tests.bench.result import CaseTold, PeerTold, Result
 from tests.bench.site import Site
 from tests.servers import spawn
 from tests.servers.processes import REPOSITORY
 
+DOCS = REPOSITORY / "docs"
 LAST = REPOSITORY / "var" / "bench" / "last.json"
 ROUNDS, QUICK_ROUNDS = 3, 1
 QUICK_SCALE = 0.25
@@ -28,19 +31,29 @@ QUICK_SCALE = 0.25
 
 def main() -> int:
     options = parse(sys.argv[1:])
-    cases = [case for case in CASES.values() if case.name in (options.case or CASES)]
-    if options.quick:
-        cases = [case for case in cases if not case.is_long or options.case]
-    takers = {case.name: _takers(case, options.peer) for case in cases}
     if options.list:
-        for case in cases:
-            print(f"{case.name:<22} {case.title}: {', '.join(peer.name for peer in takers[case.name])}")
+        for case in _cases(options):
+            print(f"{case.name:<22} {case.title}: {', '.join(peer.name for peer in _takers(case, options))}")
         return 0
-    result = run(cases, takers, options)
-    result.write(options.json)
+    if options.earlier is not None:
+        result = options.earlier
+    else:
+        result = run(_cases(options), options)
+        result.write(options.json)
     print(to_text(result))
+    if options.against is not None:
+        print(compare(result, options.against))
+    if options.docs is not None or is_whole(result):
+        docs = options.docs or DOCS
+        write(result, docs)
+        print(f"\nwritten: {docs / 'performance.md'}")
     print(f"\n{result.minutes:.1f} minutes; figures for machines: {options.json}")
-    return 0
+    failed = [
+        f"{case}: {peer}" for case, parts in result.parts.items() for peer in parts if parts[peer].has_failed
+    ]
+    if failed:
+        print(f"{len(failed)} parts came to nothing, see above: {', '.join(failed)}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -49,49 +62,98 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="small counts, one round")
     parser.add_argument("--case", nargs="+", metavar="NAME", choices=CASES, help="these cases alone")
     parser.add_argument("--peer", nargs="+", metavar="NAME", choices=PEERS, help="these peers alone")
-    parser.add_argument("--rounds", type=int, metavar="N", help=f"{ROUNDS} unless said")
+    parser.add_argument("--rounds", type=_rounds, metavar="N", help=f"{ROUNDS} unless said")
     parser.add_argument("--json", type=Path, default=LAST, metavar="FILE", help="where the figures go")
+    parser.add_argument(
+        "--against", type=_result, metavar="FILE", help="figures of an earlier run, to compare with"
+    )
+    parser.add_argument(
+        "--docs", type=Path, metavar="DIR", help="write performance.md there, whatever was run"
+    )
+    parser.add_argument(
+        "--from",
+        dest="earlier",
+        type=_result,
+        metavar="FILE",
+        help="tell an earlier run again; measure nothing",
+    )
     return parser.parse_args(arguments)
 
 
-def run(cases: list[Case], takers: dict[str, list[Peer]], options: argparse.Namespace) -> Result:
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds: say 1 or more")
+    return int(text)
+
+
+def _result(text: str) -> Result:
+    try:
+        return Result.read(Path(text))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} holds no result of this version of scripts/bench"
+        ) from error
+
+
+def run(cases: list[Case], options: argparse.Namespace) -> Result:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    takers = {case.name: _takers(case, options) for case in cases}
     progress = Progress(sum(min(rounds, case.most_rounds) * len(takers[case.name]) for case in cases))
-    began = time.monotonic()
+    clock = Clock()
     try:
         with Site(scale=QUICK_SCALE if options.quick else 1.0) as site:
             told = machine.describe(site)
             parts = {case.name: run_case(case, takers[case.name], rounds, site, progress) for case in cases}
     finally:
         spawn.dismiss_guard()
-    peers = {peer.name: peer for taking in takers.values() for peer in taking}
     return Result(
         day=datetime.now(UTC).date().isoformat(),
         machine=told,
         is_quick=options.quick,
         rounds=rounds,
-        minutes=(time.monotonic() - began) / 60,
-        others=0.0,
-        peers={
-            peer.name: PeerTold(title=peer.title, settings=list(peer.settings), versions=peer.versions())
-            for peer in peers.values()
-        },
-        cases={
-            case.name: CaseTold(
-                title=case.title,
-                group=case.group,
-                how=case.how,
-                setting=str(case.setting),
-                figures=list(case.figures),
-            )
-            for case in cases
-        },
+        minutes=clock.minutes(),
+        # Servers have ended by now, so what they took is known.
+        others=clock.share_of_others(),
+        peers={peer.name: _peer_told(peer) for taking in takers.values() for peer in taking},
+        cases={case.name: _case_told(case) for case in cases},
         parts=parts,
     )
 
 
-def _takers(case: Case, wanted: list[str] | None) -> list[Peer]:
-    return [PEERS[name] for name in case.peers if wanted is None or name in wanted]
+def is_whole(result: Result) -> bool:
+    """Fit for the documents: every case with all of its peers, in full length."""
+    return not result.is_quick and all(
+        case.name in result.parts and set(case.peers) == set(result.parts[case.name])
+        for case in CASES.values()
+    )
+
+
+def _cases(options: argparse.Namespace) -> list[Case]:
+    """Those with somebody to take part."""
+    wanted = [case for case in CASES.values() if case.name in (options.case or CASES)]
+    if options.quick and not options.case:
+        wanted = [case for case in wanted if not case.is_long]
+    return [case for case in wanted if _takers(case, options)]
+
+
+def _takers(case: Case, options: argparse.Namespace) -> list[Peer]:
+    return [PEERS[name] for name in case.peers if options.peer is None or name in options.peer]
+
+
+def _peer_told(peer: Peer) -> PeerTold:
+    return PeerTold(title=peer.title, settings=list(peer.settings), versions=peer.versions())
+
+
+def _case_told(case: Case) -> CaseTold:
+    return CaseTold(
+        title=case.title,
+        group=case.group,
+        how=case.how,
+        setting=case.circumstances(),
+        figures=list(case.figures),
+    )
 
 
 if __name__ == "__main__":

@@ -32,6 +32,10 @@ class Case(ABC):
     how: ClassVar[str]
     figures: ClassVar[tuple[str, ...]]
 
+    def circumstances(self) -> str:
+        """Of its setting, what there is to tell."""
+        return str(self.setting)
+
     @abstractmethod
     def measure(self, site: Site, peer: Peer) -> Figures:
         """One round of one peer.

@@ -30,6 +30,7 @@ def run_case(
     """Whoever fails once is out of this case, with the reason; the others go on."""
     figures: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
     troubles: dict[str, str | None] = {peer.name: peer.missing(case.setting) for peer in peers}
+    failed: set[str] = set()
     for number, peer in interleaved(peers, min(rounds, case.most_rounds)):
         if troubles[peer.name] is not None:
             continue
@@ -41,10 +42,14 @@ def run_case(
         except Exception as error:
             # Of whatever kind: one peer that cannot do it must not cost the figures of all others.
             troubles[peer.name] = f"{type(error).__name__}: {error}"
+            failed.add(peer.name)
         progress.tell(
             case, peer, number, figures[peer.name][-1:], troubles[peer.name], time.monotonic() - began
         )
-    return {peer.name: Part(rounds=figures[peer.name], trouble=troubles[peer.name]) for peer in peers}
+    return {
+        name: Part(rounds=rounds, trouble=troubles[name], has_failed=name in failed)
+        for name, rounds in figures.items()
+    }
 
 
 def _known(figures: Figures, case: Case) -> Mapping[str, float]:

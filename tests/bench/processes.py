@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,8 +66,34 @@ def memory_of(pids: Iterable[int]) -> Memory:
     return Memory(rss=rss, pss=pss, own=own)
 
 
-def machine_busy_seconds() -> float:
-    """Of all cores together, by everybody, stolen time included."""
+class Clock:
+    """What a run has taken, of this process's time and of the machine's."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._busy = _machine_busy_seconds()
+        self._own = _own_seconds()
+
+    def minutes(self) -> float:
+        return (time.monotonic() - self._began) / 60
+
+    def share_of_others(self) -> float:
+        """Of the machine's processor time, what went neither to this process nor to children that have ended.
+
+        A little too much: children of killed workers are nobody's.
+        """
+        whole = (time.monotonic() - self._began) * len(os.sched_getaffinity(0))
+        others = _machine_busy_seconds() - self._busy - (_own_seconds() - self._own)
+        return min(1.0, max(0.0, others / whole))
+
+
+def _own_seconds() -> float:
+    usages = (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def _machine_busy_seconds() -> float:
+    """Of all processors together, by everybody, stolen time included."""
     user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(
         int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
     )

@@ -18,6 +18,8 @@ class Part:
     rounds: list[Figures] = field(default_factory=list)
     #: Why there are no figures, or fewer than of others.
     trouble: str | None = None
+    #: Whether that was a mistake of somebody's, and no lack that was known before.
+    has_failed: bool = False
 
     @property
     def summaries(self) -> dict[str, Summary]:

@@ -23,9 +23,13 @@ class Setting:
     def __str__(self) -> str:
         """``quorum queue, 150-byte events, no-op handler, 1 worker process``."""
         handler = f"{self.handler_seconds * 1000:g} ms handler" if self.handler_seconds else "no-op handler"
-        size = {"small": "150-byte events", "webhooks": "webhooks of 8 KB"}[self.events]
         processes = "1 worker process" if self.workers == 1 else f"{self.workers} worker processes"
-        return f"{self.queue_type} queue, {size}, {handler}, {processes}"
+        return f"{self.publishing()}, {handler}, {processes}"
+
+    def publishing(self) -> str:
+        """The part that concerns who publishes."""
+        queues = f"{self.queue_type} queue" if self.queues == 1 else f"{self.queues} {self.queue_type} queues"
+        return f"{queues}, {'150-byte events' if self.events == 'small' else 'webhooks of 8 KB'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.servers.processes import REPOSITORY
 
-SCRIPTS = ("lint", "restart-workers", "run-dev", "test")
+SCRIPTS = ("bench", "lint", "restart-workers", "run-dev", "test")
 
 
 def called(script: str, *arguments: str) -> tuple[int, str, str]:
@@ -40,3 +40,8 @@ def test_a_flag_that_lint_does_not_know_is_refused() -> None:
         "",
         "zerver: lint takes --fix or nothing: see scripts/lint --help\n",
     )
+
+
+def test_the_bench_names_its_cases_and_measures_nothing() -> None:
+    code, said, _ = called("bench", "--list", "--case", "drain", "--peer", "zerver", "celery")
+    assert (code, said.split()) == (0, "drain Drain, one worker process: zerver, celery".split())

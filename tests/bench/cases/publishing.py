@@ -24,7 +24,15 @@ REQUEST_SECONDS = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishOne(Case):
+class Publish(Case):
+    """Without workers."""
+
+    def circumstances(self) -> str:
+        return self.setting.publishing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishOne(Publish):
     group: ClassVar[str] = "Publish one"
     how: ClassVar[str] = (
         "One thread publishes event after event, each confirmed by the broker before the next. All must be on the"
@@ -39,7 +47,7 @@ class PublishOne(Case):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishMany(Case):
+class PublishMany(Publish):
     group: ClassVar[str] = "Publish many"
     how: ClassVar[str] = (
         "One process publishes as fast as its library can, with every event confirmed at the end. All must be on the"
@@ -56,7 +64,7 @@ class PublishMany(Case):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PublishThreads(Case):
+class PublishThreads(Publish):
     group: ClassVar[str] = "Publish in threads"
     how: ClassVar[str] = (
         f"One thread, then {THREADS} threads of one process, publish event after event, each confirmed before its"

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from tests.bench.case import Case
 from tests.bench.figures import FIGURES, Figures
+from tests.bench.numbers import short
 from tests.bench.peer import Peer
-from tests.bench.report.numbers import short
 
 #: Of a reason; the whole of it stands in the result.
 MOST_CHARACTERS = 160

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from tests.bench.figures import FIGURES, ratios
-from tests.bench.report.numbers import times, with_spread
+from tests.bench.goals import OURS, judge
+from tests.bench.numbers import times, with_spread
 from tests.bench.result import CaseTold, Part, Result
 
-OURS = "zerver"
+MET = {True: "met", False: "NOT MET", None: "not measured"}
 
 
 def to_text(result: Result) -> str:
-    return "\n".join(_case(result.cases[name], parts) for name, parts in result.parts.items())
+    return "\n".join(
+        (*(_case(result.cases[name], parts) for name, parts in result.parts.items()), *_goals(result))
+    )
 
 
 def rows(case: CaseTold, parts: dict[str, Part]) -> list[list[str]]:
@@ -40,3 +43,12 @@ def _case(case: CaseTold, parts: dict[str, Part]) -> str:
         lines.append("  ".join((first.ljust(widths[0]), *cells)).rstrip())
     lines += [f"{peer}: {part.trouble}" for peer, part in parts.items() if part.trouble]
     return "\n".join(lines)
+
+
+def _goals(result: Result) -> list[str]:
+    told = [
+        f"{verdict.goal.case:<18} {FIGURES[verdict.goal.figure].title:<24} {verdict.goal.words():<28}"
+        f" {with_spread(verdict.measured) if verdict.measured else '–':<26} {MET[verdict.is_met]}"
+        for verdict in judge(result)
+    ]
+    return ["\nGoals", *told] if told else []

@@ -1,0 +1,96 @@
+"""The ratios that are promised, and whether they hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tests.bench.figures import FIGURES, Summary, ratios
+from tests.bench.result import Part, Result
+
+OURS = "zerver"
+#: Instead of a peer: whoever of them does best, in the median; the limit aside, which is no peer.
+BEST = "the best peer"
+LIMIT = "C"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Goal:
+    """Ours by another's is at least, or at most, so much; without another, ours itself."""
+
+    case: str
+    figure: str
+    than: str | None = None
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def words(self) -> str:
+        """``at least 30 × celery``."""
+        bound, value = ("at least", self.at_least) if self.at_least is not None else ("at most", self.at_most)
+        assert value is not None
+        unit = FIGURES[self.figure].unit
+        return f"{bound} {value:g} × {self.than}" if self.than else f"{bound} {value:g} {unit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    goal: Goal
+    #: In the unit of the figure, or a ratio, round by round; None where ours or theirs was not measured.
+    measured: Summary | None
+
+    @property
+    def is_met(self) -> bool | None:
+        """By the median."""
+        if self.measured is None:
+            return None
+        if self.goal.at_least is not None:
+            return self.measured.median >= self.goal.at_least
+        assert self.goal.at_most is not None
+        return self.measured.median <= self.goal.at_most
+
+
+def judge(result: Result) -> list[Verdict]:
+    """Goals of the cases that were run."""
+    return [
+        Verdict(goal=goal, measured=_measured(goal, result.parts[goal.case]))
+        for goal in GOALS
+        if goal.case in result.parts
+    ]
+
+
+def _measured(goal: Goal, parts: dict[str, Part]) -> Summary | None:
+    ours = parts.get(OURS)
+    if ours is None:
+        return None
+    if goal.than is None:
+        return ours.summaries.get(goal.figure)
+    than = _best(goal.figure, parts) if goal.than == BEST else goal.than
+    theirs = parts.get(than) if than is not None else None
+    return ratios(ours.rounds, theirs.rounds, goal.figure) if theirs is not None else None
+
+
+def _best(figure: str, parts: dict[str, Part]) -> str | None:
+    medians = {
+        name: part.summaries[figure].median
+        for name, part in parts.items()
+        if name not in (OURS, LIMIT) and figure in part.summaries
+    }
+    choose = max if FIGURES[figure].more_is_better else min
+    return choose(medians, key=lambda name: medians[name]) if medians else None
+
+
+GOALS = (
+    Goal(case="drain", figure="rate", than="C", at_least=0.5),
+    Goal(case="drain", figure="rate", than="celery", at_least=30),
+    Goal(case="drain", figure="rate", than="dramatiq", at_least=20),
+    Goal(case="drain", figure="rate", than="pika", at_least=6),
+    Goal(case="publish-many", figure="rate", than="C", at_least=0.6),
+    Goal(case="publish-many", figure="rate", than="celery", at_least=15),
+    Goal(case="publish-one", figure="p50_ms", than="pika", at_most=1),
+    Goal(case="publish-threads", figure="speedup", at_least=10),
+    Goal(case="latency", figure="p50_ms", than="celery", at_most=0.5),
+    Goal(case="latency", figure="p99_ms", than=BEST, at_most=1),
+    Goal(case="idle", figure="rss_mb", at_most=45),
+    Goal(case="idle-10-queues", figure="rss_mb", at_most=60),
+    # A forgotten object would be a hundred bytes and more.
+    Goal(case="growth", figure="growth_b", at_most=8),
+)

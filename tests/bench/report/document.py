@@ -1,0 +1,117 @@
+"""A result as docs/performance.md, which nobody types."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from tests.bench.figures import FIGURES
+from tests.bench.goals import Verdict, judge
+from tests.bench.numbers import with_spread
+from tests.bench.report.text import rows
+from tests.bench.result import CaseTold, Result
+
+#: Beside the document: its plots.
+PLOTS = "performance"
+
+INTRODUCTION = """\
+# Performance
+
+<!-- Written by scripts/bench: run it again instead of editing. -->
+
+What zerver does beside its peers, on one machine, in one run of `./scripts/bench`, which sets up the peers in an
+environment of their own and starts a private RabbitMQ and PostgreSQL. Broker, database, publishers and workers share
+its processors, so these are no figures of what a broker can do on a machine of its own; the *ratios* are what to look
+at. Rounds are interleaved, A B C A B C …; what is told is the median [least–most] of the rounds, and a ratio is the
+median of those of neighbouring rounds. Every event of every round was seen to be handled, or to be on the broker, or
+the round does not count. Differences under a quarter mean little.
+"""
+
+
+def to_markdown(result: Result, drawn: Iterable[str] = ()) -> str:
+    """``drawn``: the cases that have a plot."""
+    sections = [
+        INTRODUCTION,
+        _where(result),
+        _goals(judge(result)),
+        *_groups(result, set(drawn)),
+        _peers(result),
+    ]
+    return "\n".join(section for section in sections if section)
+
+
+def _where(result: Result) -> str:
+    machine = "\n".join(f"| {name} | {told} |" for name, told in result.machine.items())
+    kind = "A quick run, with small counts: to be taken with salt. " if result.is_quick else ""
+    return (
+        "## Where and when\n\n"
+        f"{kind}{result.day}, {result.rounds} rounds, {result.minutes:.0f} minutes. Meanwhile"
+        f" {result.others:.0%} of the processors' time went to others than the bench and its servers.\n\n"
+        f"| | |\n|---|---|\n{machine}\n"
+    )
+
+
+def _goals(verdicts: Sequence[Verdict]) -> str:
+    if not verdicts:
+        return ""
+    lines = [
+        f"| {verdict.goal.case} | {FIGURES[verdict.goal.figure].title} | {verdict.goal.words()} |"
+        f" {with_spread(verdict.measured) if verdict.measured else '–'} | {_met(verdict)} |"
+        for verdict in verdicts
+    ]
+    return (
+        "## Goals\n\nAs ratios, zerver's by the other's, where another is named.\n\n"
+        "| case | figure | goal | measured | met? |\n|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _met(verdict: Verdict) -> str:
+    return {True: "yes", False: "**no**", None: "not measured"}[verdict.is_met]
+
+
+def _groups(result: Result, drawn: set[str]) -> Iterable[str]:
+    """A section a group, with the cases in their order."""
+    told: dict[str, list[str]] = {}
+    for name, case in result.cases.items():
+        told.setdefault(case.group, []).append(name)
+    for group, names in told.items():
+        parts = [f"## {group}\n"]
+        how = None
+        for name in names:
+            case = result.cases[name]
+            if case.how != how:
+                parts.append(f"{case.how}\n")
+                how = case.how
+            parts.append(_case(result, name, name in drawn))
+        yield "\n".join(parts)
+
+
+def _case(result: Result, name: str, is_drawn: bool) -> str:
+    case: CaseTold = result.cases[name]
+    head, *table = rows(case, result.parts[name])
+    lines = [f"### {case.title}", "", f"`{name}`: {case.setting}.", ""]
+    if is_drawn:
+        lines += [f"![{case.title}]({PLOTS}/{name}.svg)", ""]
+    lines += [_row(head), "|---" * len(head) + "|", *map(_row, table), ""]
+    troubles = [
+        f"- {peer}: not measured{'' if not part.rounds else ' in every round'}: {_one_line(part.trouble)}"
+        for peer, part in result.parts[name].items()
+        if part.trouble
+    ]
+    return "\n".join([*lines, *troubles, *([""] if troubles else [])])
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _peers(result: Result) -> str:
+    parts = ["## Who, and with which settings\n"]
+    for name, peer in result.peers.items():
+        versions = ", ".join(f"{package} {version}" for package, version in peer.versions.items())
+        parts.append(f"**{name}** ({peer.title}){f': {versions}' if versions else ''}\n")
+        parts.append("\n".join(f"- {line}" for line in peer.settings) + "\n")
+    return "\n".join(parts)

@@ -1,0 +1,87 @@
+"""The plots of docs/performance.md: a bar for each peer, ours in colour, with the spread of its rounds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib as mpl
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullLocator
+
+from tests.bench.figures import FIGURES, Summary
+from tests.bench.numbers import short
+from tests.bench.result import CaseTold, Part
+
+INK, QUIET = "#222222", "#8a8a8a"
+#: Okabe and Ito's, which the colour-blind tell apart: ours, the limit, everybody else.
+OURS, LIMIT, OTHERS = "#0072B2", "#D55E00", "#b8b8b8"
+COLOURS = {"zerver": OURS, "C": LIMIT}
+#: From here on a linear scale would show nothing of the small ones.
+LOGARITHMIC_FROM = 12.0
+#: Of the figure. Units: inches.
+WIDTH, ROW_HEIGHT, MARGINS = 7.6, 0.3, 0.75
+
+# The same run gives the same files.
+mpl.rcParams.update({"svg.hashsalt": "zerver", "svg.fonttype": "none", "font.family": "sans-serif"})
+
+
+def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
+    """False, and no file, where nobody has the case's first figure."""
+    figure = FIGURES[case.figures[0]]
+    bars = [
+        (name, part.summaries[figure.name])
+        for name, part in parts.items()
+        if figure.name in part.summaries and part.summaries[figure.name].median > 0
+    ]
+    if not bars:
+        return False
+    bars.sort(key=lambda bar: bar[1].median, reverse=not figure.more_is_better)
+    canvas = Canvas(figsize=(WIDTH, ROW_HEIGHT * len(bars) + MARGINS), layout="constrained")
+    FigureCanvasSVG(canvas)
+    axes = canvas.subplots()
+    medians = [summary.median for _, summary in bars]
+    is_logarithmic = max(medians) > LOGARITHMIC_FROM * min(medians)
+    axes.barh(
+        [name for name, _ in bars],
+        medians,
+        xerr=_spreads([summary for _, summary in bars]),
+        color=[COLOURS.get(name, OTHERS) for name, _ in bars],
+        error_kw={"ecolor": INK, "elinewidth": 0.8},
+        height=0.72,
+    )
+    if is_logarithmic:
+        axes.set_xscale("log")
+        # A bar has to begin somewhere.
+        axes.set_xlim(min(medians) / 3, max(medians) * 4)
+    else:
+        axes.set_xlim(0, max(summary.most for _, summary in bars) * 1.15)
+    for row, (_, summary) in enumerate(bars):
+        axes.annotate(
+            f"{short(summary.median)} {figure.unit}",
+            (summary.most, row),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            size=9,
+            color=INK,
+        )
+    scale = ", logarithmic scale" if is_logarithmic else ""
+    better = "more is better" if figure.more_is_better else "less is better"
+    axes.set_title(f"{case.title}: {figure.title} ({better}{scale})", loc="left", size=10.5, color=INK)
+    axes.spines[["top", "right", "bottom"]].set_visible(False)
+    axes.spines["left"].set_color(QUIET)
+    axes.tick_params(colors=INK, labelsize=9, length=0)
+    axes.xaxis.set_major_locator(NullLocator())
+    axes.xaxis.set_minor_locator(NullLocator())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.savefig(path, format="svg", metadata={"Date": None})
+    return True
+
+
+def _spreads(summaries: list[Summary]) -> list[list[float]]:
+    """How far the rounds reach below and above the median."""
+    return [
+        [summary.median - summary.least for summary in summaries],
+        [summary.most - summary.median for summary in summaries],
+    ]

@@ -1,0 +1,121 @@
+"""What scripts/bench tells: the table, the document, the goals, and the comparison with an earlier run."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.bench.compare import compare
+from tests.bench.figures import Summary
+from tests.bench.goals import judge
+from tests.bench.numbers import short, with_spread
+from tests.bench.report.document import to_markdown
+from tests.bench.report.text import to_text
+from tests.bench.result import CaseTold, Part, PeerTold, Result
+
+DRAIN = CaseTold(
+    title="Drain, one worker process",
+    group="Drain",
+    how="It is drained.",
+    setting="quorum queue",
+    figures=["rate", "cpu_us"],
+)
+
+
+def rounds(*rates: float) -> list[dict[str, float]]:
+    return [{"rate": rate, "cpu_us": 1e6 / rate} for rate in rates]
+
+
+def result(**parts: Part) -> Result:
+    return Result(
+        day="2026-01-31",
+        machine={"processors": "2 × abacus"},
+        is_quick=False,
+        rounds=3,
+        minutes=12.0,
+        others=0.25,
+        peers={name: PeerTold(title=name, settings=["as it is"], versions={name: "1.0"}) for name in parts},
+        cases={"drain": DRAIN},
+        parts={"drain": dict(parts)},
+    )
+
+
+WHOLE = result(
+    zerver=Part(rounds=rounds(30_000, 20_000, 31_000)),
+    pika=Part(rounds=rounds(5_000, 4_000, 5_000)),
+    celery=Part(trouble="it is\nnot installed | at all"),
+    C=Part(rounds=rounds(60_000, 30_000, 61_000)),
+)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (123_456, "123,000"),
+        (12_345, "12,300"),
+        (999.6, "1,000"),
+        (123.4, "123"),
+        (99.97, "100"),
+        (12.34, "12.3"),
+        (1.234, "1.23"),
+        (0.1234, "0.123"),
+        (0.01234, "0.012"),
+        (0, "0"),
+        (-12.34, "-12.3"),
+    ],
+)
+def test_numbers_have_three_digits_that_mean_something(value: float, told: str) -> None:
+    assert short(value) == told
+
+
+def test_a_spread_is_told_where_there_is_one() -> None:
+    assert with_spread(Summary(median=2.0, least=1.0, most=3.0)) == "2.00 [1.00–3.00]"
+    assert with_spread(Summary(median=2.0, least=2.0, most=2.0)) == "2.00"
+
+
+def test_the_table_tells_every_peer_with_ours_by_theirs_and_why_one_is_missing() -> None:
+    lines = [" ".join(line.split()) for line in to_text(WHOLE).splitlines()]
+    assert "zerver 30,000 [20,000–31,000] 33.3 [32.3–50.0]" in lines
+    assert "pika 5,000 [4,000–5,000] 200 [200–250] ×6.00" in lines
+    assert "celery – –" in lines
+    assert "celery: it is not installed | at all" in " ".join(lines)
+
+
+def test_goals_are_judged_by_the_median_of_ratios_and_told_as_not_measured_without_one() -> None:
+    met = {verdict.goal.than: verdict.is_met for verdict in judge(WHOLE)}
+    assert met == {"C": True, "celery": None, "dramatiq": None, "pika": True}
+    slow = replace(
+        WHOLE, parts={"drain": {**WHOLE.parts["drain"], "zerver": Part(rounds=rounds(20_000, 19_000))}}
+    )
+    assert {verdict.goal.than: verdict.is_met for verdict in judge(slow)}["pika"] is False
+
+
+def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
+    text = to_markdown(WHOLE, {"drain"})
+    assert "| processors | 2 × abacus |" in text
+    assert "| drain | events/s | at least 6 × pika | 6.00 [5.00–6.20] | yes |" in text
+    assert "| drain | events/s | at least 30 × celery | – | not measured |" in text
+    assert "![Drain, one worker process](performance/drain.svg)" in text
+    assert "| pika | 5,000 [4,000–5,000] | 200 [200–250] | ×6.00 |" in text
+    assert "- celery: not measured: it is not installed \\| at all" in text
+    assert "**pika** (pika): pika 1.0" in text
+    assert "25% of the processors' time" in text
+
+
+def test_a_result_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
+    WHOLE.write(tmp_path / "deep" / "result.json")
+    assert Result.read(tmp_path / "deep" / "result.json") == WHOLE
+
+
+def test_a_comparison_says_new_by_old_and_what_is_worse() -> None:
+    new = result(zerver=Part(rounds=rounds(15_000)), pika=Part(rounds=rounds(5_100)))
+    lines = [" ".join(line.split()) for line in compare(new, WHOLE).splitlines()]
+    assert "drain zerver rate 30,000 → 15,000 /s ×0.500 WORSE" in lines
+    assert "drain zerver cpu_us 33.3 → 66.7 µs ×2.00 WORSE" in lines
+    assert "drain pika rate 5,000 → 5,100 /s ×1.02" in lines
+
+
+def test_a_comparison_of_nothing_in_common_says_so() -> None:
+    assert "no case in common" in compare(replace(WHOLE, parts={}), WHOLE)
