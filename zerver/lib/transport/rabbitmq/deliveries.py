@@ -24,9 +24,8 @@ _PREFIX = struct.Struct(">BHI")
 _METHOD_HEAD = struct.Struct(">BHI IB")
 #: Delivery tag, and the bit for redelivered. 9 bytes.
 _TAG = struct.Struct(">QB")
-#: The prefix, and class, weight, size of the body. 19 bytes, and then the properties: 2 at the least.
+#: The prefix, and class, weight, size of the body; the properties come next. 19 bytes.
 _HEADER_HEAD = struct.Struct(">BHI HHQ")
-_LEAST_HEADER_BYTES = 12 + 2
 #: Type and channel.
 _BEGINNING = struct.Struct(">BH")
 
@@ -89,7 +88,7 @@ def read_deliveries(buffer: bytes, tags_of: Callable[[int], Mapping[bytes, str]]
             end = at + 7 + size
             if kind != _HEADER or its_number != number or buffer[end] != _END:
                 break
-            if of_class != _BASIC or size < _LEAST_HEADER_BYTES:
+            if of_class != _BASIC or size < 12:
                 break
             properties = buffer[at + 19 : end]
 
