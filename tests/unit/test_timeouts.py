@@ -36,8 +36,9 @@ def watchdog() -> Watchdog:
 @pytest.fixture
 def main_deadline(watchdog: Watchdog) -> Iterator[MainThreadDeadline]:
     before = signal.getsignal(signal.SIGALRM)
-    yield MainThreadDeadline(watchdog, "letters", _give_up)
-    signal.setitimer(signal.ITIMER_REAL, 0)
+    made = MainThreadDeadline(watchdog, "letters", _give_up)
+    yield made
+    made.rest()
     signal.signal(signal.SIGALRM, before)
 
 
@@ -105,7 +106,7 @@ def _outcomes(deadline: MainThreadDeadline, watchdog: Watchdog, fire: Callable[[
         except HandlerTimeout:
             outcome = "timed out"
         assert watchdog.running == {}, f"left behind by a limit at bytecode {len(found)}"
-        assert signal.getitimer(signal.ITIMER_REAL)[0] == 0, f"armed after a limit at bytecode {len(found)}"
+        assert deadline._armed is None, f"armed after a limit at bytecode {len(found)}"
         if not landing.has_fired:
             assert outcome == "result"
             return found
@@ -197,6 +198,43 @@ def test_a_soft_limit_in_the_main_thread_is_told_once_it_has_fired(
     [said] = told
     assert (said["queue"], said["is_hard"]) == ("letters", False)
     assert 0.02 <= said["seconds"] < 10
+
+
+def test_the_timer_is_set_once_for_many_calls_and_each_has_its_whole_time(
+    main_deadline: MainThreadDeadline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: list[float] = []
+    real = signal.setitimer
+
+    def note(which: int, seconds: float) -> None:
+        settings.append(seconds)
+        real(which, seconds)
+
+    monkeypatch.setattr(signal, "setitimer", note)
+    for _ in range(100):
+        main_deadline.run(0.2, [], lambda: None)
+    assert settings == [0.2]
+    threading.Event().wait(0.1)
+    began = clock.monotonic()
+    with pytest.raises(HandlerTimeout):
+        main_deadline.run(0.2, [], lambda: threading.Event().wait(20))
+    assert clock.monotonic() - began >= 0.2
+    assert len(settings) >= 2, "it rang for the first calls, and was set again for what was left"
+
+
+def test_a_timer_that_a_handler_stopped_is_set_again_once_it_should_have_rung(
+    main_deadline: MainThreadDeadline,
+) -> None:
+    main_deadline.run(0.05, [], lambda: signal.setitimer(signal.ITIMER_REAL, 0))
+    threading.Event().wait(0.06)
+    with pytest.raises(HandlerTimeout):
+        main_deadline.run(0.05, [], lambda: threading.Event().wait(20))
+
+
+def test_a_deadline_at_rest_rings_no_more(main_deadline: MainThreadDeadline) -> None:
+    main_deadline.run(0.2, [], lambda: None)
+    main_deadline.rest()
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_a_soft_limit_that_the_handler_swallowed_is_told_as_well(

@@ -251,6 +251,7 @@ class QueueRunner:
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._fail(error)
             self.stop()
+        deadline.rest()
         unbegun = self._intake.withdraw(_WITHDRAW_SECONDS)
         self._journey.hand_back(unbegun + [delivery for group in backlog for delivery in group])
         if threading.current_thread() is not threading.main_thread():

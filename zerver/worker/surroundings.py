@@ -120,20 +120,33 @@ def in_context(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
     return copy_context().run(call, *arguments)
 
 
+class _Forks:
+    """Between this process and the first of its line: to ask the system for its pid takes as long as many a handler."""
+
+    count = 0
+
+    @classmethod
+    def one(cls) -> None:
+        cls.count += 1
+
+
+os.register_at_fork(after_in_child=_Forks.one)
+
+
 def in_this_process(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """Run a handler's code. Should it fork, the child ends here, as at the end of a program.
 
     What lies beyond is its parent's: the events in hand, and connections that both would write to. It would go on as a
     worker that nobody watches, and that no signal to its parent ends.
     """
-    pid = os.getpid()
+    forks = _Forks.count
     try:
         result = call(*arguments)
     except BaseException as error:
-        if os.getpid() != pid:
+        if _Forks.count != forks:
             _end_child(error)
         raise
-    if os.getpid() != pid:
+    if _Forks.count != forks:
         _end_child(None)
     return result
 

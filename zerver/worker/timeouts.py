@@ -28,6 +28,8 @@ Ts = TypeVarTuple("Ts")
 HARD_GRACE_SECONDS = 5.0
 #: How often the watchdog looks.
 TICK_SECONDS = 0.25
+#: Less might be rounded down to nothing, which would stop the timer.
+_LEAST_SECONDS = 0.001
 #: How much later than the hard limit the C timer fires, when the watchdog itself cannot run.
 _LAST_RESORT_SECONDS = 5.0
 #: A watchdog that has not looked for so long does not come back: over what the end of a stuck process may take.
@@ -67,6 +69,10 @@ class SoftDeadline(ABC):
     ) -> T:
         """Raises: HandlerTimeout, and whatever the call raises."""
 
+    def rest(self) -> None:
+        """No call comes for a while, or none at all any more."""
+        return
+
 
 class _WatchedDeadline(SoftDeadline):
     """The watchdog sees the call as long as it runs, and not a moment longer."""
@@ -100,34 +106,52 @@ class _WatchedDeadline(SoftDeadline):
 
 
 class MainThreadDeadline(_WatchedDeadline):
-    """Exact: an interval timer's signal is handled in the main thread, between two bytecodes of the handler."""
+    """Exact: an interval timer's signal is handled in the main thread, between two bytecodes of the handler.
+
+    To set the timer takes as long as many a handler. So it is left running from one call to the next: it rings before
+    the time of any later one is up, and is set again then for what is left of that.
+    """
 
     needs_soft = False
 
     def __init__(self, watchdog: "Watchdog", queue: str, give_up: Callable[[Running], None]) -> None:
         super().__init__(watchdog, queue, give_up)
         self._armed: Running | None = None
+        #: When the timer rings, as far as we know: a handler may have set it otherwise. Units: monotonic seconds.
+        self._rings_at = 0.0
         signal.signal(signal.SIGALRM, self._fire)
 
     def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
         self._armed = entry
         try:
-            signal.setitimer(signal.ITIMER_REAL, entry.timeout_seconds)
+            if not entry.started_at < self._rings_at <= entry.started_at + entry.timeout_seconds:
+                self._set(entry.timeout_seconds)
             return call(*arguments)
         finally:
             # A signal that lands before the next line still raises, out of this block: the event counts as timed
             # out, though it had just finished. ``_fire`` has disarmed then what is not disarmed here.
             self._armed = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def rest(self) -> None:
+        """One that rings while the interpreter ends would end the process in its own way."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._rings_at = 0.0
+
+    def _set(self, seconds: float) -> None:
+        self._rings_at = clock.monotonic() + seconds
+        signal.setitimer(signal.ITIMER_REAL, seconds)
 
     def _fire(self, signal_number: int, frame: FrameType | None) -> None:
-        """A signal of the call before may come late, by way of another thread: it is not in time for this one."""
+        """It rings. Nobody may be running, or somebody who has time left."""
         entry = self._armed
-        if entry is not None and entry.seconds_over >= 0:
-            self._armed = None
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            entry.soft_fired = True
-            raise HandlerTimeout
+        if entry is None:
+            return
+        if entry.seconds_over < 0:
+            self._set(max(-entry.seconds_over, _LEAST_SECONDS))
+            return
+        self._armed = None
+        entry.soft_fired = True
+        raise HandlerTimeout
 
 
 class ThreadDeadline(_WatchedDeadline):

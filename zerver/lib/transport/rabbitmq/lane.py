@@ -233,7 +233,15 @@ class RabbitLane(Lane, Subscriber):
     # -- settling
 
     def _send_acks_soon(self) -> None:
-        self._subscription.later(ACK_HOLD_SECONDS, self._send_acks)
+        self._subscription.later(ACK_HOLD_SECONDS, self._send_acks_now_and_then)
+
+    def _send_acks_now_and_then(self) -> None:
+        """As long as there are some each time nobody need tell of them: that takes as long as many a handler."""
+        had_some = bool(self._acks)
+        self._send_acks()
+        if had_some:
+            self._is_told_of_acks = True
+            self._send_acks_soon()
 
     def _send_acks(self) -> None:
         self._is_told_of_acks = self._is_told_of_enough = False
