@@ -13,6 +13,7 @@ from typing import Any
 
 import pika
 import pika.channel
+from pika.adapters.utils import io_services_utils
 
 from zerver.lib import signals
 from zerver.lib.transport.rabbitmq.deliveries import Delivered, read_deliveries
@@ -20,8 +21,9 @@ from zerver.lib.transport.rabbitmq.deliveries import Delivered, read_deliveries
 #: What is overridden is private to pika, so the stubs do not know it.
 _SelectConnection: Any = pika.SelectConnection
 _Channel: Any = pika.channel.Channel
+_PlainTransport: Any = getattr(io_services_utils, "_AsyncPlaintextTransport", None)
 
-#: Read at once of the socket where deliveries come in lists; pika's own is a sixteenth of it.
+#: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again.
 READ_BYTES = 65_536
 
 OnDeliveries = Callable[[list[Delivered]], object]
@@ -46,8 +48,9 @@ class ListChannel(_Channel):  # type: ignore[misc]  # as above
         that came after it. A channel has one ``on_deliveries`` for all of its consumers: the last.
         """
         self._on_deliveries = on_deliveries
+        tag = self.basic_consume(queue, self._on_one, arguments=arguments, callback=callback)
         self.connection.read_in_lists()
-        return str(self.basic_consume(queue, self._on_one, arguments=arguments, callback=callback))
+        return str(tag)
 
     def hand_over(self, deliveries: list[Delivered]) -> None:
         """As pika does it: what comes while the channel is being closed is dropped."""
@@ -83,7 +86,12 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
             return
         self._is_in_lists = True
         # Of this connection's own transport; the class is everybody's.
-        self._transport._MAX_RECV_BYTES = READ_BYTES
+        transport = self._transport
+        transport._MAX_RECV_BYTES = READ_BYTES
+        if type(transport) is _PlainTransport:
+            # One read each time that the loop finds something there. To read until nothing is left is a system call
+            # and an exception more; TLS must, which may hold what the socket no longer does.
+            transport._MAX_CONSUME_BYTES = 1
 
     def _on_data_available(self, data_in: bytes) -> None:
         if not self._is_in_lists:
@@ -134,7 +142,11 @@ _KNOWN = (
     ("pika.channel:ContentFrameAssembler.process", "self frame_value", "_method_frame _header_frame"),
     ("pika.channel:ContentFrameAssembler._reset", "self", "_method_frame _header_frame"),
     ("pika.adapters.base_connection:BaseConnection._proto_connection_made", "self transport", "_transport"),
-    ("pika.adapters.utils.io_services_utils:_AsyncTransportBase._consume", "self", "_MAX_RECV_BYTES _sock"),
+    (
+        "pika.adapters.utils.io_services_utils:_AsyncTransportBase._consume",
+        "self",
+        "_MAX_RECV_BYTES _MAX_CONSUME_BYTES",
+    ),
 )
 _REPLACED = 2
 
