@@ -21,7 +21,7 @@ class Case(ABC):
     #: By name, in the order of their turns.
     peers: tuple[str, ...]
     setting: Setting = field(default_factory=Setting)
-    #: Left out by ``--quick``: it cannot be had quickly.
+    #: Left out by ``--quick``.
     is_long: bool = False
     #: How many rounds at most: some figures hardly vary.
     most_rounds: int = 99

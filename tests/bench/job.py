@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+WARM_UP = 20
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -24,6 +26,11 @@ class Job:
     threads: int = 1
     per_second: float = 0.0
     burst: int = 1
+
+    @property
+    def warm_ups(self) -> int:
+        """Events that are published before the clock runs, to open connections and to load what is loaded late."""
+        return WARM_UP if self.threads == 1 else self.threads
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

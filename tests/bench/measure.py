@@ -25,13 +25,18 @@ def interleaved(takers: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
 
 
 def run_case(
-    case: Case, peers: Sequence[Peer], rounds: int, site: Site, progress: Progress
+    case: Case, peers: Sequence[Peer], rounds: int, site: Site, progress: Progress, deadline: float
 ) -> dict[str, Part]:
-    """Whoever fails once is out of this case, with the reason; the others go on."""
+    """Whoever fails once is out of this case, with the reason; the others go on.
+
+    Units: deadline is by ``time.monotonic``; no round begins after it.
+    """
     figures: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
     troubles: dict[str, str | None] = {peer.name: peer.missing(case.setting) for peer in peers}
     failed: set[str] = set()
     for number, peer in interleaved(peers, min(rounds, case.most_rounds)):
+        if troubles[peer.name] is None and time.monotonic() > deadline:
+            troubles[peer.name] = "the time that a run has was over"
         if troubles[peer.name] is not None:
             continue
         began = time.monotonic()

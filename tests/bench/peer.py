@@ -38,6 +38,8 @@ class Peer(ABC):
     #: events a second of one publishing process.
     drains: ClassVar[int]
     publishes: ClassVar[int]
+    #: Whether its publisher begins with the events of ``job.warm_ups``.
+    warms_up: ClassVar[bool] = True
     #: Module with the ``Publisher``.
     app: ClassVar[str]
     python: ClassVar[Path] = PEERS_PYTHON

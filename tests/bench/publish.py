@@ -20,9 +20,8 @@ from tests.bench.job import Done, Job
 
 #: Environment of every publishing process: where the templates are, and where what it tells goes.
 EVENTS, RESULT = "BENCH_EVENTS", "BENCH_RESULT"
-#: Connections are opened, and what is loaded at the first use is loaded, before the clock runs. The events of that all
-#: have one number, of which nobody asks when it was handled.
-WARM_UP, WARM_UP_NUMBER = 20, 0
+#: Of the events of the warm-up: nobody asks when it was handled.
+WARM_UP_NUMBER = 0
 
 Event = Mapping[str, Any]
 
@@ -51,10 +50,10 @@ def run(publisher: Publisher, job: Job, templates: Templates) -> Done:
             return _timed_each(lambda _: publisher.atomic(None), job, templates)
         case "many":
             events = list(templates.events(job.first, job.count))
-            publisher.publish_many([warm_up] * WARM_UP)
+            publisher.publish_many([warm_up] * job.warm_ups)
             return _timed(lambda: publisher.publish_many(events))
         case "paced":
-            publisher.publish_many([warm_up] * WARM_UP)
+            publisher.publish_many([warm_up] * job.warm_ups)
             return _timed(lambda: _pace(publisher, job, templates))
 
 
@@ -96,7 +95,7 @@ def _timed_each(publish: Callable[[Event], object], job: Job, templates: Templat
 
     threads = []
     if job.threads == 1:
-        for _ in range(WARM_UP):
+        for _ in range(job.warm_ups):
             publish(warm_up)
         done = _timed(lambda: work(events))
     else:

@@ -12,6 +12,7 @@ from tests.bench.figures import Summary
 from tests.bench.goals import judge
 from tests.bench.numbers import short, with_spread
 from tests.bench.report.document import to_markdown
+from tests.bench.report.rows import troubles
 from tests.bench.report.text import to_text
 from tests.bench.result import CaseTold, Part, PeerTold, Result
 
@@ -79,8 +80,20 @@ def test_the_table_tells_every_peer_with_ours_by_theirs_and_why_one_is_missing()
     lines = [" ".join(line.split()) for line in to_text(WHOLE).splitlines()]
     assert "zerver 30,000 [20,000–31,000] 33.3 [32.3–50.0]" in lines
     assert "pika 5,000 [4,000–5,000] 200 [200–250] ×6.00" in lines
-    assert "celery – –" in lines
-    assert "celery: it is not installed | at all" in " ".join(lines)
+    assert "not measured: celery: it is not installed | at all" in lines
+
+
+def test_one_reason_is_told_once_for_all_who_have_it() -> None:
+    late = Part(rounds=rounds(1_000), trouble="no time")
+    assert troubles({"a": late, "b": Part(trouble="no time"), "c": Part(rounds=rounds(1))}) == {
+        "a (after 1 rounds), b": "no time"
+    }
+
+
+def test_a_case_in_which_nobody_was_measured_has_no_table() -> None:
+    nobody = result(zerver=Part(trouble="no time"), C=Part(trouble="no time"))
+    assert "Drain, one worker process (quorum queue)\nnot measured: zerver, C: no time" in to_text(nobody)
+    assert "- not measured: zerver, C: no time" in to_markdown(nobody)
 
 
 def test_goals_are_judged_by_the_median_of_ratios_and_told_as_not_measured_without_one() -> None:
@@ -99,7 +112,7 @@ def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
     assert "| drain | events/s | at least 30 × celery | – | not measured |" in text
     assert "![Drain, one worker process](performance/drain.svg)" in text
     assert "| pika | 5,000 [4,000–5,000] | 200 [200–250] | ×6.00 |" in text
-    assert "- celery: not measured: it is not installed \\| at all" in text
+    assert "- not measured: celery: it is not installed \\| at all" in text
     assert "**pika** (pika): pika 1.0" in text
     assert "25% of the processors' time" in text
 

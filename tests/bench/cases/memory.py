@@ -17,7 +17,9 @@ from tests.bench.site import Site
 FIRST_EVENTS, REST_SECONDS = 50, 1.5
 GROWTH_EVENTS = 1_000_000
 #: Slower ones get as many as they handle in this time.
-GROWTH_SECONDS = 30.0
+GROWTH_SECONDS = 20.0
+#: From so many events a second on a million is no matter of minutes.
+FAST = 10_000
 #: Over these the heap comes to rest, so they do not count. A share of all.
 GROWTH_WARM_UP = 0.25
 GROWTH_PATIENCE_SECONDS = 600.0
@@ -54,9 +56,7 @@ class Growth(Case):
     figures: ClassVar[tuple[str, ...]] = ("growth_b", "events", "rss_mb")
 
     def measure(self, site: Site, peer: Peer) -> Figures:
-        count = (
-            min(GROWTH_EVENTS, round(GROWTH_SECONDS * peer.drains)) if peer.drains < 5_000 else GROWTH_EVENTS
-        )
+        count = site.count(GROWTH_EVENTS if peer.drains >= FAST else GROWTH_SECONDS * peer.drains)
         first_part = round(count * GROWTH_WARM_UP)
         with site.round(peer, self.setting, slots=1 + count) as this:
             this.start_workers()
@@ -99,6 +99,7 @@ MEMORY = (
         title="Memory of ten queues in ten processes",
         peers=IDLE_PEERS,
         setting=Setting(queues=10, workers=10),
+        is_long=True,
         most_rounds=1,
     ),
     Idle(

@@ -9,7 +9,6 @@ from tests.bench.case import Case
 from tests.bench.figures import Figures, latency_figures
 from tests.bench.job import Done, Job
 from tests.bench.peer import Peer
-from tests.bench.publish import WARM_UP
 from tests.bench.setting import Setting
 from tests.bench.site import Site
 
@@ -124,8 +123,9 @@ def published(site: Site, peer: Peer, setting: Setting, job: Job) -> tuple[Done,
         before = this.cost()
         done = this.publish(job)
         after = this.cost()
-        this.wait_stored(job.count)
-        return done, (after.broker - before.broker) / (job.count + WARM_UP) * 1e6
+        stored = job.count + (job.warm_ups if peer.warms_up else 0)
+        this.wait_stored(stored)
+        return done, (after.broker - before.broker) / stored * 1e6
 
 
 def latency(done: Done) -> dict[str, float]:
@@ -135,37 +135,26 @@ def latency(done: Done) -> dict[str, float]:
 
 
 PUBLISHERS = ("zerver", "pika", "celery", "dramatiq", "taskiq", "faststream", "potatoq", "C")
+#: Where one thing is otherwise.
+SOME = ("zerver", "pika", "celery", "dramatiq", "C")
 #: Who has threads, and what they share.
 IN_THREADS = ("zerver", "pika", "celery", "dramatiq", "potatoq")
 
+CLASSIC, WEBHOOKS = Setting(queue_type="classic"), Setting(events="webhooks")
+
+
+def _variant(kind: type[Publish], name: str, title: str, setting: Setting) -> Publish:
+    return kind(name=name, title=title, peers=SOME, setting=setting, is_long=True, most_rounds=2)
+
+
 PUBLISHING = (
     PublishOne(name="publish-one", title="Publish one, confirmed", peers=PUBLISHERS),
-    PublishOne(
-        name="publish-one-classic",
-        title="Publish one, confirmed, classic queue",
-        peers=PUBLISHERS,
-        setting=Setting(queue_type="classic"),
-    ),
-    PublishOne(
-        name="publish-one-8k",
-        title="Publish one, confirmed, webhooks of 8 KB",
-        peers=PUBLISHERS,
-        setting=Setting(events="webhooks"),
-    ),
+    _variant(PublishOne, "publish-one-classic", "Publish one, confirmed, classic queue", CLASSIC),
+    _variant(PublishOne, "publish-one-8k", "Publish one, confirmed, webhooks of 8 KB", WEBHOOKS),
     PublishThreads(name="publish-threads", title="Publish one, confirmed, in many threads", peers=IN_THREADS),
     PublishMany(name="publish-many", title="Publish many, confirmed", peers=PUBLISHERS),
-    PublishMany(
-        name="publish-many-classic",
-        title="Publish many, confirmed, classic queue",
-        peers=PUBLISHERS,
-        setting=Setting(queue_type="classic"),
-    ),
-    PublishMany(
-        name="publish-many-8k",
-        title="Publish many, confirmed, webhooks of 8 KB",
-        peers=PUBLISHERS,
-        setting=Setting(events="webhooks"),
-    ),
+    _variant(PublishMany, "publish-many-classic", "Publish many, confirmed, classic queue", CLASSIC),
+    _variant(PublishMany, "publish-many-8k", "Publish many, confirmed, webhooks of 8 KB", WEBHOOKS),
     PublishAtomic(
         name="publish-atomic",
         title="Publish inside atomic(): what a request pays, and when the event is handled",

@@ -28,6 +28,7 @@ class C(ProjectPeer):
     drains = 60_000
     publishes = 25_000
     app = ""
+    warms_up = False
 
     def missing(self, setting: Setting) -> str | None:
         if not (PROGRAMS / "consume").exists():

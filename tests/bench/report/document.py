@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from tests.bench.figures import FIGURES
 from tests.bench.goals import Verdict, judge
 from tests.bench.numbers import with_spread
-from tests.bench.report.text import rows
+from tests.bench.report.rows import rows, troubles
 from tests.bench.result import CaseTold, Result
 
 #: Beside the document: its plots.
@@ -21,9 +21,10 @@ INTRODUCTION = """\
 What zerver does beside its peers, on one machine, in one run of `./scripts/bench`, which sets up the peers in an
 environment of their own and starts a private RabbitMQ and PostgreSQL. Broker, database, publishers and workers share
 its processors, so these are no figures of what a broker can do on a machine of its own; the *ratios* are what to look
-at. Rounds are interleaved, A B C A B C …; what is told is the median [least–most] of the rounds, and a ratio is the
-median of those of neighbouring rounds. Every event of every round was seen to be handled, or to be on the broker, or
-the round does not count. Differences under a quarter mean little.
+at. Rounds are interleaved, A B C A B C …; what is told is the median [least–most] of the rounds. The last column is
+zerver's first figure divided by that of the peer, the median of such ratios of neighbouring rounds. Every event of
+every round was seen to be handled, or to be on the broker, or the round does not count. Differences under a quarter
+mean little. Peers do more or less for an event than zerver does: these are costs, and no list of features.
 """
 
 
@@ -87,25 +88,23 @@ def _groups(result: Result, drawn: set[str]) -> Iterable[str]:
 
 def _case(result: Result, name: str, is_drawn: bool) -> str:
     case: CaseTold = result.cases[name]
-    head, *table = rows(case, result.parts[name])
     lines = [f"### {case.title}", "", f"`{name}`: {case.setting}.", ""]
     if is_drawn:
         lines += [f"![{case.title}]({PLOTS}/{name}.svg)", ""]
-    lines += [_row(head), "|---" * len(head) + "|", *map(_row, table), ""]
-    troubles = [
-        f"- {peer}: not measured{'' if not part.rounds else ' in every round'}: {_one_line(part.trouble)}"
-        for peer, part in result.parts[name].items()
-        if part.trouble
-    ]
-    return "\n".join([*lines, *troubles, *([""] if troubles else [])])
+    if table := rows(case, result.parts[name]):
+        head, *others = table
+        lines += [_row(head), "|---" * len(head) + "|", *map(_row, others), ""]
+    if missing := troubles(result.parts[name]):
+        lines += [*(f"- not measured: {peers}: {_escaped(reason)}" for peers, reason in missing.items()), ""]
+    return "\n".join(lines)
 
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _peers(result: Result) -> str:
