@@ -117,7 +117,8 @@ class EventTable:
                     statement = dialect.insert(
                         rows, is_timed=due_at_ms is not None, is_leased=lease_seconds > 0
                     )
-                    _change(connection, dialect, statement, values, announce=announce)
+                    statement += dialect.telling if announce else ""
+                    dialect.execute(connection, statement, values)
 
         perform(self._alias, insert)
 
@@ -136,16 +137,14 @@ class EventTable:
         def take(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
             dialect, keys = dialect_of(connection), len(bodies.names)
             place = (beyond or ()) if dialect.keeps_dead_rows else ()
-            with connection.cursor() as cursor:
-                # Inside a transaction a look before would cost SQLite the right to write after it.
-                if dialect.peeks and not connection.in_atomic_block:
-                    cursor.execute(dialect.any_due(keys), chosen)
-                    if cursor.fetchone() is None:
-                        return []
-                statement = dialect.claim(keys, has_place=bool(place))
-                cursor.execute(statement, [*chosen, *place, limit, _ms(lease_seconds), owner])
-                rows: list[tuple[Any, ...]] = cursor.fetchall()
-                return rows
+            # Inside a transaction a look before would cost SQLite the right to write after it.
+            if dialect.peeks and not connection.in_atomic_block:
+                found, _ = dialect.execute(connection, dialect.any_due(keys), chosen)
+                if not found:
+                    return []
+            values = [*chosen, *place, limit, _ms(lease_seconds), owner]
+            rows, _ = dialect.execute(connection, dialect.claim(keys, has_place=bool(place)), values)
+            return rows
 
         claims = _claims(queue, perform(self._alias, take), bodies)
         return sorted(claims, key=lambda claim: (claim.due_at_ms, claim.row_id))
@@ -245,27 +244,13 @@ class EventTable:
 
     def _run(self, statement: str, values: list[Any], *, announce: bool = False) -> int:
         """How many rows the statement changed."""
-        return perform(
-            self._alias,
-            lambda connection: _change(connection, self._dialect, statement, values, announce=announce),
-        )
+        dialect = self._dialect
+        statement += dialect.telling if announce else ""
+        return perform(self._alias, lambda connection: dialect.execute(connection, statement, values)[1])
 
     def _rows(self, statement: str, values: list[Any]) -> list[tuple[Any, ...]]:
-        def fetch(connection: BaseDatabaseWrapper) -> list[tuple[Any, ...]]:
-            with connection.cursor() as cursor:
-                cursor.execute(statement, values)
-                rows: list[tuple[Any, ...]] = cursor.fetchall()
-                return rows
-
-        return perform(self._alias, fetch)
-
-
-def _change(
-    connection: BaseDatabaseWrapper, dialect: Dialect, statement: str, values: list[Any], *, announce: bool
-) -> int:
-    with connection.cursor() as cursor:
-        cursor.execute(statement + dialect.telling if announce else statement, values)
-        return int(cursor.rowcount)
+        dialect = self._dialect
+        return perform(self._alias, lambda connection: dialect.execute(connection, statement, values)[0])
 
 
 def _ms(seconds: float) -> int:

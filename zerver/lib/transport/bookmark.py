@@ -13,7 +13,7 @@ from zerver.lib import clock
 from zerver.lib.event_table import Claim, Place
 
 #: What a look may take that costs nothing to speak of.
-_CHEAP_SECONDS: Final = 0.02
+_CHEAP_SECONDS: Final = 0.005
 #: After one that took longer nobody looks at the front for so many times as long: a tenth of the time goes to that.
 _REST: Final = 9.0
 #: What has come to stand behind us waits no longer than that, and as long as the look at the front takes.
