@@ -51,7 +51,8 @@ def main() -> int:
         docs = options.docs or DOCS
         write(result, docs)
         print(f"\nwritten: {docs / 'performance.md'}")
-    print(f"\n{result.minutes:.1f} minutes; figures for machines: {options.json}")
+    if options.earlier is None:
+        print(f"\n{result.minutes:.1f} minutes; figures for machines: {options.json}")
     failed = [
         f"{case}: {peer}" for case, parts in result.parts.items() for peer in parts if parts[peer].has_failed
     ]
@@ -111,7 +112,6 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
     clock = Clock()
     try:
         with Site(scale=QUICK_SCALE if options.quick else 1.0) as site:
-            told = machine.describe(site)
             parts = {
                 case.name: run_case(case, takers[case.name], rounds, site, progress, deadline)
                 for case in cases
@@ -120,7 +120,7 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
         spawn.dismiss_guard()
     return Result(
         day=datetime.now(UTC).date().isoformat(),
-        machine=told,
+        machine=machine.describe(),
         is_quick=options.quick,
         rounds=rounds,
         minutes=clock.minutes(),
@@ -167,4 +167,7 @@ def _case_told(case: Case) -> CaseTold:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

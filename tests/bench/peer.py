@@ -64,6 +64,10 @@ class Peer(ABC):
         """Their names on the broker."""
         return ["bench"] if setting.queues == 1 else [f"bench_{number}" for number in range(setting.queues)]
 
+    def consumers(self, setting: Setting) -> int:
+        """How many the broker has when all workers are there. Of several queues each has one."""
+        return max(setting.workers, setting.queues)
+
     def missing(self, setting: Setting) -> str | None:
         """What keeps it from running on this machine, or under this setting."""
         if self.python == PEERS_PYTHON and not PEERS_PYTHON.exists():

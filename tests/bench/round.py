@@ -157,8 +157,7 @@ class Round:
     def wait_consumers(self) -> None:
         """Until every worker has subscribed."""
         if "rabbitmq" in self.peer.needs:
-            # Of several queues each has one, in one process or in its own.
-            wanted = max(self.place.setting.workers, self.place.setting.queues)
+            wanted = self.peer.consumers(self.place.setting)
             self.wait(lambda: self._told("consumers") >= wanted, "every worker to subscribe")
 
     def wait_stored(self, count: int) -> None:

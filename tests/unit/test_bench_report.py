@@ -122,13 +122,25 @@ def test_a_result_is_the_same_after_it_was_kept(tmp_path: Path) -> None:
     assert Result.read(tmp_path / "deep" / "result.json") == WHOLE
 
 
-def test_a_comparison_says_new_by_old_and_what_is_worse() -> None:
-    new = result(zerver=Part(rounds=rounds(15_000)), pika=Part(rounds=rounds(5_100)))
-    lines = [" ".join(line.split()) for line in compare(new, WHOLE).splitlines()]
-    assert "drain zerver rate 30,000 → 15,000 /s ×0.500 WORSE" in lines
-    assert "drain zerver cpu_us 33.3 → 66.7 µs ×2.00 WORSE" in lines
-    assert "drain pika rate 5,000 → 5,100 /s ×1.02" in lines
+def test_a_comparison_says_new_by_old_and_what_is_worse_than_the_weather() -> None:
+    slow = result(zerver=Part(rounds=rounds(15_000)), pika=Part(rounds=rounds(5_100)))
+    lines = [" ".join(line.split()) for line in compare(slow, WHOLE).splitlines()]
+    assert "drain rate 30,000 → 15,000 /s ×0.500 (×1.02) WORSE" in lines
+    assert "drain cpu_us 33.3 → 66.7 µs ×2.00 (×0.980) WORSE" in lines
+
+
+def test_what_became_slow_as_the_peers_did_is_not_called_worse() -> None:
+    busy = result(
+        zerver=Part(rounds=rounds(15_000)), pika=Part(rounds=rounds(2_600)), C=Part(rounds=rounds(29_000))
+    )
+    lines = [" ".join(line.split()) for line in compare(busy, WHOLE).splitlines()]
+    assert "drain rate 30,000 → 15,000 /s ×0.500 (×0.502)" in lines
+
+
+def test_a_comparison_without_peers_goes_by_ours_alone() -> None:
+    lines = compare(result(zerver=Part(rounds=rounds(60_000))), WHOLE).splitlines()
+    assert "drain rate 30,000 → 60,000 /s ×2.00 better" in [" ".join(line.split()) for line in lines]
 
 
 def test_a_comparison_of_nothing_in_common_says_so() -> None:
-    assert "no case in common" in compare(replace(WHOLE, parts={}), WHOLE)
+    assert "nothing of zerver in common" in compare(replace(WHOLE, parts={}), WHOLE)

@@ -46,3 +46,7 @@ class CeleryPrefork(CelerySolo):
         if setting.queues > 1:
             return [self._worker(number, setting, "--concurrency=1") for number in range(setting.workers)]
         return [self._worker(0, setting, f"--concurrency={setting.workers}")]
+
+    def consumers(self, setting: Setting) -> int:
+        """A master consumes for all of its processes."""
+        return setting.queues

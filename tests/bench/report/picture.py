@@ -9,7 +9,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullLocator
 
-from tests.bench.figures import FIGURES, Summary
+from tests.bench.figures import FIGURES, Figure, Summary
 from tests.bench.numbers import short
 from tests.bench.result import CaseTold, Part
 
@@ -41,6 +41,7 @@ def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
     FigureCanvasSVG(canvas)
     axes = canvas.subplots()
     medians = [summary.median for _, summary in bars]
+    dots = _dots(figure, parts, [name for name, _ in bars])
     is_logarithmic = max(medians) > LOGARITHMIC_FROM * min(medians)
     axes.barh(
         [name for name, _ in bars],
@@ -53,13 +54,14 @@ def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
     if is_logarithmic:
         axes.set_xscale("log")
         # A bar has to begin somewhere.
-        axes.set_xlim(min(medians) / 3, max(medians) * 4)
+        axes.set_xlim(min(medians) / 3, max([*medians, *dots.values()]) * 8)
     else:
-        axes.set_xlim(0, max(summary.most for _, summary in bars) * 1.15)
+        axes.set_xlim(0, max([*(summary.most for _, summary in bars), *dots.values()]) * 1.3)
+    axes.plot(list(dots.values()), list(dots), "o", color=INK, markersize=4)
     for row, (_, summary) in enumerate(bars):
         axes.annotate(
-            f"{short(summary.median)} {figure.unit}",
-            (summary.most, row),
+            f"{short(summary.median)} {figure.unit}" + (f", p99 {short(dots[row])}" if row in dots else ""),
+            (max(summary.most, dots.get(row, 0)), row),
             (5, 0),
             textcoords="offset points",
             va="center",
@@ -67,8 +69,11 @@ def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
             color=INK,
         )
     scale = ", logarithmic scale" if is_logarithmic else ""
+    dotted = ", dot: p99" if dots else ""
     better = "more is better" if figure.more_is_better else "less is better"
-    axes.set_title(f"{case.title}: {figure.title} ({better}{scale})", loc="left", size=10.5, color=INK)
+    axes.set_title(
+        f"{case.title}: {figure.title} ({better}{scale}{dotted})", loc="left", size=10.5, color=INK
+    )
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     axes.spines["left"].set_color(QUIET)
     axes.tick_params(colors=INK, labelsize=9, length=0)
@@ -77,6 +82,14 @@ def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.savefig(path, format="svg", metadata={"Date": None})
     return True
+
+
+def _dots(figure: Figure, parts: dict[str, Part], names: list[str]) -> dict[int, float]:
+    """The 99th percentiles beside medians, by row."""
+    if figure.name != "p50_ms":
+        return {}
+    found = {row: parts[name].summaries.get("p99_ms") for row, name in enumerate(names)}
+    return {row: summary.median for row, summary in found.items() if summary is not None}
 
 
 def _spreads(summaries: list[Summary]) -> list[list[float]]:

@@ -11,6 +11,7 @@ from tests.bench.result import Result
 
 def write(result: Result, docs: Path) -> None:
     """``performance.md`` and its plots, those of an earlier run removed."""
+    docs.mkdir(parents=True, exist_ok=True)
     for old in (docs / PLOTS).glob("*.svg"):
         old.unlink()
     drawn = {
