@@ -133,9 +133,10 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
 
 
 def is_whole(result: Result) -> bool:
-    """Fit for the documents: every case with all of its peers, in full length."""
+    """Fit for the documents: in full length, every case with all of its peers, the first of which, ours, was measured."""
+    parts = result.parts
     return not result.is_quick and all(
-        case.name in result.parts and set(case.peers) == set(result.parts[case.name])
+        set(case.peers) == set(parts.get(case.name, {})) and parts[case.name][case.peers[0]].rounds
         for case in CASES.values()
     )
 

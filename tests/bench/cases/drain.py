@@ -24,7 +24,8 @@ class Drain(Case):
     group: ClassVar[str] = "Drain"
     how: ClassVar[str] = (
         "Workers run and have handled some events. They are stopped (SIGSTOP), a backlog is published and seen to be"
-        " on the broker; the clock runs from SIGCONT until the last event of the backlog is handled."
+        " on the broker; the clock runs from SIGCONT until the last event of the backlog is handled. Handlers that"
+        " sleep do so beside each other, in threads or coroutines, with those who have them."
     )
     figures: ClassVar[tuple[str, ...]] = ("rate", "cpu_us", "broker_cpu_us")
 

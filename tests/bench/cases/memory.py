@@ -20,9 +20,8 @@ GROWTH_EVENTS = 1_000_000
 GROWTH_SECONDS = 20.0
 #: From so many events a second on a million is no matter of minutes.
 FAST = 10_000
-#: Over these the heap comes to rest, so they do not count. A share of all.
-GROWTH_WARM_UP = 0.25
-GROWTH_PATIENCE_SECONDS = 600.0
+#: A publishing process for each; over the first ones the heap comes to rest, so they do not count.
+PARTS, WARM_UP_PARTS = 12, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,21 +55,18 @@ class Growth(Case):
     figures: ClassVar[tuple[str, ...]] = ("growth_b", "events", "rss_mb")
 
     def measure(self, site: Site, peer: Peer) -> Figures:
-        count = site.count(GROWTH_EVENTS if peer.drains >= FAST else GROWTH_SECONDS * peer.drains)
-        first_part = round(count * GROWTH_WARM_UP)
-        with site.round(peer, self.setting, slots=1 + count) as this:
+        part = site.count((GROWTH_EVENTS if peer.drains >= FAST else GROWTH_SECONDS * peer.drains) / PARTS)
+        with site.round(peer, self.setting, slots=1 + PARTS * part) as this:
             this.start_workers()
-            this.begin_publish(Job(verb="many", count=count))
-            this.wait_handled(1, first_part, GROWTH_PATIENCE_SECONDS)
-            before = this.memory()
-            this.wait_handled(1 + first_part, count - first_part, GROWTH_PATIENCE_SECONDS)
-            after = this.memory()
-            this.finish_publish()
-            return {
-                "growth_b": (after.own - before.own) * 1e6 / (count - first_part),
-                "events": count,
-                "rss_mb": after.rss,
-            }
+            memories = []
+            for number in range(PARTS):
+                job = Job(verb="many", first=1 + number * part, count=part)
+                this.publish(job)
+                this.wait_handled(job.first, job.count)
+                memories.append(this.memory())
+            before, after = memories[WARM_UP_PARTS - 1], memories[-1]
+            kept = (after.own - before.own) * 1e6 / (part * (PARTS - WARM_UP_PARTS))
+            return {"growth_b": kept, "events": part * PARTS, "rss_mb": after.rss}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ from tests.bench.setting import Place, Setting
 from tests.servers.processes import REPOSITORY
 
 SETTINGS = "tests.bench.project.settings"
+THREADS = 8
 QUEUE = "BENCH_ZERVER_QUEUE"
 
 
@@ -20,12 +21,13 @@ class Zerver(ProjectPeer):
     settings = (
         "every option as it is by default: typed events, both lanes, retries, timeouts, suspects, breaker, signals,"
         " statistics, graceful shutdown; the event table on PostgreSQL",
+        f"threads={THREADS} where handlers sleep, as docs/options.md says: as many as Dramatiq has by itself",
         "publishing by queue_json_publish and queue_json_publish_many, confirmed",
     )
     packages = ("zerver", "django", "pika", "msgspec", "psycopg")
     needs = ("rabbitmq", "postgresql")
-    drains = 15_000
-    publishes = 8_000
+    drains = 20_000
+    publishes = 10_000
     app = "tests.bench.apps.zerver_app"
 
     def workers(self, place: Place) -> list[list[str]]:
@@ -42,6 +44,8 @@ class Zerver(ProjectPeer):
         options: dict[str, object] = {"queue_type": setting.queue_type}
         if setting.queues == 1:
             options["workers"] = setting.workers
+        if setting.handler_seconds:
+            options["threads"] = THREADS
         return {
             "DJANGO_SETTINGS_MODULE": SETTINGS,
             "LOG_LEVEL": "WARNING",
