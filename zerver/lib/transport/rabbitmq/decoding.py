@@ -32,10 +32,14 @@ _OUR_BEGINNING: Final = struct.pack(">HB", _OUR_FLAGS, len(CONTENT_TYPE)) + CONT
 _HEADERS_AT: Final = len(_OUR_BEGINNING) + 4
 _STAMP_BYTES: Final = 8
 
-_LENGTH = struct.Struct(">I")
+#: The number that stands at a place of some bytes, in a tuple. Looked up and called for every header.
+_length_at = struct.Struct(">I").unpack_from
+_int_at = struct.Struct(">i").unpack_from
+_long_at = struct.Struct(">q").unpack_from
 #: Field types, by the letters that AMQP has for them.
 _TEXT: Final = ord("S")
-_INTEGERS = {ord("I"): struct.Struct(">i"), ord("l"): struct.Struct(">q")}
+_INT: Final = ord("I")
+_LONG: Final = ord("l")
 
 _ATTEMPT: Final = ATTEMPT.encode()
 _PUBLISHED_AT_MS: Final = PUBLISHED_AT_MS.encode()
@@ -51,33 +55,36 @@ def decode_event(queue: str, properties: bytes | BasicProperties, body: bytes) -
             return event
         try:
             properties = BasicProperties().decode(properties)
-        except (
-            Exception
-        ):  # of many kinds; RabbitMQ lets through what pika cannot decode (times after the year 9999)
+        except Exception:  # many kinds; RabbitMQ lets through what pika cannot decode, as times after 9999
             properties = BasicProperties()
     return to_event(queue, properties, body)
 
 
 def _our_event(queue: str, properties: bytes, body: bytes) -> Event | None:
-    """None where anything is unusual."""
+    """None where anything is unusual. It is one loop with few calls: this is done for every event."""
     if not properties.startswith(_OUR_BEGINNING):
         return None
     headers: dict[str, str] = {}
     attempt = published_at_ms = 0
     try:
-        (headers_bytes,) = _LENGTH.unpack_from(properties, _HEADERS_AT - 4)
         at = _HEADERS_AT
-        headers_end = at + headers_bytes
+        headers_end = at + _length_at(properties, at - 4)[0]
         while at < headers_end:
             kind_at = at + 1 + properties[at]
             name, kind = properties[at + 1 : kind_at], properties[kind_at]
             if kind == _TEXT:
-                at = kind_at + 5 + _LENGTH.unpack_from(properties, kind_at + 1)[0]
-                headers[_name(name)] = _text(properties[kind_at + 5 : at])
+                at = kind_at + 5 + _length_at(properties, kind_at + 1)[0]
+                text = properties[kind_at + 5 : at].decode()
+                if "\x00" in text:
+                    return None
+                headers[_name(name)] = text
                 continue
-            integer = _INTEGERS[kind]
-            (value,) = integer.unpack_from(properties, kind_at + 1)
-            at = kind_at + 1 + integer.size
+            if kind == _INT:
+                value, at = _int_at(properties, kind_at + 1)[0], kind_at + 5
+            elif kind == _LONG:
+                value, at = _long_at(properties, kind_at + 1)[0], kind_at + 9
+            else:
+                return None
             if name == _ATTEMPT:
                 attempt = value
             elif name == _PUBLISHED_AT_MS:
@@ -86,10 +93,12 @@ def _our_event(queue: str, properties: bytes, body: bytes) -> Event | None:
                 headers[_name(name)] = str(value)
         # The delivery mode, the message id, the timestamp.
         stamp_at = at + 2 + properties[at + 1]
-        message_id = _text(properties[at + 2 : stamp_at])
-    except (LookupError, ValueError, struct.error):
+        message_id = properties[at + 2 : stamp_at].decode()
+    except (IndexError, ValueError, struct.error):
         return None
-    if at != headers_end or stamp_at + _STAMP_BYTES != len(properties) or not message_id:
+    if stamp_at + _STAMP_BYTES != len(properties):
+        return None
+    if not message_id or "\x00" in message_id:
         return None
     if not 1 <= published_at_ms <= MAX_STAMP_MS:
         return None
@@ -103,16 +112,9 @@ def _our_event(queue: str, properties: bytes, body: bytes) -> Event | None:
     )
 
 
-def _text(encoded: bytes) -> str:
-    """Raises: ValueError when it is none that can be stored everywhere."""
-    if b"\x00" in encoded:
-        raise ValueError
-    return encoded.decode()
-
-
 @lru_cache(maxsize=1024)
 def _name(encoded: bytes) -> str:
-    """Of a header that is no number of ours or the broker's. Raises: ValueError."""
-    if encoded in _NUMBERS:
+    """Of a header that is no number of ours or the broker's. Raises: ValueError when nothing can keep it as it is."""
+    if encoded in _NUMBERS or b"\x00" in encoded:
         raise ValueError
-    return _text(encoded)
+    return encoded.decode()
