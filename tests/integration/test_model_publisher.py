@@ -33,7 +33,7 @@ from zerver.lib.transport.rabbitmq import engine as engine_module
 from zerver.lib.transport.rabbitmq import flight, knowledge, line, topology
 from zerver.lib.transport.rabbitmq.connection import State
 from zerver.lib.transport.rabbitmq.engine import PublishEngine
-from zerver.lib.transport.rabbitmq.flight import Batch
+from zerver.lib.transport.rabbitmq.flight import Batch, Finish
 from zerver.lib.transport.rabbitmq.properties import to_properties
 from zerver.lib.transport.rabbitmq.publishing import OnConfirm
 
@@ -210,13 +210,13 @@ class PublisherMachine(RuleBasedStateMachine):
         ]
         self.count += len(events)
 
-        def hand_over(asked: Any) -> list[Published]:
+        def begin(asked: Any) -> Finish:
             call = Call(list(asked), Batch(asked))
             self.calls.append(call)
             self.engine.hand_over(call.batch)
-            return [Published(fate=Fate.UNKNOWN)] * len(asked)
+            return lambda _: [Published(fate=Fate.UNKNOWN)] * len(asked)
 
-        answers = self.engine.answered(events, self.now + TIMEOUT_SECONDS, hand_over)
+        answers = self.engine.begun(events, TIMEOUT_SECONDS, begin)(self.now + TIMEOUT_SECONDS)
         asked = {id(event) for call in self.calls for event in call.events}
         told = [event for event in events if id(event) not in asked]
         if told:

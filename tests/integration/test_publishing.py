@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from django.db import connections, transaction
+from django.utils.functional import lazy
 from pytest_django import Settings
 
 from tests.integration.conftest import PUBLISH_SECONDS, Spine, on_rabbitmq, on_sqlite
@@ -77,12 +78,41 @@ def test_events_of_a_rolled_back_savepoint_vanish_and_the_others_are_sent(spine:
 @on_rabbitmq
 def test_after_the_commit_the_events_go_over_the_fast_lane_and_their_rows_are_gone(spine: Spine) -> None:
     with transaction.atomic():
-        spine.publish_many("ledger", range(50))
-        assert spine.waiting() == 50
+        spine.publish_many("ledger", range(150))
+        assert spine.waiting() == 150
     assert spine.waiting() == 0
     fast = current.fast_lane()
     assert fast is not None
-    wait_for(lambda: fast.depth(queues.lookup("ledger")).ready == 50, 10, "50 on the broker")
+    wait_for(lambda: fast.depth(queues.lookup("ledger")).ready == 150, 10, "150 on the broker")
+
+
+@on_rabbitmq
+def test_the_first_of_many_events_are_sent_while_the_last_are_encoded(spine: Spine) -> None:
+    def encoded_when_others_are_there() -> str:
+        wait_for(lambda: _ready("ledger") > 0, 20, "the first to be there")
+        return "last"
+
+    last = {"n": 250, "text": lazy(encoded_when_others_are_there, str)()}
+    reports = queue_json_publish_many("ledger", [*({"n": n} for n in range(250)), last])
+    assert all(report.is_accepted for report in reports)
+    wait_for(lambda: _ready("ledger") == 251, 20, lambda: f"251 events, not {_ready('ledger')}")
+
+
+@on_rabbitmq
+def test_each_of_many_events_is_told_in_its_place_what_became_of_it(spine: Spine) -> None:
+    events: list[object] = [{"n": n} for n in range(350)]
+    events[120] = events[349] = {"n": {1, 2}}
+    reports = queue_json_publish_many("ledger", events)
+    assert [index for index, report in enumerate(reports) if not report.is_accepted] == [120, 349]
+    assert isinstance(reports[120].error, NotJson)
+    assert len({report.message_id for report in reports}) == 349
+    wait_for(lambda: _ready("ledger") == 348, 20, lambda: f"348 events, not {_ready('ledger')}")
+
+
+def test_many_events_that_are_due_later_wait_in_the_table(spine: Spine) -> None:
+    reports = queue_json_publish_many("ledger", [{"n": n} for n in range(150)], delay_seconds=60)
+    assert all(report.is_accepted for report in reports)
+    assert spine.waiting() == 150
 
 
 def test_a_delayed_event_waits_in_the_table_until_it_is_due(spine: Spine) -> None:

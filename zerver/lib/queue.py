@@ -18,7 +18,7 @@ from zerver.lib.errors import EventError, PublishError, TransportError, ZerverEr
 from zerver.lib.event import WIRE_VERSION, Event, encode_event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
-from zerver.lib.transport.base import Fate, Published
+from zerver.lib.transport.base import Fate, Published, Transport
 
 __all__ = [
     "PublishReport",
@@ -28,6 +28,9 @@ __all__ = [
     "queue_json_publish_many",
 ]
 
+
+#: Of more events than this, so many are on their way while the next are being encoded.
+_PART_EVENTS = 100
 
 #: What a row may take when the fast lane has used up the deadline: it is the event's last resort.
 _ROW_SECONDS = 1.0
@@ -85,6 +88,8 @@ def queue_json_publish_many(
 ) -> list[PublishReport]:
     """Publish many events of one queue, waiting once; says per event, in order, what became of it.
 
+    The first may have been sent while the last are being encoded, so an exception that an event raises itself (a lazy
+    string whose function fails) may come when others are stored.
     Raises: UnknownQueue; nothing for an event that is refused or could not be stored: its report says so.
     """
     queues.lookup(queue_name)
@@ -170,12 +175,15 @@ def _reports(
     using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
-    encoded = _encoded(queue_name, events)
-    good = [item for item in encoded if isinstance(item, Event)]
-    problems = _store(good, processor, due, using) if good else {}
-    signals.events_published.send_robust(
-        sender=None, queue=queue_name, accepted=len(good) - len(problems), lost=len(problems)
-    )
+    fast = _straight_lane(due, using) if len(events) > _PART_EVENTS else None
+    if fast is None:
+        encoded = _encoded(queue_name, events)
+        good = _events(encoded)
+        problems = _store(good, processor, due, using) if good else {}
+    else:
+        encoded, problems = _publish_by_parts(queue_name, events, fast)
+    accepted = len(_events(encoded)) - len(problems)
+    signals.events_published.send_robust(sender=None, queue=queue_name, accepted=accepted, lost=len(problems))
     return [
         PublishReport(message_id="", error=item)
         if not isinstance(item, Event)
@@ -210,6 +218,38 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
     return encoded
 
 
+def _events(encoded: Sequence[Event | EventError]) -> list[Event]:
+    return [item for item in encoded if isinstance(item, Event)]
+
+
+def _straight_lane(due: _Due, using: str | None) -> Transport | None:
+    """The fast lane, where events go there at once; None where ``_store`` knows another way for them."""
+    if current.immediate() is not None or due.is_later:
+        return None
+    aliases = {get_settings().database, using or get_settings().database}
+    if any(connections[alias].in_atomic_block for alias in aliases):
+        return None
+    return current.fast_lane()
+
+
+def _publish_by_parts(
+    queue_name: str, events: Sequence[Any], fast: Transport
+) -> tuple[list[Event | EventError], dict[str, ZerverError]]:
+    """``_encoded`` and ``publish_now``, side by side: broker and encoder wait for each other no more than they must."""
+    timeout_seconds = get_settings().publish_timeout_seconds
+    encoded: list[Event | EventError] = []
+    begun: list[tuple[list[Event], Callable[[float], list[Published]]]] = []
+    for start in range(0, len(events), _PART_EVENTS):
+        part = _encoded(queue_name, events[start : start + _PART_EVENTS])
+        encoded += part
+        good = _events(part)
+        if good:
+            begun.append((good, fast.begin(good, timeout_seconds)))
+    deadline = clock.monotonic() + timeout_seconds
+    answers = [answer for _, finish in begun for answer in finish(deadline)]
+    return encoded, _settled(_events(encoded), answers, deadline)
+
+
 def _store(
     events: list[Event], processor: Callable[[Any], object] | None, due: _Due, using: str | None
 ) -> dict[str, ZerverError]:
@@ -236,7 +276,13 @@ def publish_now(events: Sequence[Event]) -> dict[str, ZerverError]:
     if fast is None:
         return _store_rows(events, _Due(), timeout_seconds)
     deadline = clock.monotonic() + timeout_seconds
-    answers = fast.publish(events, timeout_seconds)
+    return _settled(events, fast.publish(events, timeout_seconds), deadline)
+
+
+def _settled(
+    events: Sequence[Event], answers: Sequence[Published], deadline: float
+) -> dict[str, ZerverError]:
+    """Rows for what the fast lane has missed. See ``_store`` for the shape."""
     missed = [pair for pair in zip(events, answers, strict=True) if pair[1].fate is not Fate.STORED]
     if not missed:
         return {}

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.survey import BrokerSurvey
@@ -95,6 +96,10 @@ class Lane(ABC):
     poll_seconds: ClassVar[float] = 60.0
     #: False: what is released comes again as ``redelivered``, as if a process had died of it.
     tells_release_from_loss: ClassVar[bool] = True
+
+    #: How long an event takes this process just now, as who handles them says; 0: nobody has said. A lane that fetches
+    #: ahead fetches the more, the faster they are handled.
+    pace_seconds: float = 0.0
 
     @property
     def has_answered(self) -> bool:
@@ -188,6 +193,14 @@ class Transport(ABC):
 
         Units: delay_seconds must be 0 unless ``supports_delay``.
         """
+
+    def begin(self, events: Sequence[Event], timeout_seconds: float) -> Callable[[float], list[Published]]:
+        """``publish``, in two steps: what is returned waits for the answers, until a deadline, and must be called.
+
+        What cannot be sent before somebody waits for it is sent then.
+        Units: timeout_seconds is about how long that will be; the deadline is in monotonic seconds.
+        """
+        return lambda deadline: self.publish(events, max(0.0, deadline - clock.monotonic()))
 
     def check_queue(self, queue: QueueDeclaration) -> None:
         """Make sure that the queue is there, as declared. Bounded in time.

@@ -12,7 +12,7 @@ from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Published
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener
-from zerver.lib.transport.rabbitmq.flight import Batch, Flight, refused
+from zerver.lib.transport.rabbitmq.flight import Batch, Finish, Flight, refused
 from zerver.lib.transport.rabbitmq.knowledge import Knowledge
 from zerver.lib.transport.rabbitmq.line import IDLE_SECONDS, QueueLine
 from zerver.lib.transport.rabbitmq.topology import Declarer
@@ -33,6 +33,8 @@ class PublishEngine(ConnectionListener):
         self._declaration_of = declaration_of
         self._knowledge = Knowledge()
         self._inbox: deque[Batch] = deque()
+        #: Queues of events whose callers wait no longer.
+        self._given_up: deque[str] = deque()
         self._is_drain_posted = False
         #: What came before there was a connection.
         self._early: list[Flight] = []
@@ -44,26 +46,30 @@ class PublishEngine(ConnectionListener):
 
     def hand_over(self, batch: Batch) -> None:
         self._inbox.append(batch)
-        # One wake serves all that were handed over before it runs. Set back before the inbox is emptied, so that a
-        # batch appended in between is either seen by that run or posts another.
+        self._post_drain()
+
+    def _post_drain(self) -> None:
+        # One wake serves all that was handed over before it runs. Set back before anything is taken, so that what is
+        # appended in between is either seen by that run or posts another.
         if not self._is_drain_posted:
             self._is_drain_posted = True
             self.connection.call_soon(self._drain)
 
-    def answered(
-        self,
-        events: Sequence[Event],
-        deadline: float,
-        publish: Callable[[Sequence[Event]], list[Published]],
-    ) -> list[Published]:
-        """Answer at once what needs no asking, ``publish`` the rest, and put the answers in order."""
+    def begun(
+        self, events: Sequence[Event], timeout_seconds: float, begin: Callable[[Sequence[Event]], Finish]
+    ) -> Finish:
+        """Answer at once what needs no asking, ``begin`` the rest; whoever finishes it gets the answers in order."""
         if self.connection.problem is None and self._knowledge.is_empty:
-            return publish(events)
-        timeout_seconds = deadline - monotonic()
+            return begin(events)
         refusals = [self._refusal(event, timeout_seconds) for event in events]
         rest = [event for event, refusal in zip(events, refusals, strict=True) if refusal is None]
-        answers = iter(publish(rest) if rest else ())
-        return [next(answers) if refusal is None else refusal for refusal in refusals]
+        finish = begin(rest) if rest else None
+
+        def finish_all(deadline: float) -> list[Published]:
+            answers = iter(() if finish is None else finish(deadline))
+            return [next(answers) if refusal is None else refusal for refusal in refusals]
+
+        return finish_all
 
     def conclude(self, batch: Batch) -> list[Published]:
         """Its caller waits no longer."""
@@ -83,7 +89,8 @@ class PublishEngine(ConnectionListener):
         if not queues:
             return
         # What nobody waits for makes room.
-        self.connection.call_soon(lambda: self._let_go(queues))
+        self._given_up.extend(queues)
+        self._post_drain()
         now = monotonic()
         if (
             self.connection.problem is not None
@@ -131,7 +138,13 @@ class PublishEngine(ConnectionListener):
         while self._inbox:
             batch = self._inbox.popleft()
             flights += [Flight(batch, index) for index in range(len(batch.events))]
-        self._accept(flights)
+        if flights:
+            self._accept(flights)
+        given_up: set[str] = set()
+        while self._given_up:
+            given_up.add(self._given_up.popleft())
+        if given_up:
+            self._let_go(given_up)
 
     def _accept(self, flights: list[Flight]) -> None:
         problem = self.connection.problem

@@ -1,7 +1,7 @@
 """What is between a caller that publishes and the I/O thread: a batch of events, and one flight for each."""
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Final
@@ -11,6 +11,9 @@ from zerver.lib.event import Event
 from zerver.lib.transport.base import Fate, Published
 
 STORED: Final = Published(fate=Fate.STORED)
+
+#: Waits for the answers to events that are on their way, until a deadline. Units: monotonic seconds.
+Finish = Callable[[float], list[Published]]
 
 
 def refused(problem: str, *, event_at_fault: bool = False) -> Published:

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from zerver.lib.clock import monotonic
 from zerver.lib.event import Event
@@ -12,7 +13,7 @@ from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection
 from zerver.lib.transport.rabbitmq.engine import PublishEngine
 from zerver.lib.transport.rabbitmq.failures import describe
-from zerver.lib.transport.rabbitmq.flight import Batch, refused
+from zerver.lib.transport.rabbitmq.flight import Batch, Finish, refused
 from zerver.lib.transport.rabbitmq.loop import FROZEN_SECONDS
 from zerver.lib.transport.rabbitmq.turned import TurnedPublisher
 
@@ -29,7 +30,15 @@ class Publisher:
         """Wait once for all. Never longer than ``timeout_seconds``, whatever the broker does; raises nothing for it."""
         if not events:
             return []
-        return self.of_process().publish(events, monotonic() + timeout_seconds)
+        deadline = monotonic() + timeout_seconds
+        return self.of_process().begin(events, timeout_seconds)(deadline)
+
+    def begin(self, events: Sequence[Event], timeout_seconds: float) -> Finish:
+        """Send them on their way; what is returned waits for the answers, and must be called.
+
+        ``timeout_seconds``: about how long that is going to wait.
+        """
+        return self.of_process().begin(events, timeout_seconds)
 
     @property
     def is_away(self) -> bool:
@@ -70,18 +79,19 @@ class ProcessPublisher:
             return self._turned.is_away
         return engine.connection.problem is not None
 
-    def publish(self, events: Sequence[Event], deadline: float) -> list[Published]:
+    def begin(self, events: Sequence[Event], timeout_seconds: float) -> Finish:
         try:
             engine = self.engine()
         except (
             OSError,
             RuntimeError,
         ) as error:  # no more descriptors or threads; or the interpreter is ending
-            return [refused(f"no connection can be begun: {describe(error)}")] * len(events)
+            problem = f"no connection can be begun: {describe(error)}"
+            return lambda _: [refused(problem)] * len(events)
         if engine.connection.is_frozen():
-            return self._turned.publish(events, deadline)
+            return partial(self._turned.publish, events)
         self._turned.close_disused()
-        return engine.answered(events, deadline, lambda some: self._publish_over(engine, some, deadline))
+        return engine.begun(events, timeout_seconds, partial(self._begin_over, engine))
 
     def close(self, timeout_seconds: float) -> None:
         deadline = monotonic() + timeout_seconds
@@ -105,17 +115,20 @@ class ProcessPublisher:
                 self._engine = engine
             return self._engine
 
-    def _publish_over(
-        self, engine: PublishEngine, events: Sequence[Event], deadline: float
-    ) -> list[Published]:
+    def _begin_over(self, engine: PublishEngine, events: Sequence[Event]) -> Finish:
         """Over the I/O thread."""
         batch = Batch(events)
         engine.hand_over(batch)
-        while not batch.wait(max(0.0, min(deadline - monotonic(), FROZEN_SECONDS))):
-            if monotonic() >= deadline:
+        return partial(self._finish, engine, batch)
+
+    def _finish(self, engine: PublishEngine, batch: Batch, deadline: float) -> list[Published]:
+        while not batch.is_done():
+            seconds = deadline - monotonic()
+            if seconds <= 0:
                 break
             if engine.connection.is_frozen() and batch.waiting_unsent():
                 return self._rescue(engine, batch, deadline)
+            batch.wait(min(seconds, FROZEN_SECONDS))
         return engine.conclude(batch)
 
     def _rescue(self, engine: PublishEngine, batch: Batch, deadline: float) -> list[Published]:

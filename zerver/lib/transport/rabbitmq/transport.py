@@ -51,6 +51,9 @@ class RabbitTransport(Transport):
             raise ValueError("the fast lane carries what is due now; delays belong in the event table")
         return self._publisher.publish(events, timeout_seconds)
 
+    def begin(self, events: Sequence[Event], timeout_seconds: float) -> Callable[[float], list[Published]]:
+        return self._publisher.begin(events, timeout_seconds)
+
     def open_lane(
         self, queue: QueueDeclaration, owner: str, *, consumer_timeout_seconds: float | None = None
     ) -> RabbitLane:

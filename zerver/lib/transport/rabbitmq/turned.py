@@ -14,7 +14,7 @@ from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, State
 from zerver.lib.transport.rabbitmq.engine import PublishEngine
 from zerver.lib.transport.rabbitmq.failures import describe
-from zerver.lib.transport.rabbitmq.flight import Batch, refused
+from zerver.lib.transport.rabbitmq.flight import Batch, Finish, refused
 
 #: Kept for so long after it was used last.
 DISUSED_SECONDS = 60.0
@@ -72,10 +72,14 @@ class TurnedPublisher:
         connection.turn(lambda: connection.state is not State.CONNECTING, deadline)
         self._used_at = monotonic()
 
-        def publish(some: Sequence[Event]) -> list[Published]:
+        def begin(some: Sequence[Event]) -> Finish:
             batch = Batch(some)
             engine.hand_over(batch)
-            connection.turn(batch.is_done, deadline)
-            return engine.conclude(batch)
 
-        return engine.answered(events, deadline, publish)
+            def finish(deadline: float) -> list[Published]:
+                connection.turn(batch.is_done, deadline)
+                return engine.conclude(batch)
+
+            return finish
+
+        return engine.begun(events, deadline - monotonic(), begin)(deadline)
