@@ -6,8 +6,8 @@ pika's own way, and so does a confirm that comes behind it or in two reads.
 """
 
 import struct
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from pika import spec
@@ -68,20 +68,9 @@ class PublishConnection(ListConnection):
 
     # -- what goes out
 
-    @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self) -> "Together":
         """Send what is sent within as one: pika makes a system call of every frame, three for each message."""
-        if self._corked is not None:
-            yield
-            return
-        self._corked = []
-        try:
-            yield
-        finally:
-            frames, self._corked = self._corked, None
-            # The connection may have gone meanwhile, and its transport with it.
-            if frames and self._transport is not None:
-                self._send(b"".join(frames))
+        return Together(self)
 
     def emit(self, frames: bytes) -> None:
         """Send whole frames that were made elsewhere."""
@@ -144,3 +133,26 @@ class PublishConnection(ListConnection):
             self.frames_received += 1
             channel.on_confirm(tag, bits & 1 == 1, True)
         return at
+
+
+class Together:
+    """What is sent within is one write at the end of the outermost."""
+
+    __slots__ = ("_connection", "_is_outermost")
+
+    def __init__(self, connection: PublishConnection) -> None:
+        self._connection = connection
+
+    def __enter__(self) -> None:
+        self._is_outermost = self._connection._corked is None
+        if self._is_outermost:
+            self._connection._corked = []
+
+    def __exit__(self, *_: object) -> None:
+        if not self._is_outermost:
+            return
+        connection = self._connection
+        frames, connection._corked = connection._corked, None
+        # The connection may have gone meanwhile, and its transport with it.
+        if frames and connection._transport is not None:
+            connection._send(b"".join(frames))
