@@ -133,7 +133,7 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
 
 
 def is_whole(result: Result) -> bool:
-    """Fit for the documents: in full length, every case with all of its peers, the first of which, ours, was measured."""
+    """Fit for the documents: in full length, every case with all of its peers, and ours, the first, measured."""
     parts = result.parts
     return not result.is_quick and all(
         set(case.peers) == set(parts.get(case.name, {})) and parts[case.name][case.peers[0]].rounds
