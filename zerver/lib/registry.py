@@ -58,7 +58,7 @@ class QueueDeclaration:
 
     # taking
     #: Events that a worker process may hold unsettled from the broker.
-    prefetch: int = 100
+    prefetch: int = 1000
     batch_size: int = 100
     #: The longest that an event waits for its batch to fill.
     batch_seconds: float = 1.0
@@ -355,6 +355,14 @@ def shards_of(queue: QueueDeclaration) -> list[QueueDeclaration]:
     if queue.shard is not None or queue.shards is None or queue.shards == 1:
         return [queue]
     return [replace(queue, name=name) for name in shards_named(queue.name, queue.shards)]
+
+
+def left_over_names(queue: QueueDeclaration) -> list[str]:
+    """Of the queues that another number of shards may have left; [] where there were never any."""
+    if queue.shard_key is None or queue.shards is None:
+        return []
+    wanted = shards_named(queue.family, queue.shards) if queue.is_sharded else [queue.family]
+    return [name for name in (queue.family, *possible_shards(queue.family)) if name not in wanted]
 
 
 def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDeclaration:

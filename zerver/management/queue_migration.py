@@ -86,16 +86,16 @@ def look(admin: BrokerAdmin, queue: QueueDeclaration) -> Findings:
     except QueueMismatch as mismatch:
         difference = mismatch.difference
     # First what is ready: who says how much it holds is there to say who consumes it.
-    ready = _ready(admin, queue.name)
+    ready = surely_ready(admin, queue.name)
     return Findings(
         difference=difference,
         ready=ready,
         consumers=admin.depth(queue.name).consumers or 0,
-        left_over=_ready(admin, second_queue(queue.name)),
+        left_over=surely_ready(admin, second_queue(queue.name)),
     )
 
 
-def _ready(admin: BrokerAdmin, name: str) -> int:
+def surely_ready(admin: BrokerAdmin, name: str) -> int:
     """At least so many; 0 is certain.
 
     Raises: TransportUnavailable when whoever holds the queue's events does not answer, whatever the broker counts.
@@ -130,10 +130,10 @@ def migrate(admin: BrokerAdmin, queue: QueueDeclaration, tell: Tell, *, force: b
 def _empty_and_delete(admin: BrokerAdmin, name: str, second: str, tell: Tell) -> None:
     admin.declare(QueueDeclaration(name=second))
     for _ in range(MAX_ROUNDS):
-        ready = _ready(admin, name)
+        ready = surely_ready(admin, name)
         if ready:
             admin.move(name, second, progress=tell(f"moving {name} to {second}", ready))
-        if _delete(admin, name):
+        if delete_if_empty(admin, name):
             return
     raise MigrationRefused(
         name, "is published to faster than it can be emptied", "stop who publishes to it, then go on"
@@ -142,11 +142,11 @@ def _empty_and_delete(admin: BrokerAdmin, name: str, second: str, tell: Tell) ->
 
 def _bring_back(admin: BrokerAdmin, second: str, name: str, tell: Tell) -> None:
     for _ in range(MAX_ROUNDS):
-        ready = _ready(admin, second)
+        ready = surely_ready(admin, second)
         if ready:
             admin.move(second, name, progress=tell(f"moving {second} to {name}", ready))
         _refuse_company(admin, second)
-        if _delete(admin, second):
+        if delete_if_empty(admin, second):
             return
     raise MigrationRefused(
         second, "is published to by somebody", "it is this command's own queue; stop who does"
@@ -159,7 +159,7 @@ def _refuse_company(admin: BrokerAdmin, second: str) -> None:
         raise MigrationRefused(second, "has a consumer", "another migration is at work; wait for its end")
 
 
-def _delete(admin: BrokerAdmin, name: str) -> bool:
+def delete_if_empty(admin: BrokerAdmin, name: str) -> bool:
     """Delete it if it is empty, or gone already; False when something came in meanwhile.
 
     Raises: EventsDeleted when the queue is of a kind that the broker cannot delete only if it is empty;

@@ -69,6 +69,8 @@ class BrokerSurvey:
     may_publish: bool | None = None
     #: By name, those that were asked for.
     queues: Mapping[str, QueueSurvey] = field(default_factory=dict)
+    #: Of another number of shards than there are now.
+    left_over: tuple[ListedQueue, ...] = ()
     #: Every queue of the vhost that is ours; None without a management API that answers.
     ours: tuple[ListedQueue, ...] | None = None
     #: Why the management API, though set, was of no use; empty otherwise.

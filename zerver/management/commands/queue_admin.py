@@ -19,6 +19,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Depth
 from zerver.management import resealing_report
 from zerver.management.base import QueueCommand
+from zerver.management.broker_admin import broker_admin
 from zerver.management.output import progress
 from zerver.models import QueueTotals, WorkerProcess
 from zerver.monitoring.workers import live_workers
@@ -95,7 +96,7 @@ class Command(QueueCommand):
             _refuse_declared(name)
         live = _live_workers(name, alias)
         kept = _Kept.look(name, alias)
-        admin = _broker_admin()
+        admin = broker_admin()
         on_broker = Depth() if admin is None else admin.depth(name)
         in_table = current.table().depth(name)
         rows = in_table.ready + in_table.held + in_table.later
@@ -140,7 +141,7 @@ class Command(QueueCommand):
 
     def _migrate(self, options: dict[str, Any]) -> None:
         wanted = [queues.lookup(name) for name in queues.expand([options["queue"]])]
-        admin = _broker_admin()
+        admin = broker_admin()
         if admin is None:
             raise CommandError(
                 f"there is no broker to migrate on: QUEUE_URL is {get_settings().scheme}://; "
@@ -262,15 +263,3 @@ def _refuse_declared(name: str) -> None:
             raise CommandError(f"{error}; mend that first, or give --force") from error
         return
     raise CommandError(f"queue {name!r} is declared by {module}; take that out first, or give --force")
-
-
-def _broker_admin() -> "BrokerAdmin | None":
-    """The broker's own verbs; None where there is the event table alone."""
-    fast = current.fast_lane()
-    if fast is None:
-        return None
-    # The driver, which has been loaded by now.
-    from zerver.lib.transport.rabbitmq import RabbitTransport
-
-    assert isinstance(fast, RabbitTransport)  # noqa: S101 (narrows the type)
-    return fast.admin

@@ -4,6 +4,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from zerver.lib.counted import counted, worker_processes
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.shard_names import family_of
 from zerver.lib.transport.survey import (
     MIGRATION_PREFIX,
     USUAL_CONSUMER_TIMEOUT_SECONDS,
@@ -49,7 +50,9 @@ def judge(
             yield from _of_one(queue, found)
             if queue.name in normal:
                 yield from _consumers(found, at_work)
-    yield from _not_declared({queue.name for queue in declared}, survey.ours or ())
+    yield from map(_left_over_shard, survey.left_over)
+    known = {queue.name for queue in declared} | {listed.name for listed in survey.left_over}
+    yield from _not_declared(known, survey.ours or ())
 
 
 def gaps(survey: BrokerSurvey) -> Iterator[Gap]:
@@ -248,6 +251,17 @@ def _not_declared(declared: set[str], ours: Sequence[ListedQueue]) -> Iterator[F
                 what="no worker declares it",
                 mend=f"deploy the code that declares it, or: ./manage.py queue_admin delete {listed.name}",
             )
+
+
+def _left_over_shard(listed: ListedQueue) -> Finding:
+    family = family_of(listed.name)
+    return _of_listed(
+        listed,
+        "broker.shard-left-over",
+        queue=listed.name,
+        what=f"{family} had another number of shards",
+        mend=f"pause {family}, and: ./manage.py queue_reshard {family}",
+    )
 
 
 def _left_over(listed: ListedQueue, declared: set[str]) -> Finding:

@@ -11,6 +11,7 @@ from zerver.lib.database_trouble import is_locked, is_refused
 from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Sealed
+from zerver.lib.shard_names import family_of
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup import locks
@@ -49,8 +50,11 @@ def judge(
     if facts.unwritable is not None:
         yield _unwritable(facts, facts.unwritable, alias)
     normal = {queue.name for queue in expected(declared, has_broker=has_broker)}
+    families = {queue.family for queue in declared}
     for found in snapshot.queues:
-        if found.declaration is None:
+        if found.declaration is None and family_of(found.name) in families:
+            yield from _left_over_shard(found)
+        elif found.declaration is None:
             yield from _undeclared(found, broken_modules)
         elif found.name in normal and found.paused is None:
             yield from _overdue(found, found.declaration)
@@ -137,6 +141,22 @@ def _overdue(found: QueueSnapshot, queue: QueueDeclaration) -> Iterator[Finding]
         f"{duration(oldest_ms)}",
         why="nobody takes it, or too few do",
         mend=f"./manage.py queue_explain {found.name}",
+        queue=found.name,
+    )
+
+
+def _left_over_shard(found: QueueSnapshot) -> Iterator[Finding]:
+    rows = sum(found.known(figure) for figure in ("ready", "unacked", "later"))
+    if not rows:
+        return
+    family = family_of(found.name)
+    yield Finding(
+        code="table.shard-left-over",
+        severity=Severity.PROBLEM,
+        what=f"{counted(rows, 'event waits', 'events wait')} in the event table, and {family} has another number of "
+        "shards now",
+        why="nobody takes them",
+        mend=f"pause {family}, and: ./manage.py queue_reshard {family}",
         queue=found.name,
     )
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
 from zerver import __version__
-from zerver.lib.counted import counted
+from zerver.lib.counted import counted, worker_processes
 from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.survey import BrokerSurvey
@@ -51,6 +51,9 @@ def judge(
             yield _other_version(process)
         if (finding := stopped(process)) is not None:
             yield finding
+    for queue in declared:
+        if queue.shard is not None:
+            yield from _shared_shard(queue.name, live)
     yield from _same_number(live)
 
 
@@ -92,6 +95,21 @@ def _paused(name: str, pause: Pause, live: Sequence[WorkerProcess], now_ms: int)
         is_going_on = process.paused_at_ms != pause.at_ms and process.state != WorkerProcess.State.DRAINING
         if process.queue == name and is_going_on:
             yield _not_paused(process)
+
+
+def _shared_shard(name: str, live: Sequence[WorkerProcess]) -> Iterator[Finding]:
+    at_it = [
+        process for process in live if process.queue == name and process.state != WorkerProcess.State.DRAINING
+    ]
+    if len(at_it) > 1:
+        yield Finding(
+            code="workers.shared-shard",
+            severity=Severity.WARNING,
+            what=f"{worker_processes(len(at_it))} are at it: {', '.join(_place(process) for process in at_it)}",
+            why="a shard has one, or events of one key overtake each other",
+            mend="let one host, or one program of its supervisor, run it; for more at once raise shards",
+            queue=name,
+        )
 
 
 def _not_paused(process: WorkerProcess) -> Finding:

@@ -17,6 +17,7 @@ from zerver.lib.transport.rabbitmq.management_api import ManagementApi
 from zerver.lib.transport.rabbitmq.move import move_events
 from zerver.lib.transport.rabbitmq.questions import ask_each, ask_of, is_empty, is_not_found, passive
 from zerver.lib.transport.rabbitmq.session import Answered, BrokerSession, Question, open_session
+from zerver.lib.transport.rabbitmq.sort import Sorted, sort_events
 from zerver.lib.transport.rabbitmq.topology import (
     DEAD_QUEUE,
     declaration_error,
@@ -157,6 +158,30 @@ class BrokerAdmin:
         """
         with open_session(self._address, ANSWER_SECONDS) as session:
             return move_events(session, source, target, limit, progress)
+
+    def sort(
+        self,
+        source: str,
+        place: Callable[[bytes], str],
+        before_return: Callable[[Sequence[str]], object],
+        progress: Callable[[int], object],
+    ) -> Sorted:
+        """Move what is ready to where it belongs, by its body; what belongs there keeps its place: ``sort_events``."""
+        with open_session(self._address, ANSWER_SECONDS) as session:
+            return sort_events(session, source, place, before_return, progress)
+
+    def present(self, names: Sequence[str]) -> dict[str, Depth]:
+        """Those of the queues that are there, with their counts, over one connection.
+
+        Shape: all None for one of which the broker would not, or did not, tell.
+        """
+        with open_session(self._address, ANSWER_SECONDS) as session:
+            answers = ask_each(session, names)
+        return {
+            name: Depth() if isinstance(answer, BaseException) else _depth(answer, None)
+            for name in names
+            if not is_not_found(answer := answers.get(name, _SILENCE))
+        }
 
     def broker_queues(self) -> list[Mapping[str, Any]] | None:
         """The vhost's queues as the management API lists them; None without ``QUEUE_MANAGEMENT_URL``.

@@ -15,7 +15,7 @@ import pika.exceptions
 
 from zerver.lib.clock import new_message_id
 from zerver.lib.errors import QueueMismatch, TransportUnavailable
-from zerver.lib.registry import QueueDeclaration
+from zerver.lib.registry import QueueDeclaration, left_over_names
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.lib.transport.rabbitmq.consumer_timeouts import told_timeout
@@ -49,6 +49,7 @@ def survey(
         except TransportUnavailable as error:
             management_problem = str(error)
         found = _look_at_queues(session, queues, listing or {}, timeouts)
+        left_over = _look_for_left_over(session, queues)
         may_publish: bool | None = None
         if not alarms:
             # Comes last: in an alarm the broker reads nothing more from a connection that has published.
@@ -60,6 +61,7 @@ def survey(
             alarms=tuple(alarms),
             may_publish=may_publish,
             queues=found,
+            left_over=left_over,
             ours=None if listing is None else _ours(listing),
             management_problem=management_problem,
         )
@@ -128,6 +130,19 @@ def _look_at_queues(
             told = QueueSurvey(name=name, is_there=False, may_configure=_is_allowed(configured.get(name)))
         found[name] = told
     return found
+
+
+def _look_for_left_over(
+    session: BrokerSession, queues: Sequence[QueueDeclaration]
+) -> tuple[ListedQueue, ...]:
+    """By their names: AMQP lists no queues."""
+    names = dict.fromkeys(name for queue in queues for name in left_over_names(queue))
+    answers = ask_each(session, list(names))
+    return tuple(
+        ListedQueue(name=name, events=answers[name].method.message_count)
+        for name in names
+        if name in answers and not isinstance(answers[name], BaseException)
+    )
 
 
 def _told(name: str, answer: Any) -> QueueSurvey:
