@@ -13,7 +13,7 @@ from tests.bench import machine
 from tests.bench.case import Case
 from tests.bench.cases import CASES
 from tests.bench.compare import compare
-from tests.bench.measure import run_case
+from tests.bench.measure import measure, turns
 from tests.bench.peer import Peer
 from tests.bench.peers import PEERS
 from tests.bench.processes import Clock
@@ -107,15 +107,12 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
     minutes = QUICK_MINUTES if options.quick else MINUTES
     # Who asks for certain cases, or for more rounds, has time.
     deadline = math.inf if options.case or options.rounds else time.monotonic() + minutes * 60
-    takers = {case.name: _takers(case, options) for case in cases}
-    progress = Progress(sum(min(rounds, case.most_rounds) * len(takers[case.name]) for case in cases))
+    taking = [(case, _takers(case, options)) for case in cases]
+    progress = Progress(sum(1 for _ in turns(taking, rounds)))
     clock = Clock()
     try:
         with Site(scale=QUICK_SCALE if options.quick else 1.0) as site:
-            parts = {
-                case.name: run_case(case, takers[case.name], rounds, site, progress, deadline)
-                for case in cases
-            }
+            parts = measure(taking, rounds, site, progress, deadline)
     finally:
         spawn.dismiss_guard()
     return Result(
@@ -126,7 +123,7 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
         minutes=clock.minutes(),
         # Servers have ended by now, so what they took is known.
         others=clock.share_of_others(),
-        peers={peer.name: _peer_told(peer) for taking in takers.values() for peer in taking},
+        peers={peer.name: _peer_told(peer) for _, peers in taking for peer in peers},
         cases={case.name: _case_told(case) for case in cases},
         parts=parts,
     )

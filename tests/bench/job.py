@@ -24,6 +24,8 @@ class Job:
     first: int = 1
     count: int
     threads: int = 1
+    #: False: nobody asks how it is published, as long as it is soon on the broker. Not all can do without confirms.
+    is_confirmed: bool = True
     per_second: float = 0.0
     burst: int = 1
 

@@ -1,10 +1,10 @@
-"""Runs cases, a round of each peer in turn: A B C A B C …, so that a busy minute is everybody's."""
+"""Runs the cases, a round of each peer in turn: A B C A B C …, so that a busy minute is everybody's."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TypeVar
+from dataclasses import dataclass, field
 
 from tests.bench.case import Case
 from tests.bench.figures import Figures
@@ -13,51 +13,91 @@ from tests.bench.report.progress import Progress
 from tests.bench.result import Part
 from tests.bench.site import Site
 
-T = TypeVar("T")
+#: Whose turn did not come.
+TIME_IS_UP = "the time that a run has was over"
 
 
-def interleaved(takers: Sequence[T], rounds: int) -> Iterator[tuple[int, T]]:
-    """The turns, with the number of their round. Everybody in turn is first, for the first may have it harder."""
-    for number in range(rounds):
-        shift = number % len(takers) if takers else 0
-        for taker in (*takers[shift:], *takers[:shift]):
-            yield number, taker
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    case: Case
+    peer: Peer
+    #: Of the round, from 0.
+    number: int
 
 
-def run_case(
-    case: Case, peers: Sequence[Peer], rounds: int, site: Site, progress: Progress, deadline: float
-) -> dict[str, Part]:
-    """Whoever fails once is out of this case, with the reason; the others go on.
+def turns(cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int) -> Iterator[Turn]:
+    """Every case once, then every case again: who runs out of time has fewer rounds of all, and not none of some.
 
-    Units: deadline is by ``time.monotonic``; no round begins after it.
+    Everybody in turn is the first in a case, for the first may have it harder.
     """
-    figures: dict[str, list[Figures]] = {peer.name: [] for peer in peers}
-    troubles: dict[str, str | None] = {peer.name: peer.missing(case.setting) for peer in peers}
-    failed: set[str] = set()
-    for number, peer in interleaved(peers, min(rounds, case.most_rounds)):
-        if troubles[peer.name] is None and time.monotonic() > deadline:
-            troubles[peer.name] = "the time that a run has was over"
-        if troubles[peer.name] is not None:
-            continue
-        began = time.monotonic()
-        try:
-            figures[peer.name].append(_known(case.measure(site, peer), case))
-        except CannotRunError as error:
-            troubles[peer.name] = str(error)
-        except Exception as error:
-            # Of whatever kind: one peer that cannot do it must not cost the figures of all others.
-            troubles[peer.name] = f"{type(error).__name__}: {error}"
-            failed.add(peer.name)
-        progress.tell(
-            case, peer, number, figures[peer.name][-1:], troubles[peer.name], time.monotonic() - began
-        )
+    for number in range(rounds):
+        for case, peers in cases:
+            if number < case.most_rounds and peers:
+                first = number % len(peers)
+                for peer in (*peers[first:], *peers[:first]):
+                    yield Turn(case=case, peer=peer, number=number)
+
+
+@dataclass(slots=True)
+class _Record:
+    """A part in the making."""
+
+    trouble: str | None
+    rounds: list[Figures] = field(default_factory=list)
+    has_failed: bool = False
+
+    def part(self, *, is_late: bool) -> Part:
+        trouble = TIME_IS_UP if is_late and not self.rounds and self.trouble is None else self.trouble
+        return Part(rounds=self.rounds, trouble=trouble, has_failed=self.has_failed)
+
+
+def measure(
+    cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int, site: Site, progress: Progress, deadline: float
+) -> dict[str, dict[str, Part]]:
+    """Whoever fails once in a case is out of it, with the reason; the others go on.
+
+    Shape: by case, and by peer in their order. Units: deadline is by ``time.monotonic``; no round begins after it.
+    """
+    records = {
+        case.name: {peer.name: _Record(peer.missing(case.setting)) for peer in peers} for case, peers in cases
+    }
+    is_late = False
+    for turn in turns(cases, rounds):
+        is_late = time.monotonic() > deadline
+        if is_late:
+            break
+        record = records[turn.case.name][turn.peer.name]
+        if record.trouble is None:
+            began = time.monotonic()
+            figures = _round(turn, site, record)
+            progress.tell(
+                turn.case, turn.peer, turn.number, figures, record.trouble, time.monotonic() - began
+            )
+        else:
+            progress.skip()
     return {
-        name: Part(rounds=rounds, trouble=troubles[name], has_failed=name in failed)
-        for name, rounds in figures.items()
+        case: {peer: record.part(is_late=is_late) for peer, record in found.items()}
+        for case, found in records.items()
     }
 
 
-def _known(figures: Figures, case: Case) -> Mapping[str, float]:
+def _round(turn: Turn, site: Site, record: _Record) -> Figures:
+    """Empty where it came to nothing; the record has it in any case."""
+    try:
+        figures = _known(turn.case.measure(site, turn.peer), turn.case)
+    except CannotRunError as error:
+        record.trouble = str(error)
+    except Exception as error:
+        # Of whatever kind: one peer that cannot do it must not cost the figures of all others.
+        record.trouble = f"{type(error).__name__}: {error}"
+        record.has_failed = True
+    else:
+        record.rounds.append(figures)
+        return figures
+    return {}
+
+
+def _known(figures: Mapping[str, float], case: Case) -> Figures:
     unknown = figures.keys() - set(case.figures)
     if unknown:
         raise AssertionError(f"{case.name} tells figures that it does not name: {sorted(unknown)}")

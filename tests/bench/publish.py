@@ -20,6 +20,8 @@ from tests.bench.job import Done, Job
 
 #: Environment of every publishing process: where the templates are, and where what it tells goes.
 EVENTS, RESULT = "BENCH_EVENTS", "BENCH_RESULT"
+#: Set, before the app is imported, where the job asks for no confirms.
+UNCONFIRMED = "BENCH_UNCONFIRMED"
 #: Of the events of the warm-up: nobody asks when it was handled.
 WARM_UP_NUMBER = 0
 
@@ -27,7 +29,7 @@ Event = Mapping[str, Any]
 
 
 class Publisher(Protocol):
-    """What an app has. Every method returns when the broker has confirmed."""
+    """What an app has. Every method returns when the broker has confirmed, unless ``$BENCH_UNCONFIRMED`` is set."""
 
     def publish(self, event: Event) -> None:
         """In any thread."""
@@ -128,6 +130,8 @@ def _sleep_until(at_ns: int) -> None:
 
 def main(app: str, told: str) -> None:
     job = Job.of_json(told)
+    if not job.is_confirmed:
+        os.environ[UNCONFIRMED] = "1"
     templates = Templates(Path(os.environ[EVENTS]))
     publisher: Publisher = importlib.import_module(app).Publisher()
     run(publisher, job, templates).write(Path(os.environ[RESULT]))

@@ -14,7 +14,7 @@ Event = Mapping[str, Any]
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER_URL"])
 app.conf.update(
-    broker_transport_options={"confirm_publish": True},
+    broker_transport_options={"confirm_publish": "BENCH_UNCONFIRMED" not in os.environ},
     task_acks_late=True,
     task_default_queue="bench",
     task_default_queue_type=os.environ["BENCH_QUEUE_TYPE"],

@@ -22,7 +22,9 @@ class Broker(RabbitmqBroker):  # type: ignore[misc] # its package has no types h
         return {**super()._build_queue_arguments(queue_name), **kind}
 
 
-dramatiq.set_broker(Broker(url=os.environ["BENCH_BROKER_URL"], confirm_delivery=True))
+dramatiq.set_broker(
+    Broker(url=os.environ["BENCH_BROKER_URL"], confirm_delivery="BENCH_UNCONFIRMED" not in os.environ)
+)
 _handler = Handler()
 
 

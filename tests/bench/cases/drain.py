@@ -31,7 +31,7 @@ class Drain(Case):
 
     def measure(self, site: Site, peer: Peer) -> Figures:
         count = site.count(events_in(DRAIN_SECONDS, peer, self.setting))
-        backlog = Job(verb="many", first=1 + WARM_UP, count=count)
+        backlog = Job(verb="many", first=1 + WARM_UP, count=count, is_confirmed=False)
         with site.round(peer, self.setting, slots=1 + WARM_UP + count) as this:
             this.publish(Job(verb="many", count=WARM_UP))
             this.start_workers()

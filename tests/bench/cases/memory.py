@@ -60,7 +60,7 @@ class Growth(Case):
             this.start_workers()
             memories = []
             for number in range(PARTS):
-                job = Job(verb="many", first=1 + number * part, count=part)
+                job = Job(verb="many", first=1 + number * part, count=part, is_confirmed=False)
                 this.publish(job)
                 this.wait_handled(job.first, job.count)
                 memories.append(this.memory())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from tests.bench.case import Case
 from tests.bench.figures import FIGURES, Figures
 from tests.bench.numbers import short
@@ -20,17 +18,15 @@ class Progress:
         self._rounds = rounds
         self._done = 0
 
-    def tell(
-        self,
-        case: Case,
-        peer: Peer,
-        number: int,
-        last: Sequence[Figures],
-        trouble: str | None,
-        seconds: float,
-    ) -> None:
+    def skip(self) -> None:
+        """A round of somebody who is out."""
         self._done += 1
-        figures = last[0] if last else {}
+
+    def tell(
+        self, case: Case, peer: Peer, number: int, figures: Figures, trouble: str | None, seconds: float
+    ) -> None:
+        """``trouble``: why there are no figures."""
+        self._done += 1
         told = " · ".join(f"{name} {short(value)} {FIGURES[name].unit}" for name, value in figures.items())
         if trouble is not None:
             told = "NOT MEASURED: " + " ".join(trouble.split())[:MOST_CHARACTERS]
