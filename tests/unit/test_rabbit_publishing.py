@@ -26,7 +26,7 @@ EVENT = Event(queue="parcels", message_id="m", body=b"{}", published_at_ms=1_700
 class Wire:
     """A connection of ours over a real socket, whose other end is in the test's hand."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_known: bool = True) -> None:
         self.loop = IOLoop()
         self._ours, self.theirs = socket.socketpair()
         self._ours.setblocking(False)
@@ -37,7 +37,11 @@ class Wire:
         self.transport: Any = io_services_utils._AsyncPlaintextTransport(
             self._ours, self.connection, self.connection._nbio
         )
-        self.connection._transport = self.transport
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(publishing, "changed_in_pika", lambda: [] if is_known else ["all"])
+            self.connection._proto_connection_made(self.transport)
+        self.turn()
+        self.received()
 
     def received(self) -> bytes:
         """All there is."""
@@ -106,6 +110,15 @@ def test_a_socket_that_is_broken_is_found_out_by_the_loop(wire: Wire) -> None:
     assert wire.transport.get_write_buffer_size() > 0
 
 
+def test_a_pika_that_is_not_known_sends_in_its_own_way() -> None:
+    wire = Wire(is_known=False)
+    wire.connection.emit(b"one")
+    assert wire.transport.get_write_buffer_size() == 3
+    wire.turn()
+    assert wire.received() == b"one"
+    wire.close()
+
+
 def test_nothing_is_sent_any_more_over_what_has_been_given_up(wire: Wire) -> None:
     wire.transport.abort()
     wire.connection.emit(b"too late")
@@ -136,19 +149,17 @@ class Confirmed(Wire):
     """Its channels 1 and 2 are confirmed, 3 is not. ``told`` has what each was told, and its channel."""
 
     def __init__(self, *, is_known: bool = True) -> None:
-        super().__init__()
+        super().__init__(is_known=is_known)
         self.told: list[Confirm] = []
         self.connection._set_connection_state(self.connection.CONNECTION_OPEN)
         self.connection.server_capabilities = {"publisher_confirms": True, "basic.nack": True}
-        with pytest.MonkeyPatch.context() as patch:
-            if not is_known:
-                patch.setattr(publishing, "changed_in_pika", lambda: ["all"])
-            for number in (1, 2, 3):
-                channel = self.connection.channel(number, on_open_callback=lambda _: None)
-                self.come(frame.Method(number, spec.Channel.OpenOk()))
-                if number < 3:
-                    channel.confirm(self._teller(number), lambda _: None)
-                    self.come(frame.Method(number, spec.Confirm.SelectOk()))
+        for number in (1, 2, 3):
+            channel = self.connection.channel(number, on_open_callback=lambda _: None)
+            self.come(frame.Method(number, spec.Channel.OpenOk()))
+            if number < 3:
+                channel.confirm(self._teller(number), lambda _: None)
+                self.come(frame.Method(number, spec.Confirm.SelectOk()))
+        self.turn()
         self.received()
 
     def come(self, *frames: Any) -> None:

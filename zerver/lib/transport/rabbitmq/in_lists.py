@@ -147,6 +147,12 @@ _KNOWN = (
         "self",
         "_MAX_RECV_BYTES _MAX_CONSUME_BYTES",
     ),
+    ("pika.adapters.utils.io_services_utils:_AsyncTransportBase._produce", "self", "_tx_buffers _sock"),
+    (
+        "pika.adapters.utils.io_services_utils:_AsyncPlaintextTransport.write",
+        "self data",
+        "_state _STATE_ACTIVE",
+    ),
 )
 _REPLACED = 2
 
