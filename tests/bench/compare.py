@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 
 from tests.bench.figures import FIGURES
-from tests.bench.goals import OURS
+from tests.bench.goals import OURS, ours_of
 from tests.bench.numbers import short, times
 from tests.bench.result import Result
 
@@ -19,11 +19,12 @@ def compare(new: Result, old: Result) -> str:
         f"\nNew by old ({old.day}, {old.minutes:.0f} minutes, {'quick' if old.is_quick else 'whole'}); in brackets what"
         " the peers have, median; better or worse is what is left of ours by that"
     ]
-    for case in new.parts:
+    for case, parts in new.parts.items():
+        mine = ours_of(parts)
         for figure in new.cases[case].figures:
-            ours = _ratio(new, old, case, OURS, figure)
+            ours = _ratio(new, old, case, mine, figure)
             if ours is not None:
-                others = [_ratio(new, old, case, peer, figure) for peer in new.parts[case] if peer != OURS]
+                others = [_ratio(new, old, case, peer, figure) for peer in parts if peer != mine]
                 known = [ratio for ratio in others if ratio is not None]
                 lines.append(_line(new, old, case, figure, ours, median(known) if known else None))
     return "\n".join(lines) if len(lines) > 1 else f"{lines[0]}: nothing of {OURS} in common"
@@ -35,7 +36,8 @@ def _ratio(new: Result, old: Result, case: str, peer: str, figure: str) -> float
 
 
 def _line(new: Result, old: Result, case: str, figure: str, ours: float, others: float | None) -> str:
-    now, before = new.median(case, OURS, figure) or 0.0, old.median(case, OURS, figure) or 0.0
+    mine = ours_of(new.parts[case])
+    now, before = new.median(case, mine, figure) or 0.0, old.median(case, mine, figure) or 0.0
     told = f"({times(others)})" if others is not None else ""
     return (
         f"{case:<22} {figure:<16} {short(before):>9} → {short(now):>9} {FIGURES[figure].unit:<6}"

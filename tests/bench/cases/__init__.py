@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from tests.bench.case import Case
 from tests.bench.cases.drain import DRAINS
+from tests.bench.cases.embedded import EMBEDDED
 from tests.bench.cases.latency import LATENCIES
 from tests.bench.cases.memory import MEMORY
 from tests.bench.cases.publishing import PUBLISHING
 
-CASES: dict[str, Case] = {case.name: case for case in (*DRAINS, *PUBLISHING, *LATENCIES, *MEMORY)}
+CASES: dict[str, Case] = {case.name: case for case in (*DRAINS, *PUBLISHING, *LATENCIES, *MEMORY, *EMBEDDED)}

@@ -6,6 +6,14 @@ from tests.bench.peer import Peer
 from tests.bench.peers.c import C
 from tests.bench.peers.celery import CeleryPrefork, CelerySolo
 from tests.bench.peers.dramatiq import Dramatiq
+from tests.bench.peers.embedded import (
+    DjangoQ2,
+    DjangoTasksDb,
+    Huey,
+    Procrastinate,
+    ZerverOnPostgres,
+    ZerverOnSqlite,
+)
 from tests.bench.peers.faststream import FastStream
 from tests.bench.peers.on_commit import CeleryOnCommit, PotatoqOnCommit
 from tests.bench.peers.pika import Pika
@@ -27,5 +35,11 @@ PEERS: dict[str, Peer] = {
         C(),
         CeleryOnCommit(),
         PotatoqOnCommit(),
+        ZerverOnSqlite(),
+        ZerverOnPostgres(),
+        Huey(),
+        DjangoTasksDb(),
+        DjangoQ2(),
+        Procrastinate(),
     )
 }

@@ -47,7 +47,7 @@ def draw(case: CaseTold, parts: dict[str, Part], path: Path) -> bool:
         [name for name, _ in bars],
         medians,
         xerr=_spreads([summary for _, summary in bars]),
-        color=[COLOURS.get(name, OTHERS) for name, _ in bars],
+        color=[COLOURS.get(name.partition("-")[0], OTHERS) for name, _ in bars],
         error_kw={"ecolor": INK, "elinewidth": 0.8},
         height=0.72,
     )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from tests.bench.figures import FIGURES, ratios
-from tests.bench.goals import OURS
+from tests.bench.goals import ours_of
 from tests.bench.numbers import times, with_spread
 from tests.bench.result import CaseTold, Part
 
 
 def rows(case: CaseTold, parts: dict[str, Part]) -> list[list[str]]:
     """A title, then what each peer did: every figure, and ours by theirs of the first. [] where nobody did anything."""
+    ours = ours_of(parts)
     measured = {peer: part for peer, part in parts.items() if part.summaries}
     wanted = [name for name in case.figures if any(name in part.summaries for part in measured.values())]
     if not wanted:
@@ -18,7 +19,7 @@ def rows(case: CaseTold, parts: dict[str, Part]) -> list[list[str]]:
     for peer, part in measured.items():
         found = part.summaries
         cells = [with_spread(found[name]) if name in found else "–" for name in wanted]
-        ratio = ratios(parts[OURS].rounds, part.rounds, wanted[0]) if OURS in parts and peer != OURS else None
+        ratio = ratios(parts[ours].rounds, part.rounds, wanted[0]) if ours in parts and peer != ours else None
         table.append([peer, *cells, times(ratio.median) if ratio else ""])
     return table
 
