@@ -12,8 +12,12 @@ set_up_peers() {
   (
     flock 9
     say "setting up $PEERS_VENV with the peers (the first time takes a minute)"
-    # The interpreter of the project, so that all are measured on the same.
-    [[ -x $PEERS_VENV/bin/python ]] || .venv/bin/python -m venv --without-pip $PEERS_VENV
+    # As set_up does: uv reads neither pip's certificates nor its index.
+    if [[ -n ${PIP_CERT:-} ]]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$PIP_CERT}; fi
+    if [[ -n ${PIP_INDEX_URL:-} ]]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$PIP_INDEX_URL}; fi
+    # The interpreter of the project, so that all are measured on the same. Made anew: where it stands is written into it.
+    rm -rf $PEERS_VENV
+    .venv/bin/python -m venv --without-pip $PEERS_VENV || die "$PEERS_VENV could not be made: see above"
     .venv/bin/uv --quiet pip sync --no-config --require-hashes --python $PEERS_VENV/bin/python $PEERS_LOCK ||
       die "the packages of $PEERS_LOCK could not be installed: see above, mend the network, and start again"
     printf '%s\n' "$told" >$PEERS_VENV/stamp

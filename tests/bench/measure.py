@@ -14,7 +14,7 @@ from tests.bench.result import Part
 from tests.bench.site import Site
 
 #: Whose turn did not come.
-TIME_IS_UP = "the time that a run has was over"
+TIME_IS_UP, INTERRUPTED = "the time that a run has was over", "the run was interrupted"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,39 +46,44 @@ class _Record:
     rounds: list[Figures] = field(default_factory=list)
     has_failed: bool = False
 
-    def part(self, *, is_late: bool) -> Part:
-        trouble = TIME_IS_UP if is_late and not self.rounds and self.trouble is None else self.trouble
+    def part(self, ended_by: str | None) -> Part:
+        trouble = self.trouble or (None if self.rounds else ended_by)
         return Part(rounds=self.rounds, trouble=trouble, has_failed=self.has_failed)
 
 
 def measure(
     cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int, site: Site, progress: Progress, deadline: float
 ) -> dict[str, dict[str, Part]]:
-    """Whoever fails once in a case is out of it, with the reason; the others go on.
+    """Whoever fails once in a case is out of it, with the reason; the others go on. Ctrl-C ends the measuring alone.
 
     Shape: by case, and by peer in their order. Units: deadline is by ``time.monotonic``; no round begins after it.
     """
     records = {
         case.name: {peer.name: _Record(peer.missing(case.setting)) for peer in peers} for case, peers in cases
     }
-    is_late = False
-    for turn in turns(cases, rounds):
-        is_late = time.monotonic() > deadline
-        if is_late:
-            break
-        record = records[turn.case.name][turn.peer.name]
-        if record.trouble is None:
-            began = time.monotonic()
-            figures = _round(turn, site, record)
-            progress.tell(
-                turn.case, turn.peer, turn.number, figures, record.trouble, time.monotonic() - began
-            )
-        else:
-            progress.skip()
+    ended_by = None
+    try:
+        for turn in turns(cases, rounds):
+            if time.monotonic() > deadline:
+                ended_by = TIME_IS_UP
+                break
+            _take(turn, site, records[turn.case.name][turn.peer.name], progress)
+    except KeyboardInterrupt:
+        # What has been measured until now is worth telling.
+        ended_by = INTERRUPTED
     return {
-        case: {peer: record.part(is_late=is_late) for peer, record in found.items()}
+        case: {peer: record.part(ended_by) for peer, record in found.items()}
         for case, found in records.items()
     }
+
+
+def _take(turn: Turn, site: Site, record: _Record, progress: Progress) -> None:
+    if record.trouble is not None:
+        progress.skip()
+        return
+    began = time.monotonic()
+    figures = _round(turn, site, record)
+    progress.tell(turn.case, turn.peer, turn.number, figures, record.trouble, time.monotonic() - began)
 
 
 def _round(turn: Turn, site: Site, record: _Record) -> Figures:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from tests.bench.figures import FIGURES, Summary, latency_figures, percentile, r
 from tests.bench.goals import BEST, GOALS
 from tests.bench.job import Job
 from tests.bench.ledger import Ledger
-from tests.bench.measure import turns
 from tests.bench.peers import PEERS
 
 
@@ -50,21 +48,6 @@ def test_ratios_are_of_neighbouring_rounds() -> None:
 @pytest.mark.parametrize("theirs", [[], [{"p50_ms": 1.0}], [{"rate": 0.0}]])
 def test_there_is_no_ratio_to_what_was_not_measured(theirs: list[dict[str, float]]) -> None:
     assert ratios([{"rate": 1.0}], theirs, "rate") is None
-
-
-def test_turns_are_interleaved_and_everybody_begins_in_turn() -> None:
-    peers = [PEERS[name] for name in ("zerver", "pika", "C")]
-    case = CASES["drain"]
-    found = [(turn.peer.name, turn.number) for turn in turns([(case, peers)], 3)]
-    assert "".join(name[0] for name, _ in found) == "zpCpCzCzp"
-    assert Counter(found) == Counter((peer.name, number) for number in range(3) for peer in peers)
-
-
-def test_every_case_has_a_round_before_any_has_two_and_no_more_than_it_asks_for() -> None:
-    drain, idle, zerver = CASES["drain"], CASES["idle"], [PEERS["zerver"]]
-    assert idle.most_rounds == 2
-    found = [turn.case.name for turn in turns([(drain, zerver), (idle, zerver), (drain, [])], 3)]
-    assert found == ["drain", "idle", "drain", "idle", "drain"]
 
 
 def test_events_of_a_burst_are_due_together() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tests.bench.peer import Peer
 from tests.bench.setting import Place, Setting
 
@@ -16,8 +18,8 @@ SETTINGS = (
 class CelerySolo(Peer):
     name = "celery-solo"
     title = "Celery, solo pool"
-    settings = SETTINGS
-    packages = ("celery", "kombu", "amqp")
+    settings: ClassVar[tuple[str, ...]] = SETTINGS
+    packages: ClassVar[tuple[str, ...]] = ("celery", "kombu", "amqp")
     drains = 1_200
     publishes = 800
     app = "tests.bench.apps.celery_app"

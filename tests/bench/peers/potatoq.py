@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from tests.bench.peer import Peer
 from tests.bench.setting import Place, Setting
 
@@ -9,11 +11,11 @@ from tests.bench.setting import Place, Setting
 class Potatoq(Peer):
     name = "potatoq"
     title = "potatoq"
-    settings = (
+    settings: ClassVar[tuple[str, ...]] = (
         "its defaults, which are told to be fit for production: quorum queues, confirms, one task per idle process",
         "--concurrency as many as processes, --no-scheduler; delay()",
     )
-    packages = ("potatoq", "pika")
+    packages: ClassVar[tuple[str, ...]] = ("potatoq", "pika")
     drains = 500
     publishes = 600
     app = "tests.bench.apps.potatoq_app"

@@ -45,7 +45,7 @@ def _where(result: Result) -> str:
     kind = "A quick run, with small counts: to be taken with salt. " if result.is_quick else ""
     return (
         "## Where and when\n\n"
-        f"{kind}{result.day}, {result.rounds} rounds, {result.minutes:.0f} minutes. Meanwhile"
+        f"{kind}{result.day}, up to {result.rounds} rounds, {result.minutes:.0f} minutes. Meanwhile"
         f" {result.others:.0%} of the processors' time went to others than the bench and its servers.\n\n"
         f"| | |\n|---|---|\n{machine}\n"
     )
