@@ -20,7 +20,7 @@ CHANNEL = 7
 #: The smallest that AMQP has.
 FRAME_MAX = 4096
 
-swift = settings(max_examples=60, derandomize=True, deadline=None)
+swift = settings(max_examples=40, derandomize=True, deadline=None)
 _text = st.text(max_size=12) | st.sampled_from(["\ud800", "\u00e9" * 130, "x" * 256])
 _names = _text | st.sampled_from(
     ["x-attempt", "x-published-at-ms", "x-version", "traceparent", "CC", "x-opt-a"]

@@ -212,7 +212,7 @@ def test_another_frame_at_any_place_of_a_message_means_what_it_means_to_pika(
 ) -> None:
     before, after = (b"".join(delivery(1, tag, header=BARE)) for tag in (1, 3))
     of_one_piece, of_two = (delivery(1, 2, header=BARE, piece=piece) for piece in (2, 1))
-    put_in = [(of_one_piece, at, 0) for at in range(4)] + [(of_two, 3, 0)]
+    put_in = [(of_one_piece, at, 0) for at in range(1, 4)] + [(of_two, 3, 0)]
     in_place_of = [(of_one_piece, at, 1) for at in range(3)] + [(of_two, 2, 1)]
     for frames, at, replaced in put_in + in_place_of:
         stream = before + b"".join([*frames[:at], OTHERS[number], *frames[at + replaced :]]) + after
