@@ -92,10 +92,16 @@ class Consumer:
     """A lane and what came of it, taken in the test's own thread."""
 
     def __init__(
-        self, transport: RabbitTransport, queue: QueueDeclaration | None = None, **lane: Any
+        self,
+        transport: RabbitTransport,
+        queue: QueueDeclaration | None = None,
+        *,
+        pace_seconds: float = 0.0,
+        **lane: Any,
     ) -> None:
         self._woken = threading.Event()
         self.lane: RabbitLane = transport.open_lane(queue or declaration(), "test:1", **lane)
+        self.lane.pace_seconds = pace_seconds
         self.lane.start(self._woken.set)
 
     def take(self, count: int, timeout_seconds: float = 20.0) -> list[Delivery]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -194,3 +194,30 @@ def test_lanes_of_a_process_share_one_connection_until_the_last_is_closed(
     assert len(consumers[1].bodies(1)) == 1
     consumers[1].close()
     wait_for(lambda: names() == ["publisher"], 20, lambda: f"the publisher alone; {names()}")
+
+
+@pytest.mark.parametrize("queue_type", ["quorum", "classic"])
+def test_as_much_is_fetched_as_is_handled_in_about_a_second(rabbit_vhost: str, queue_type: str) -> None:
+    with open_transport(rabbit_vhost, queue_type=queue_type) as transport:
+        publish(transport, 1000)
+        queue = declaration(queue_type=queue_type, prefetch=200)
+        consumer = Consumer(transport, queue, pace_seconds=0.25)
+        taken = consumer.take(4)
+        wait_for_depth(transport, ready=996)
+        consumer.lane.done(taken)
+
+        def works_until(count: int) -> Callable[[], bool]:
+            def work() -> bool:
+                taken.extend(consumer.take(1))
+                consumer.lane.done(taken[-1:])
+                return consumer.lane._prefetch.count == count and len(consumer.lane._ledger) <= count
+
+            return work
+
+        consumer.lane.pace_seconds = 0.0001
+        wait_for(works_until(200), 20, "it to fetch as much as it may")
+        wait_for(lambda: len(consumer.lane._ledger) > 150, 20, "it to come")
+        consumer.lane.pace_seconds = 0.1
+        wait_for(works_until(10), 20, "it to have no more than a second's work")
+        assert not any(delivery.redelivered for delivery in taken), "no consumer took leave amid deliveries"
+        consumer.close()

@@ -40,10 +40,10 @@ def test_after_a_lost_connection_everything_unsettled_comes_again_and_nothing_el
     proxy = tcp_proxy(rabbit_server.port)
     with open_transport(rabbit_vhost) as publisher, open_transport(proxy.through(rabbit_vhost)) as transport:
         publish(publisher, 200)
-        consumer = Consumer(transport)
+        consumer = Consumer(transport, declaration(prefetch=100))
         settled = consumer.take(50)
         consumer.lane.done(settled)
-        # The prefetch is 100: the broker hands out another fifty when it has the acknowledgements, and no sooner.
+        # The broker hands out another fifty when it has the acknowledgements, and no sooner.
         wait_for_depth(publisher, ready=50)
         in_hand = consumer.take(20)
         proxy.cut()
@@ -145,7 +145,7 @@ def test_a_channel_that_the_broker_closes_is_opened_anew(
     skip_from_4_3(server, "it cancels the consumer instead, see test_rabbit_consumer_timeout")
     with open_transport(server.url()) as transport:
         publish(transport, 2)
-        consumer = Consumer(transport)
+        consumer = Consumer(transport, declaration(prefetch=100))
         held, other = consumer.take(2)
         consumer.lane.done([other])
         assert consumer.lane.renew(held, 30), "it is begun, and does not come to an end"
@@ -165,7 +165,7 @@ def test_a_channel_that_the_broker_closes_is_opened_anew(
             assert consumer.lane.renew(unstarted, 1)
             consumer.lane.done([again])
             publish(transport, 2)
-            wait_for(lambda: consumer.lane._prefetch < 100, 20, "the buffer to be given back")
+            wait_for(lambda: consumer.lane._prefetch.count < 100, 20, "the buffer to be given back")
         assert told == []
         consumer.lane.done([unstarted])
         consumer.lane.done(consumer.take(2))
@@ -190,12 +190,12 @@ def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transp
     consumer = Consumer(transport, declaration(prefetch=40), consumer_timeout_seconds=4.0)
     taken = consumer.take(1)
     assert consumer.lane.renew(taken[0], 1), "it is begun"
-    wait_for(lambda: consumer.lane._prefetch < 40, message="the others to go stale")
+    wait_for(lambda: consumer.lane._prefetch.count < 40, message="the others to go stale")
     while len(taken) < 40:
         taken += consumer.take(1)
         consumer.lane.done(taken[-1:])
     assert not any(delivery.redelivered for delivery in taken)
-    wait_for(lambda: consumer.lane._prefetch == 40, 20, "it to ask for more, now that all is begun in time")
+    wait_for(lambda: consumer.lane._prefetch.count == 40, 20, "it to ask for more, now that all is begun in time")
     consumer.lane.done(taken[:1])
     consumer.close()
     wait_for_depth(transport, ready=0)

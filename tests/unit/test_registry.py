@@ -31,7 +31,7 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (queue.workers, queue.threads, queue.prefetch, queue.batch_size, queue.ack_batch) == (
         1,
         1,
-        100,
+        1000,
         100,
         64,
     )

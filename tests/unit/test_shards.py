@@ -250,7 +250,7 @@ def test_an_environment_may_change_the_number_of_shards() -> None:
 
 def test_a_module_that_is_read_anew_changes_the_shards_too() -> None:
     registry = registry_of(orders())
-    assert registry.lookup("orders.3").prefetch == 100
+    assert registry.lookup("orders.3").prefetch == 1000
     registry.declare(orders(shards=2, prefetch=5), Worker)
     assert registry.lookup("orders.1").prefetch == 5
     with pytest.raises(UnknownQueue):

@@ -34,6 +34,11 @@ class Intake:
         for lane in self._lanes:
             lane.start(self.wake)
 
+    def tell_pace(self, seconds: float) -> None:
+        """What an event takes this process; see ``Lane.pace_seconds``."""
+        for lane in self._lanes:
+            lane.pace_seconds = seconds
+
     def wake(self) -> None:
         """There may be something to take. From any thread; many wakes in a row cost one look."""
         if not self._is_woken:

@@ -136,7 +136,7 @@ class ProcessRow:
             host=host_name(),
             pid=os.getpid(),
             update_time=clock.now_ms() / 1000,
-            recent_average_consume_time=self.runner.event_seconds,
+            recent_average_consume_time=self.runner.pace.event_seconds,
             queue_last_emptied_timestamp=self.runner.emptied_at,
             consumed=counts.consumed,
             retried=counts.retried,

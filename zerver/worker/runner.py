@@ -22,6 +22,7 @@ from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
 from zerver.worker.journey import Journey, Settled
 from zerver.worker.outcomes import DONE
+from zerver.worker.pace import Pace
 from zerver.worker.settle import Settler, tell
 from zerver.worker.start import Starter, failure
 from zerver.worker.suspects import Solitude
@@ -37,8 +38,6 @@ from zerver.worker.timeouts import (
 
 #: A handler thread looks up at least this often, told or not.
 _LOOK_UP_SECONDS = 1.0
-#: Take in one go about what can be handled in this time, so that what is in hand is never old.
-_IN_HAND_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
 #: For the broker to say that it sends nothing more.
 _WITHDRAW_SECONDS = 2.0
@@ -70,6 +69,7 @@ class QueueRunner:
         self.queue = queue
         self.counters = Counters()
         self.breaker = Breaker()
+        self.pace = Pace(queue)
         #: Set to drain: what runs finishes, what has not begun goes back.
         self.stopping = threading.Event()
         self._host = host
@@ -87,8 +87,6 @@ class QueueRunner:
         self._trial = threading.Lock()
         self._fetching = threading.Lock()
         self._is_fetching = True
-        #: Moving average of one event's handling time; None until there is one. Units: seconds.
-        self.event_seconds: float | None = None
         #: When nothing was there to take, last; None until then. Units: seconds since the epoch.
         self.emptied_at: float | None = None
         self._error: BaseException | None = None
@@ -131,6 +129,7 @@ class QueueRunner:
         """Until told to stop, which leaves the lanes open; or that the queue is paused, and nothing is in hand then."""
         with self._fetching:
             self._is_fetching = True
+            self._intake.tell_pace(self.pace.process_seconds)
             self._intake.start()
         self._fetch(None)  # the breaker may be open from the shift before
         self._loop_in_threads()
@@ -269,17 +268,12 @@ class QueueRunner:
             suspects_ = [[delivery] for delivery in batch if delivery.redelivered]
             fresh = [delivery for delivery in batch if not delivery.redelivered]
             return ([fresh] if fresh else []) + suspects_
-        limit = 1 if self.queue.threads > 1 else self._in_hand_limit()
-        return _runs(self._fetched(limit, _LOOK_UP_SECONDS))
+        return _runs(self._fetched(self.pace.at_once, _LOOK_UP_SECONDS))
 
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """What the lanes have, those no suspects that were handed back."""
+        self._intake.tell_pace(self.pace.process_seconds)
         return self._journey.absolved(self._intake.take(limit, timeout_seconds))
-
-    def _in_hand_limit(self) -> int:
-        if not self.event_seconds:
-            return 1
-        return max(1, min(self.queue.in_hand, int(_IN_HAND_SECONDS / self.event_seconds)))
 
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""
@@ -347,7 +341,9 @@ class QueueRunner:
         travelled = self._journey.travel(deliveries, deadline)
         handled = len(travelled.settled) + sum(map(len, travelled.again))
         if handled:  # what others have by now took no time, and says nothing of the handler
-            self._note_pace((clock.monotonic() - started_at) / handled, handled)
+            event_seconds = (clock.monotonic() - started_at) / handled
+            self.counters.took(event_seconds, handled)
+            self.pace.note(event_seconds, handled)
         settled = travelled.settled
         if self._given_up:
             settled = [
@@ -395,11 +391,6 @@ class QueueRunner:
         for delivery, outcome in settled:
             if outcome is not DONE:
                 tell(delivery, outcome)
-
-    def _note_pace(self, event_seconds: float, count: int) -> None:
-        self.counters.took(event_seconds, count)
-        before = self.event_seconds
-        self.event_seconds = event_seconds if before is None else before * 0.8 + event_seconds * 0.2
 
     def _on_breaker(self, has_changed: bool) -> None:
         """Stop fetching while it is open, fetch again once it is closed, and say why."""

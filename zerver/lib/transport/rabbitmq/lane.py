@@ -17,7 +17,8 @@ from zerver.lib.transport.rabbitmq.decoding import decode_event
 from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.in_hand import Hold, InHand
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
-from zerver.lib.transport.rabbitmq.patience import HandedBack, smallest_prefetch
+from zerver.lib.transport.rabbitmq.patience import HandedBack
+from zerver.lib.transport.rabbitmq.prefetch import Prefetch
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
 from zerver.lib.transport.rabbitmq.subscription import Subscriber, Subscription
 from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS
@@ -27,6 +28,10 @@ ACK_HOLD_SECONDS = 0.005
 #: What is not begun within this part of the broker's consumer_timeout goes back: when that runs out, the broker closes
 #: the channel, over events that only waited, and takes along those that are being handled.
 UNBEGUN_PART = 1 / 4
+#: How often it is looked whether the prefetch is right.
+ADAPT_SECONDS = 0.1
+#: When nothing has come for so long, what the broker may send it has sent.
+QUIET_SECONDS = 0.02
 
 
 class RabbitLane(Lane, Subscriber):
@@ -46,8 +51,13 @@ class RabbitLane(Lane, Subscriber):
         self._queue = queue
         self._owner = owner
         self._subscription = Subscription(queue, self, consumer_timeout_seconds)
-        #: Fewer after events were not begun in time.
-        self._prefetch = min(queue.in_hand, 65_535)
+        self._prefetch = Prefetch(queue)
+        #: When to look again whether the prefetch is right. Units: monotonic seconds.
+        self._adapt_at = 0.0
+        #: How much had come when it was found wrong; None while it is right. Until the consumer has been exchanged
+        #: nothing is acknowledged, so that the broker falls silent.
+        self._before_exchange: int | None = None
+        self._received = 0
         self._handed_back = HandedBack()
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
@@ -175,15 +185,20 @@ class RabbitLane(Lane, Subscriber):
 
     def on_channel(self) -> None:
         self._ledger = TagLedger()
+        self._before_exchange = None
+        self._prefetch.begin(self.pace_seconds)
         self._generation += 1
         self._live = self._generation
         self._watch_unbegun()
 
     def on_deliveries(self, deliveries: list[Delivered]) -> None:
         now = monotonic()
+        self._received += len(deliveries)
         self._ledger.delivered(each.delivery_tag for each in deliveries)
         self._in_hand.add([self._delivery(each, now) for each in deliveries])
         self._wake()
+        self._prefetch.saw(sum(len(each.body) for each in deliveries), len(deliveries))
+        self._adapt(now)
 
     def _delivery(self, delivered: Delivered, now: float) -> Delivery:
         event = decode_event(self._queue.name, delivered.properties, delivered.body)
@@ -196,6 +211,7 @@ class RabbitLane(Lane, Subscriber):
         )
 
     def on_leaving(self) -> None:
+        self._before_exchange = None  # there will be none
         self._send_acks()
         self._in_hand = InHand()
 
@@ -225,7 +241,8 @@ class RabbitLane(Lane, Subscriber):
     def wanted_prefetch(self) -> int:
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in
         # hand adds a whole prefetch to it, at every pause.
-        return 0 if len(self._ledger) > self._prefetch // 2 else self._prefetch
+        wanted = self._prefetch.count
+        return 0 if len(self._ledger) > wanted // 2 else wanted
 
     def holds_nothing(self) -> bool:
         return not len(self._ledger)
@@ -245,6 +262,8 @@ class RabbitLane(Lane, Subscriber):
 
     def _send_acks(self) -> None:
         self._is_told_of_acks = self._is_told_of_enough = False
+        if self._before_exchange is not None:
+            return
         acks = [self._acks.popleft() for _ in range(len(self._acks))]
         channel = self._subscription.channel
         if channel is None:
@@ -254,6 +273,7 @@ class RabbitLane(Lane, Subscriber):
             for tag, multiple in self._ledger.settle(tags):
                 channel.basic_ack(tag, multiple)
         self._subscription.consume()
+        self._adapt(monotonic())
 
     def _nack(self, deliveries: Sequence[Delivery]) -> None:
         """Those of the present channel."""
@@ -289,8 +309,13 @@ class RabbitLane(Lane, Subscriber):
         self._unbegun_timer = None
         self._watch_unbegun()  # first: whatever goes wrong below, it is looked again
         stale = self._in_hand.take_back(monotonic() - seconds)
-        if not self._subscription.is_paused:
-            self._adapt_prefetch(is_too_large=bool(stale), is_too_small=not stale and not self._in_hand)
+        if stale and not self._subscription.is_paused and self._prefetch.were_not_begun():
+            # At once, or what goes back would come here again.
+            self._before_exchange = None
+            self._subscription.cancel()
+        elif not stale and not self._in_hand:
+            self._prefetch.were_all_begun()
+            self._adapt(monotonic())
         for delivery in stale:
             if not delivery.redelivered:
                 # It comes again to this very lane, most often; of others it is to run alone, once.
@@ -298,18 +323,29 @@ class RabbitLane(Lane, Subscriber):
         if stale:
             self._nack(stale)
 
-    def _adapt_prefetch(self, *, is_too_large: bool, is_too_small: bool) -> None:
-        """No more than can be begun in time, or it would go round and round; not less than what is asked for else.
+    # -- how much to fetch
 
-        By what happens and not by ``timeout_seconds``: most handlers need a small part of it.
+    def _adapt(self, now: float) -> None:
+        if now >= self._adapt_at and self._before_exchange is None:
+            self._adapt_at = now + ADAPT_SECONDS
+            if self._prefetch.adapt(self.pace_seconds, now):
+                self._exchange()
+
+    def _exchange(self) -> None:
+        """The consumer for another, for the broker's limit is of the consumer, for all its life.
+
+        What is between a quorum queue and the broker's channel when a consumer is cancelled goes back, as redelivered
+        (3.10.8). So it is cancelled once nothing comes any more: without acknowledgements that is soon.
         """
-        wanted = self._prefetch
-        if is_too_large:
-            wanted = max(smallest_prefetch(self._queue), self._prefetch // 2)
-        elif is_too_small:
-            wanted = min(self._queue.in_hand, 65_535, self._prefetch * 2)
-        if wanted != self._prefetch:
-            self._prefetch = wanted
-            # The broker's limit is of the consumer, for all its life.
-            self._subscription.cancel()
-            self._subscription.consume()
+        self._before_exchange = self._received
+        self._subscription.later(QUIET_SECONDS, self._exchange_when_quiet)
+
+    def _exchange_when_quiet(self) -> None:
+        if self._before_exchange is None:
+            return  # on another channel it has begun anew already
+        if self._received != self._before_exchange:
+            self._exchange()
+            return
+        self._before_exchange = None
+        self._subscription.cancel()
+        self._send_acks()

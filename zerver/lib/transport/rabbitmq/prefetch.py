@@ -1,0 +1,72 @@
+"""How many events a consumer is to hold unsettled: about a second's work, and no more than is declared.
+
+Fewer, and fast handlers wait for the broker between two handfuls; more, and events wait behind a slow handler here
+while other processes have nothing to do.
+"""
+
+from typing import Final
+
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.rabbitmq.patience import smallest_prefetch
+
+WORK_SECONDS: Final = 1.0
+#: Of bodies, however fast they are handled.
+MOST_BYTES: Final = 64 << 20
+#: AMQP has two bytes for it.
+_MOST: Final = 65_535
+#: A change asks the broker for another consumer: it must be worth it, and no passing mood.
+_WORTH: Final = 2
+_STEADY_SECONDS: Final = 1.0
+
+
+class Prefetch:
+    """Of one lane. Its times are monotonic seconds."""
+
+    def __init__(self, queue: QueueDeclaration) -> None:
+        self._least = smallest_prefetch(queue)
+        self._declared = self._most = min(queue.in_hand, _MOST)
+        self._mean_bytes = 0.0
+        #: Since when fewer were wanted each time; None: they are not.
+        self._too_many_since: float | None = None
+        #: For the next consumer.
+        self.count = self._most
+
+    def begin(self, pace_seconds: float) -> None:
+        """With a consumer that has none before it."""
+        self.count, self._too_many_since = self._wanted(pace_seconds), None
+
+    def saw(self, bodies_bytes: int, count: int) -> None:
+        """So many came, and so large they were together."""
+        mean_bytes = bodies_bytes / count
+        self._mean_bytes = mean_bytes if not self._mean_bytes else self._mean_bytes * 0.9 + mean_bytes * 0.1
+
+    def adapt(self, pace_seconds: float, now: float) -> bool:
+        """Whether ``count`` has changed. ``pace_seconds``: what an event takes the process; 0: nobody has said."""
+        wanted = self._wanted(pace_seconds)
+        if wanted * _WORTH <= self.count:
+            self._too_many_since = now if self._too_many_since is None else self._too_many_since
+            is_due = now - self._too_many_since >= _STEADY_SECONDS
+        else:
+            self._too_many_since = None
+            is_due = wanted >= self.count * _WORTH or wanted == self._most > self.count
+        if is_due:
+            self.count, self._too_many_since = wanted, None
+        return is_due
+
+    def were_not_begun(self) -> bool:
+        """Some waited until they had to go back. Whether ``count`` has changed."""
+        self._most = max(self._least, self.count // 2)
+        before, self.count = self.count, min(self.count, self._most)
+        return self.count != before
+
+    def were_all_begun(self) -> None:
+        """In all that time: more may be tried again."""
+        self._most = min(self._declared, self._most * 2)
+
+    def _wanted(self, pace_seconds: float) -> int:
+        wanted = self._most
+        if pace_seconds > 0:
+            wanted = min(wanted, int(WORK_SECONDS / pace_seconds))
+        if self._mean_bytes:
+            wanted = min(wanted, int(MOST_BYTES / self._mean_bytes))
+        return max(self._least, wanted)
