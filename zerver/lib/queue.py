@@ -7,6 +7,7 @@ a transaction it is a row of that transaction. Which way it takes is decided her
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from operator import attrgetter
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -258,6 +259,9 @@ def _store(
     if immediate is not None:
         immediate.accept(events, processor, delay_seconds=due.delay_seconds, due_at_ms=due.at_ms)
         return {}
+    if "." in events[0].queue:
+        # Shards take turns, and rows that follow each other in one queue are one statement; each keeps its order.
+        events = sorted(events, key=attrgetter("queue"))
     database = get_settings().database
     if using is not None and using != database and connections[using].in_atomic_block:
         transaction.on_commit(lambda: _store_after_foreign_commit(events, due), using=using)
