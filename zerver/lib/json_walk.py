@@ -30,6 +30,7 @@ _INT_MIN, _INT_MAX = -(1 << 63), (1 << 64) - 1
 #: Carried where a queue's declared type asks for them, and nowhere else.
 _RICH = (datetime, date, time, UUID, Decimal)
 _MISSING = object()
+_is_finite = math.isfinite
 
 
 def is_plain(value: Any, depth: int = 0) -> bool:
@@ -43,7 +44,7 @@ def is_plain(value: Any, depth: int = 0) -> bool:
     elif kind is list:
         items = value
     elif kind is float:
-        return math.isfinite(value)
+        return _is_finite(value)
     elif kind is int:
         return bool(_INT_MIN <= value <= _INT_MAX)
     else:
@@ -57,6 +58,9 @@ def is_plain(value: Any, depth: int = 0) -> bool:
             continue
         if kind is int:
             if not _INT_MIN <= item <= _INT_MAX:
+                return False
+        elif kind is float:
+            if not _is_finite(item):
                 return False
         elif not is_plain(item, depth + 1):
             return False
