@@ -196,6 +196,7 @@ def _reports(
 def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]:
     """Each as it will travel, or why it cannot; one look at what is the same for all of them."""
     queue = queues.lookup(queue_name)
+    has_shards = queue.is_sharded
     limit_bytes = get_settings().max_event_bytes
     published_at_ms = clock.now_ms()
     headers = {"x-version": WIRE_VERSION, **trace.headers()}
@@ -203,7 +204,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
     for event in events:
         try:
             body = encode_event(queue_name, event, queue.event_type, limit_bytes)
-            place = queue_name if queue.shards is None else queue.place(body)
+            place = queue.place(body) if has_shards else queue_name
         except EventError as error:
             encoded.append(error)
             continue
