@@ -1,6 +1,7 @@
 """One worker process: its runners, its signals, and the threads that watch over them."""
 
 import faulthandler
+import gc
 import math
 import os
 import signal
@@ -98,6 +99,8 @@ class WorkerFleet:
         self._vitals.start(rows, self._settings, self._is_well)
         self._leave_word(refusals)
         housekeeper.start()
+        # What is there now stays: modules and classes, which every full collection would go through, amid events.
+        gc.freeze()
         try:
             if len(self._runners) == 1:
                 self._run_one(self._runners[0])
@@ -108,6 +111,7 @@ class WorkerFleet:
             self._vitals.close()
             self._watchdog.stop()
             current.close_all()
+            gc.unfreeze()
         return self._failures
 
     def stop(self) -> None:

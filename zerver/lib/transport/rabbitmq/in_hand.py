@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from zerver.lib.transport.base import Delivery
 
 
-class Hold(msgspec.Struct, eq=False):
+class Hold(msgspec.Struct, eq=False, gc=False):
     """A delivery's token: what the broker knows it by."""
 
     #: Counts the lane's channels; 0 once it went back unbegun.
