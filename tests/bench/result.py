@@ -10,6 +10,9 @@ from typing import Any
 
 from tests.bench.figures import Figures, Summary, summaries
 
+#: A machine that does more beside is no place to measure. A share of its processors' time.
+MOST_OTHERS = 0.2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
@@ -62,6 +65,18 @@ class Result:
         part = self.parts.get(case, {}).get(peer)
         summary = part.summaries.get(figure) if part else None
         return summary.median if summary else None
+
+    @property
+    def doubt(self) -> str:
+        """Why its figures are not worth quoting; empty where they are."""
+        doubts = []
+        if self.others > MOST_OTHERS:
+            doubts.append(
+                f"{self.others:.0%} of the processors' time went to others than the bench and its servers"
+            )
+        if self.is_quick:
+            doubts.append("this was a quick run, with small counts")
+        return "; ".join(doubts)
 
     # -- kept
 

@@ -36,7 +36,7 @@ def result(**parts: Part) -> Result:
         is_quick=False,
         rounds=3,
         minutes=12.0,
-        others=0.25,
+        others=0.1,
         peers={name: PeerTold(title=name, settings=["as it is"], versions={name: "1.0"}) for name in parts},
         cases={"drain": DRAIN},
         parts={"drain": dict(parts)},
@@ -114,7 +114,15 @@ def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
     assert "| pika | 5,000 [4,000–5,000] | 200 [200–250] | ×6.00 |" in text
     assert "- not measured: celery: it is not installed \\| at all" in text
     assert "**pika** (pika): pika 1.0" in text
-    assert "25% of the processors' time" in text
+    assert "10% of the processors' time" in text
+
+
+def test_figures_of_a_busy_machine_and_of_a_quick_run_are_called_what_they_are() -> None:
+    told = "No figure here is worth quoting"
+    assert told not in to_markdown(WHOLE)
+    for doubtful in (replace(WHOLE, others=0.5), replace(WHOLE, is_quick=True)):
+        assert told in to_markdown(doubtful)
+        assert told in to_text(doubtful)
 
 
 def test_a_result_is_the_same_after_it_was_kept(tmp_path: Path) -> None:

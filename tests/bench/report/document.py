@@ -42,10 +42,10 @@ def to_markdown(result: Result, drawn: Iterable[str] = ()) -> str:
 
 def _where(result: Result) -> str:
     machine = "\n".join(f"| {name} | {told} |" for name, told in result.machine.items())
-    kind = "A quick run, with small counts: to be taken with salt. " if result.is_quick else ""
+    doubt = f"**No figure here is worth quoting: {result.doubt}.**\n\n" if result.doubt else ""
     return (
         "## Where and when\n\n"
-        f"{kind}{result.day}, up to {result.rounds} rounds, {result.minutes:.0f} minutes. Meanwhile"
+        f"{doubt}{result.day}, {'one round' if result.rounds == 1 else f'up to {result.rounds} rounds'}, {result.minutes:.0f} minutes. Meanwhile"
         f" {result.others:.0%} of the processors' time went to others than the bench and its servers.\n\n"
         f"| | |\n|---|---|\n{machine}\n"
     )

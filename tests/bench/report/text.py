@@ -13,7 +13,8 @@ MET = {True: "met", False: "NOT MET", None: "not measured"}
 
 def to_text(result: Result) -> str:
     cases = (_case(result.cases[name], parts) for name, parts in result.parts.items())
-    return "\n".join((*cases, *_goals(result)))
+    doubt = [f"\nNo figure here is worth quoting: {result.doubt}"] if result.doubt else []
+    return "\n".join((*cases, *_goals(result), *doubt))
 
 
 def _case(case: CaseTold, parts: dict[str, Part]) -> str:
