@@ -43,9 +43,10 @@ def to_markdown(result: Result, drawn: Iterable[str] = ()) -> str:
 def _where(result: Result) -> str:
     machine = "\n".join(f"| {name} | {told} |" for name, told in result.machine.items())
     doubt = f"**No figure here is worth quoting: {result.doubt}.**\n\n" if result.doubt else ""
+    rounds = "one round" if result.rounds == 1 else f"up to {result.rounds} rounds"
     return (
         "## Where and when\n\n"
-        f"{doubt}{result.day}, {'one round' if result.rounds == 1 else f'up to {result.rounds} rounds'}, {result.minutes:.0f} minutes. Meanwhile"
+        f"{doubt}{result.day}, {rounds}, {result.minutes:.0f} minutes. Meanwhile"
         f" {result.others:.0%} of the processors' time went to others than the bench and its servers.\n\n"
         f"| | |\n|---|---|\n{machine}\n"
     )
