@@ -48,15 +48,16 @@ class AckWindow(Generic[T]):
     def add(self, items: Iterable[T]) -> None:
         """Raises: what ``flush`` raises, when the window is full or the last flush failed."""
         with self._lock:
-            is_first = not self._pending
-            self._pending.update(dict.fromkeys(items))
+            pending = self._pending
+            is_first = not pending
+            for item in items:
+                pending[item] = None
             if is_first:
                 self._deadline = clock.monotonic() + self._hold_seconds
-            is_waiting = bool(self._pending)
-            is_full = len(self._pending) >= self._size or self._has_failed
+            is_full = len(pending) >= self._size or self._has_failed
         if is_full:
             self.flush()
-        elif is_first and is_waiting:
+        elif is_first and pending:
             _timer.watch(self, self._deadline)
 
     def flush(self) -> None:
