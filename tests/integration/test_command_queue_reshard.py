@@ -171,6 +171,7 @@ def test_the_doctor_finds_rows_of_shards_that_are_no_more(spine: Spine) -> None:
     found = of(check("--only", "table"), "table.shard-left-over")
     assert {finding["queue"] for finding in found} == left != set()
     assert "./manage.py queue_reshard ledger" in found[0]["mend"]
+    assert "of another number of shards: see queue_reshard" in run("queue_status", "ledger").out
     assert "table.undeclared" not in codes(check("--only", "table"), min(left))
     reshard()
     assert of(check("--only", "table"), "table.shard-left-over") == []

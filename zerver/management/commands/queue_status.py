@@ -11,6 +11,8 @@ from rich.live import Live
 from rich.text import Text
 
 from zerver.lib.printable import printable
+from zerver.lib.registry import queues
+from zerver.lib.shard_names import family_of
 from zerver.management.base import QueueCommand
 from zerver.management.output import (
     UNKNOWN,
@@ -164,7 +166,8 @@ def _total(queue: QueueSnapshot, name: LaneFigure) -> str:
 def _note(queue: QueueSnapshot) -> str:
     notes = []
     if queue.declaration is None:
-        notes.append("undeclared")
+        is_shard = family_of(queue.name) in queues.names()
+        notes.append("of another number of shards: see queue_reshard" if is_shard else "undeclared")
     elif not queue.declaration.enabled:
         notes.append("disabled")
     if queue.declaration is None and queue.paused:
