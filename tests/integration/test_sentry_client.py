@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import sentry_sdk
+from msgspec import structs
 from pytest_django import Settings
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
@@ -177,7 +178,7 @@ def test_what_one_event_left_is_not_sent_with_the_next(
     with Sentry().watching(queue, [EVENT]):
         sentry_sdk.add_breadcrumb(message="of the first")
         sentry_sdk.set_tag("of", "the first")
-    with Sentry().watching(queue, [replace(EVENT, message_id="n", attempt=1)]):
+    with Sentry().watching(queue, [structs.replace(EVENT, message_id="n", attempt=1)]):
         sentry_sdk.capture_message("look")
     [event] = transport.events
     assert event["tags"] == {"queue": "ledger", "message_id": "n", "attempt": "1"}
@@ -191,7 +192,7 @@ def test_a_body_is_sent_whatever_it_is_and_never_all_of_a_large_one(
     settings.QUEUE_SENTRY_BODIES = True
     transport = client()
     with Sentry().watching(queue, [EVENT]):
-        Sentry().dead(replace(EVENT, body=body), Dead("no"))
+        Sentry().dead(structs.replace(EVENT, body=body), Dead("no"))
     told = transport.events[0]["contexts"]["event"]["body"]
     assert told.startswith(shown)
     assert len(told) < 20_000

@@ -15,6 +15,7 @@ from zerver.lib.errors import EventNotStorable
 from zerver.lib.event import identified, next_attempt
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import file_failed
+from zerver.lib.shard_names import family_of
 from zerver.lib.transport.base import Delivery
 from zerver.models import InboxEntry
 from zerver.worker import handed_back, suspects
@@ -86,7 +87,9 @@ class Settler:
 
     def _file(self, delivery: Delivery, error: str, traceback: str) -> None:
         event = delivery.event
-        inbox = InboxEntry.objects.using(self._alias).filter(queue=event.queue, message_id=event.message_id)
+        inbox = InboxEntry.objects.using(self._alias).filter(
+            queue=family_of(event.queue), message_id=event.message_id
+        )
         if perform(self._alias, lambda _: inbox.exists()):
             # A transactional event that was committed and failed after that, in an on_commit hook or by a connection
             # lost during COMMIT: it is done, and a replay would do it twice.
