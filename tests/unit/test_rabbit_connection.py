@@ -144,7 +144,7 @@ def test_an_attempt_that_was_lost_is_made_all_the_same(connection: BrokerConnect
     goes_on(connection, listener)
 
     def forget() -> None:
-        for timer in tuple(connection._ioloop._timer._timeout_heap):
+        for timer in tuple(connection._ioloop._timers):
             timer.callback = None
         connection._connection, connection.state = None, state
         connection._due_at = 0.0
@@ -163,7 +163,7 @@ def test_there_is_one_tick_whatever_happens(connection: BrokerConnection) -> Non
     def count() -> None:
         for _ in range(50):
             connection._tick()
-        heap = connection._ioloop._timer._timeout_heap
+        heap = connection._ioloop._timers
         seen.append(sum(timer.callback == connection._ticked for timer in heap))
 
     connection.call_soon(count)

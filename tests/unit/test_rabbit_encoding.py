@@ -9,10 +9,10 @@ import pika
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pika.adapters.select_connection import IOLoop
 
 from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq.encoding import encode_publish
+from zerver.lib.transport.rabbitmq.ioloop import IOLoop
 from zerver.lib.transport.rabbitmq.properties import to_properties
 from zerver.lib.transport.rabbitmq.wire import WireChannel, WireConnection
 

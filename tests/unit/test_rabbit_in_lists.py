@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import BasicProperties, frame, spec
-from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import io_services_utils
 
 from zerver.lib import signals
 from zerver.lib.transport.rabbitmq import in_lists
 from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.in_lists import READ_BYTES, changed_in_pika
+from zerver.lib.transport.rabbitmq.ioloop import IOLoop
 from zerver.lib.transport.rabbitmq.wire import WireChannel, WireConnection
 
 swift = settings(max_examples=12, derandomize=True, deadline=None)

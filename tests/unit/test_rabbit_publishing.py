@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pika import frame, spec
-from pika.adapters.select_connection import IOLoop
 from pika.adapters.utils import io_services_utils
 from pika.exceptions import ChannelWrongStateError, ShortStringTooLong
 
 from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq import publishing
 from zerver.lib.transport.rabbitmq.encoding import encode_publish
+from zerver.lib.transport.rabbitmq.ioloop import IOLoop
 from zerver.lib.transport.rabbitmq.wire import WireChannel, WireConnection
 
 EVENT = Event(queue="parcels", message_id="m", body=b"{}", published_at_ms=1_700_000_000_000)
@@ -32,7 +32,9 @@ class Wire:
         self._ours.setblocking(False)
         self.theirs.setblocking(False)
         self.connection: Any = WireConnection(
-            pika.ConnectionParameters("127.0.0.1", 1), custom_ioloop=self.loop
+            pika.ConnectionParameters("127.0.0.1", 1),
+            custom_ioloop=self.loop,
+            internal_connection_workflow=False,
         )
         self.transport: Any = io_services_utils._AsyncPlaintextTransport(
             self._ours, self.connection, self.connection._nbio
@@ -54,10 +56,8 @@ class Wire:
         return b"".join(pieces)
 
     def turn(self) -> None:
-        self.loop.activate_poller()
-        self.loop.call_later(0, lambda: None)
-        self.loop.poll()
-        self.loop.deactivate_poller()
+        self.loop.add_callback(lambda: None)
+        self.loop.turn()
 
     def close(self) -> None:
         self.connection._transport = None

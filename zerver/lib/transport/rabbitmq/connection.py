@@ -30,7 +30,7 @@ REFUSED_RETRY_SECONDS = 30.0
 STEADY_SECONDS = 10.0
 #: An attempt that has neither succeeded nor failed after so many timeouts is given up.
 ATTEMPT_TIMEOUTS = 3
-#: What is overdue by so much was lost: pika drops timers that were due beside one that raised.
+#: What is overdue by so much was lost: to an error in whatever should have begun it.
 OVERDUE_SECONDS = 5.0
 
 if logging.getLogger("pika").level == logging.NOTSET:

@@ -1,4 +1,4 @@
-"""pika's loop on a thread of its own, which goes on whatever is raised on it.
+"""The loop of pika's objects on a thread of its own, which goes on whatever is raised on it.
 
 The thread alone touches pika's objects; other threads hand it callables. Where threads stand still between requests
 (uWSGI without ``enable-threads``), the caller may turn the loop itself: see ``turn``.
@@ -9,9 +9,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
-from pika.adapters.select_connection import IOLoop
-
 from zerver.lib.clock import monotonic
+from zerver.lib.transport.rabbitmq.ioloop import IOLoop
 
 TICK_SECONDS = 0.5
 #: A loop that has not ticked for so long stands still.
@@ -58,7 +57,7 @@ class Loop(ABC):
 
     def call_soon(self, callback: Callable[[], object]) -> None:
         """Have it called on the loop. One that stands still, or has ended, does so never."""
-        self._ioloop.add_callback_threadsafe(lambda: self._guarded(callback))
+        self._ioloop.add_callback(lambda: self._guarded(callback))
 
     def is_frozen(self) -> bool:
         """Whether the thread has stood still: then nothing that is handed to it goes anywhere."""
@@ -90,26 +89,23 @@ class Loop(ABC):
         # Ends a wait that nothing else would end.
         seconds = 0.0 if is_done() else max(0.0, deadline - monotonic())
         timer = self._ioloop.call_later(seconds, lambda: None)
-        self._ioloop.activate_poller()
         try:
             while True:
                 self._turn_once()
                 if is_done() or monotonic() >= deadline:
                     return
         finally:
-            self._ioloop.deactivate_poller()
             self._ioloop.remove_timeout(timer)
 
     def _turn_once(self) -> None:
         try:
-            self._ioloop.poll()
-            self._ioloop.process_timeouts()
+            self._ioloop.turn()
         except Exception as error:  # whatever pika or a callback raised ends the connection, not us
             self._survive(error)
 
     def _run(self) -> None:
         while not self._ended.is_set():
-            # Again after an error: pika drops the timers that were due beside the one that raised.
+            # Again after an error, which may have been the tick's own.
             self._guarded(self._tick)
             try:
                 self._ioloop.start()
