@@ -49,7 +49,7 @@ PUBLISH_SECONDS = 30.0
 
 #: Handlers of these queues stand at gates that a test opens when it comes to it, and no test is about how long; one
 #: that is says ``timeout_seconds`` itself.
-GATED_QUEUES = ("ledger", "ledger_other", "ledger_batch", "ledger_transactional")
+GATED_QUEUES = ("ledger", "ledger_async", "ledger_other", "ledger_batch", "ledger_transactional")
 HANDLER_SECONDS = 300.0
 
 

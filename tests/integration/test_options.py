@@ -1,4 +1,6 @@
-"""What each option of ``assign_queue`` does, one test by its name. ``concurrency`` and ``ordered`` are refused."""
+"""What each option of ``assign_queue`` does, one test by its name. ``ordered`` is refused; of ``concurrency`` see
+``test_coroutines``.
+"""
 
 import itertools
 import json
@@ -223,13 +225,12 @@ def test_is_test_queue_keeps_a_queue_out_of_all(spine: Spine) -> None:
     assert "ledger_hidden" not in {row.queue for row in spine.process_rows()}
 
 
-@pytest.mark.parametrize("option", ["concurrency", "ordered"])
-def test_what_is_not_supported_yet_is_refused_by_name(option: str) -> None:
+def test_what_is_not_supported_yet_is_refused_by_name() -> None:
     class Worker(QueueProcessingWorker):
         def consume(self, event: dict[str, object]) -> None: ...
 
-    with pytest.raises(InvalidDeclaration, match=f"{option} is not supported"):
-        assign_queue("ledger_refused", **{option: True})(Worker)
+    with pytest.raises(InvalidDeclaration, match="ordered is not supported"):
+        assign_queue("ledger_refused", ordered=True)(Worker)
     assert "ledger_refused" not in [queue.name for queue in queues.all(test_queues=True)]
 
 

@@ -14,7 +14,7 @@ from typing import Any, NotRequired, TypedDict
 
 from django.db import IntegrityError, connection, transaction
 
-from tests.ledger import soak, versions  # noqa: F401 (they declare queues)
+from tests.ledger import coroutines, soak, versions  # noqa: F401 (they declare queues)
 from tests.ledger.models import Effect
 from tests.ledger.notes import note, note_event
 from zerver.lib.queue import queue_json_publish

@@ -240,7 +240,7 @@ def test_the_worker_of_the_first_quarter_of_an_hour_works(tmp_path: Path) -> Non
 
     tested = _run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "shop")
 
-    assert "5 passed" in tested
+    assert "6 passed" in tested
 
 
 # -- reading

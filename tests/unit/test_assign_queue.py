@@ -167,11 +167,80 @@ def test_a_batch_worker_that_defines_consume_alone_is_refused() -> None:
     assert "Worker has no consume_batch" in refusal(Worker)
 
 
-def test_an_async_handler_is_refused() -> None:
-    class Worker(QueueProcessingWorker):
-        async def consume(self, event: Any) -> None: ...  # type: ignore[override]  # the mistake under test
+class Waiting(QueueProcessingWorker):
+    async def setup(self) -> None: ...
+    async def consume(self, event: Activity) -> None: ...
+    async def stop(self) -> None: ...
 
-    assert "Worker.consume is async; write it as a plain function" in refusal(Worker)
+
+def test_an_async_handler_runs_many_at_once_and_its_class_says_so(declarations: QueueRegistry) -> None:
+    assign_queue("letters")(Waiting)
+    queue = declarations.lookup("letters")
+    assert (queue.is_async, queue.handlers, queue.event_type.declared) == (True, 100, Activity)
+    declarations.apply_overrides({"letters": {"concurrency": 7}})
+    assert declarations.lookup("letters").handlers == 7
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "2", None])
+def test_a_concurrency_that_is_no_number_of_handlers_is_refused(value: object) -> None:
+    assert f"concurrency={value!r}; give a whole number, 1 or more" in refusal(Waiting, concurrency=value)
+
+
+def test_concurrency_is_refused_where_handlers_are_plain_functions() -> None:
+    for worker in (single(Activity), batch(list[Activity])):
+        error = refusal(worker, concurrency=10)
+        assert (
+            "concurrency is for workers whose consume is async; write async def consume, or say threads"
+            in error
+        )
+
+
+def test_options_that_async_handlers_cannot_have_are_refused() -> None:
+    assert "threads=4 with an async handler; say by concurrency" in refusal(Waiting, threads=4)
+    assert "transactional=True with an async handler; write it as a plain" in refusal(
+        Waiting, transactional=True
+    )
+
+
+def test_coroutines_keep_the_order_of_a_shard_only_one_at_a_time(declarations: QueueRegistry) -> None:
+    assert "concurrency=100 with shards=2" in refusal(Waiting, shards=2, shard_key="user_id")
+    assign_queue("letters", shards=2, shard_key="user_id", concurrency=1)(Waiting)
+    assert declarations.lookup("letters.1").handlers == 1
+
+
+@pytest.mark.parametrize("name", ["setup", "stop", "upgrade"])
+def test_what_is_async_without_anybody_to_await_it_is_refused(name: str) -> None:
+    async def hook(self: Any, *event: Any) -> None: ...
+
+    worker = type("Worker", (single(Activity),), {name: hook})
+    assert f"Worker.{name} is async; write it as a plain function" in refusal(worker)
+
+
+def test_an_async_upgrade_is_refused_beside_an_async_handler_too() -> None:
+    async def upgrade(self: Any, event: Any) -> None: ...
+
+    worker = type("Worker", (Waiting,), {"upgrade": upgrade})
+    assert "Worker.upgrade is async; write it as a plain function" in refusal(worker)
+
+
+@pytest.mark.parametrize("name", ["consume", "consume_batch"])
+def test_async_batches_are_refused(name: str) -> None:
+    async def hook(self: Any, events: Any) -> None: ...
+
+    worker = type("Worker", (batch(list[Activity]),), {name: hook})
+    assert f"Worker.{name} is async; write it as a plain function" in refusal(worker)
+
+
+def test_a_handler_that_yields_is_refused_because_nothing_of_it_would_run() -> None:
+    def yields(self: Any, event: Any) -> Any:
+        yield event
+
+    async def yields_too(self: Any, event: Any) -> Any:
+        yield event
+
+    for handler in (yields, yields_too):
+        worker = type("Worker", (QueueProcessingWorker,), {"consume": handler})
+        assert "Worker.consume yields; have it return" in refusal(worker)
 
 
 def _none(self: Any) -> None: ...
@@ -233,10 +302,9 @@ def test_an_event_type_whose_own_fields_cannot_be_read_is_refused() -> None:
     assert "name 'Missing' is not defined" in refusal(single(Unreadable))
 
 
-@pytest.mark.parametrize("option", ["concurrency", "ordered"])
 @pytest.mark.parametrize("value", [True, 10, False, None])
-def test_options_of_later_versions_are_refused_rather_than_ignored(option: str, value: object) -> None:
-    assert f"{option} is not supported; leave it out" in refusal(single(Activity), **{option: value})
+def test_options_of_later_versions_are_refused_rather_than_ignored(value: object) -> None:
+    assert "ordered is not supported; leave it out" in refusal(single(Activity), ordered=value)
 
 
 def test_an_unknown_option_is_refused() -> None:

@@ -50,6 +50,7 @@ def test_the_mend_fits_the_declaration() -> None:
         (QueueDeclaration(name="a"), 1),
         (QueueDeclaration(name="a", threads=4), 4),
         (QueueDeclaration(name="a", threads=4, prefetch=2), 2),
+        (QueueDeclaration(name="a", is_async=True, concurrency=40, prefetch=2), 40),
         (QueueDeclaration(name="a", is_batch=True, batch_size=50), 50),
         (QueueDeclaration(name="a", is_batch=True, batch_size=200), 200),
     ],

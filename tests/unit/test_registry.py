@@ -116,6 +116,8 @@ def test_a_batch_must_be_able_to_fill_whatever_the_prefetch() -> None:
     assert QueueDeclaration(name="letters", is_batch=True, prefetch=10, batch_size=50).in_hand == 50
     assert QueueDeclaration(name="letters", is_batch=True, prefetch=90, batch_size=50).in_hand == 90
     assert QueueDeclaration(name="letters", prefetch=10).in_hand == 10
+    assert QueueDeclaration(name="letters", is_async=True, prefetch=10, concurrency=50).in_hand == 100
+    assert QueueDeclaration(name="letters", is_async=True, prefetch=500, concurrency=50).in_hand == 500
 
 
 def test_a_second_class_for_a_queue_is_refused_and_both_are_named() -> None:

@@ -31,7 +31,7 @@ def programs_of(queues: Sequence[QueueDeclaration]) -> list[QueueProgram]:
         QueueProgram(
             queue=queue.name,
             workers=queue.workers,
-            threads=queue.threads,
+            threads=queue.handlers,
             timeout_seconds=float(queue.timeout_seconds),
             warn_seconds=float(queue.warn_seconds),
             crit_seconds=float(queue.crit_seconds),

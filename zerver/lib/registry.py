@@ -41,6 +41,8 @@ class QueueDeclaration:
     module: str = ""
     #: Consumed in batches; said by the class, not by an option.
     is_batch: bool = False
+    #: Its handler is a coroutine function; said by the class as well.
+    is_async: bool = False
     #: False: events are accepted and wait, but no worker runs by default.
     enabled: bool = True
     #: Left out of ``--all`` and of listings unless asked for.
@@ -51,6 +53,8 @@ class QueueDeclaration:
     workers: int = 1
     #: Handler threads in each.
     threads: int = 1
+    #: Handlers that run at once in each where they are coroutines; of no meaning elsewhere.
+    concurrency: int = 100
     #: Recycle the process after so many events.
     max_events: int | None = None
     #: Recycle the process when its memory has grown over this.
@@ -93,8 +97,17 @@ class QueueDeclaration:
 
     @property
     def in_hand(self) -> int:
-        """Events that one worker process may hold unsettled: a batch must be able to fill."""
+        """Events that one worker process may hold unsettled: a batch must be able to fill, and as many must be able to
+        run as may, with others there for those that end.
+        """
+        if self.is_async:
+            return max(self.prefetch, 2 * self.concurrency)
         return max(self.prefetch, self.batch_size) if self.is_batch else self.prefetch
+
+    @property
+    def handlers(self) -> int:
+        """Handler calls that may run at once in one worker process."""
+        return self.concurrency if self.is_async else self.threads
 
     @property
     def is_sharded(self) -> bool:
@@ -125,17 +138,18 @@ class QueueDeclaration:
             raise InvalidDeclaration(self.name, problem, mend)
 
 
-#: Options that mean something only to workers that take batches.
+#: Options that mean something only to workers that take batches, and only to those with coroutines.
 _OF_BATCHES = ("batch_size", "batch_seconds")
+_OF_COROUTINES = ("concurrency",)
 
 #: What ``assign_queue`` and ``QUEUE_OVERRIDES`` may set.
 OPTIONS = tuple(
     item.name
     for item in fields(QueueDeclaration)
-    if item.name not in ("name", "event_type", "module", "is_batch")
+    if item.name not in ("name", "event_type", "module", "is_batch", "is_async")
 )
 
-_AT_LEAST_ONE = ("workers", "threads", "prefetch", "batch_size", "ack_batch")
+_AT_LEAST_ONE = ("workers", "threads", "concurrency", "prefetch", "batch_size", "ack_batch")
 _OPTIONAL_AT_LEAST_ONE = ("max_events", "max_rss_mb")
 _ABOVE_ZERO = ("batch_seconds", "timeout_seconds", "warn_seconds", "crit_seconds")
 _FLAGS = ("enabled", "is_test_queue", "transactional")
@@ -170,7 +184,7 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
     if queue.queue_type not in ("quorum", "classic"):
         found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
-    found += _problems_of_shards(queue)
+    found += [*_problems_of_coroutines(queue), *_problems_of_shards(queue)]
     if not isinstance(given["redact"], tuple) or not all(map(_is_path, given["redact"])):
         found.append(
             (f"redact={queue.redact!r}", 'give a list of names like ["password", "user.email", "*"]')
@@ -181,6 +195,19 @@ def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
         problem = f"warn_seconds={queue.warn_seconds!r} is over crit_seconds={queue.crit_seconds!r}"
         found.append((problem, "warn before it is critical: set both"))
     return found
+
+
+def _problems_of_coroutines(queue: QueueDeclaration) -> Iterator[tuple[str, str]]:
+    if not queue.is_async:
+        return
+    if queue.threads != 1:
+        problem = f"threads={queue.threads!r} with an async handler"
+        yield problem, "say by concurrency how many run at once; they share one thread"
+    if queue.transactional is True:
+        yield (
+            "transactional=True with an async handler",
+            "write it as a plain function: Django's transactions do not work in async code",
+        )
 
 
 #: One worker process with one handler at a shard: two at once would keep no order.
@@ -204,7 +231,7 @@ def _problems_of_shards(queue: QueueDeclaration) -> Iterator[tuple[str, str]]:
         yield f"shard_key={key!r} without shards", "say how many; shards=1 is one queue, as without both"
     if not queue.is_sharded:
         return
-    for option in _ONE_AT_A_SHARD:
+    for option in (*_ONE_AT_A_SHARD, *(_OF_COROUTINES if queue.is_async else ())):
         if getattr(queue, option) != 1:
             yield (
                 f"{option}={getattr(queue, option)!r} with shards={shards}",
@@ -377,6 +404,12 @@ def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDe
                 queue.name,
                 f"{option} is for workers that take batches",
                 "inherit from LoopQueueProcessingWorker, or leave it out",
+            )
+        if option in _OF_COROUTINES and not queue.is_async:
+            raise InvalidDeclaration(
+                queue.name,
+                f"{option} is for workers whose consume is async",
+                "write async def consume, or say threads",
             )
     values = dict(options)
     if isinstance(values.get("retry"), Mapping):

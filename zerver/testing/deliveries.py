@@ -16,6 +16,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Delivery
 from zerver.lib.transport.immediate import ImmediateTransport
 from zerver.testing.immediate import require_zerver
+from zerver.worker.event_loop import plainly
 from zerver.worker.handler import Handler, Result
 from zerver.worker.outcomes import Failure
 from zerver.worker.queue_processors import get_worker
@@ -65,7 +66,7 @@ class _Process:
         self._worker = get_worker(queue)
         self._handler = Handler(queue, self._worker, get_settings().database)
         self._deadline = _NoDeadline()
-        self._worker.setup()
+        plainly(self._worker.setup)()
 
     @property
     def runs(self) -> int:
@@ -85,7 +86,7 @@ class _Process:
         raise AssertionError(f"{result.error}\n{result.traceback}")
 
     def stop(self) -> None:
-        self._worker.stop()
+        plainly(self._worker.stop)()
 
     def _run(self, delivery: Delivery) -> Result:
         return self._handler.run([delivery], self._deadline)[0]

@@ -7,7 +7,7 @@ class UserActivityWorker(QueueProcessingWorker):
 
 import inspect
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,19 +43,23 @@ class QueueProcessingWorker:
 
     Delivery is at least once: an event may come again after a crash, so ``consume`` should bear repetition, or the
     queue be declared ``transactional``.
+
+    Where ``consume`` is ``async def``, calls of it run beside each other on one event loop, up to ``concurrency`` of
+    them; ``setup`` and ``stop`` may be ``async def`` as well then, and run there.
     """
 
     #: Set by ``assign_queue``.
     queue_name: ClassVar[str] = ""
 
-    def setup(self) -> None:
+    def setup(self) -> Awaitable[None] | None:
         """Runs once in the worker process, before its first event.
 
         Raises: whatever stands in the way. The object is dropped then, its ``stop`` not called, and another one is
         set up if the process has other queues; so what it has opened by then, it closes itself.
         """
+        return None
 
-    def consume(self, event: Any) -> None:
+    def consume(self, event: Any) -> Awaitable[None] | None:
         """Deal with one event; returning means done.
 
         Shape: as annotated in the subclass (a TypedDict, dataclass or msgspec Struct), else a dict. Annotated as
@@ -72,8 +76,9 @@ class QueueProcessingWorker:
         """
         return event
 
-    def stop(self) -> None:
+    def stop(self) -> Awaitable[None] | None:
         """Runs once when the worker process drains, after its last event."""
+        return None
 
 
 class LoopQueueProcessingWorker(QueueProcessingWorker):
@@ -122,7 +127,7 @@ _POSITIONAL = (
 )
 
 #: Options of the design that this version does not run yet, and refuses rather than ignores.
-_NOT_YET = ("concurrency", "ordered")
+_NOT_YET = ("ordered",)
 
 
 def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], WorkerClass]:
@@ -152,12 +157,32 @@ def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], Wor
             event_type=EventType(_declared_event(queue_name, worker_class)),
             module=worker_class.__module__,
             is_batch=issubclass(worker_class, LoopQueueProcessingWorker),
+            is_async=_is_async(queue_name, worker_class),
         )
         registry.queues.declare(registry.with_options(declaration, options), worker_class)
         worker_class.queue_name = queue_name
         return worker_class
 
     return assign
+
+
+def _is_async(queue_name: str, worker_class: type[QueueProcessingWorker]) -> bool:
+    """Whether its handler is; and whatever else is async must be so where that means something."""
+    is_batch = issubclass(worker_class, LoopQueueProcessingWorker)
+    is_async = not is_batch and inspect.iscoroutinefunction(worker_class.consume)
+    for name in ("upgrade",) if is_async else ("consume_batch", "consume", "upgrade", "setup", "stop"):
+        if inspect.iscoroutinefunction(getattr(worker_class, name, None)):
+            raise InvalidDeclaration(
+                queue_name, f"{worker_class.__name__}.{name} is async", "write it as a plain function"
+            )
+    if inspect.isasyncgenfunction(worker_class.consume) or inspect.isgeneratorfunction(worker_class.consume):
+        # To call one runs nothing of it.
+        raise InvalidDeclaration(
+            queue_name,
+            f"{worker_class.__name__}.consume yields",
+            "have it return; nobody takes what it yields",
+        )
+    return is_async
 
 
 def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) -> Any:
@@ -168,10 +193,6 @@ def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) 
     base = LoopQueueProcessingWorker if is_batch else QueueProcessingWorker
     if handler is getattr(base, name):
         raise InvalidDeclaration(queue_name, f"{worker_class.__name__} has no {name}", f"define {name} in it")
-    if inspect.iscoroutinefunction(handler):
-        raise InvalidDeclaration(
-            queue_name, f"{worker_class.__name__}.{name} is async", "write it as a plain function"
-        )
     parameters = list(inspect.signature(handler).parameters.values())[1:]
     if len(parameters) != 1 or parameters[0].kind not in _POSITIONAL:
         raise InvalidDeclaration(

@@ -15,6 +15,20 @@ _MAX_PAUSE_SECONDS = 5.0
 STORE_ERRORS = (TransportUnavailable, OperationalError, InterfaceError)
 
 
+def drop_dead_connections() -> bool:
+    """Those of this thread, so that it gets new ones. True: there was one."""
+    found = False
+    for connection in connections.all(initialized_only=True):
+        if (
+            connection.connection is not None
+            and not connection.in_atomic_block
+            and not connection.is_usable()
+        ):
+            connection.close()
+            found = True
+    return found
+
+
 class DatabaseGuard:
     """Probes, rather than judging by the kind of exception: handlers wrap and swallow what their driver raised."""
 
@@ -25,16 +39,7 @@ class DatabaseGuard:
 
     def was_away(self) -> bool:
         """Is a connection of this thread dead, or does the queues' database not answer, or take no writes?"""
-        lost = False
-        for connection in connections.all(initialized_only=True):
-            if (
-                connection.connection is not None
-                and not connection.in_atomic_block
-                and not connection.is_usable()
-            ):
-                connection.close()
-                lost = True
-        return lost or not self._answers()
+        return drop_dead_connections() or not self._answers()
 
     def wait_until_back(self, problem: str) -> bool:
         """Hold still until the database answers. False: told to stop before it did."""

@@ -22,6 +22,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport import current
 from zerver.lib.transport.base import Lane
 from zerver.worker.chores import Chores
+from zerver.worker.concurrent_runner import ConcurrentRunner
 from zerver.worker.handler import exception_line
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, sweep_dead
@@ -165,7 +166,8 @@ class WorkerFleet:
         def open_lanes() -> list[Lane]:
             return [transport.open_lane(queue, row_id) for transport in current.worker_lanes()]
 
-        runner = QueueRunner(queue, open_lanes, host)
+        kind = ConcurrentRunner if queue.is_async else QueueRunner
+        runner = kind(queue, open_lanes, host)
         return ProcessRow(id=row_id, alias=self._settings.database, worker_num=worker_num, runner=runner)
 
     def _run_one(self, runner: QueueRunner) -> None:

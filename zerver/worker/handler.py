@@ -1,12 +1,14 @@
 """Runs a worker's code on deliveries: the one place where exceptions become outcomes."""
 
 import traceback as tracebacks
+from asyncio import CancelledError
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from django.db import transaction
 
-from zerver.lib import spans
+from zerver.lib import spans, trace
 from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
 from zerver.lib.linked_errors import linked
@@ -20,6 +22,7 @@ from zerver.worker.base import (
     QueueProcessingWorker,
     handled_events,
 )
+from zerver.worker.event_loop import plainly
 from zerver.worker.outcomes import (
     DONE,
     Again,
@@ -34,7 +37,14 @@ from zerver.worker.outcomes import (
     outcome_problem,
     with_texts,
 )
-from zerver.worker.surroundings import freshen, in_context, in_this_process, sober_up
+from zerver.worker.surroundings import (
+    end_if_child,
+    fork_count,
+    freshen,
+    in_context,
+    in_this_process,
+    sober_up,
+)
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
 T = TypeVar("T")
@@ -60,6 +70,8 @@ class Handler:
     def __init__(self, queue: QueueDeclaration, worker: QueueProcessingWorker, alias: str) -> None:
         self._queue = queue
         self._worker = worker
+        #: Only tests call a coroutine function from here.
+        self._consume = plainly(worker.consume)
         self._alias = alias
 
     def run(self, deliveries: Sequence[Delivery], deadline: SoftDeadline) -> list[Result]:
@@ -73,15 +85,64 @@ class Handler:
             pairs = [item for item in decoded if isinstance(item, tuple)]
             answers = iter(self._attempt(pairs, deadline) if pairs else ())
             results = [next(answers) if isinstance(item, tuple) else item for item in decoded]
-            if all(result is DONE for result in results):
-                return results
-            results = self._redacted(deliveries, results)
-            for result in results:
-                failure = result.failure if isinstance(result, Again) else result
-                if isinstance(failure, (Failure, Dead)):
-                    span.failed(failure.error, failure.traceback)
-                    break
+            return self._told(deliveries, results, span)
+
+    # in two steps, for coroutines
+
+    def unpack(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
+        """Its event as a coroutine is to get it; or what came of it already."""
+        event_type = self._queue.event_type
+        with suppress(Exception):
+            event = delivery.event
+            return delivery, event if event_type.is_raw else event_type.decode(self._queue.name, event.body)
+        events = [delivery.event]
+        with (
+            tracker.current().watching(self._queue, events),
+            spans.processing(self._queue.name, events) as span,
+        ):
+            decoded = self._decode(delivery, deadline)
+            return decoded if isinstance(decoded, tuple) else self._told([delivery], [decoded], span)[0]
+
+    async def run_coroutine(
+        self, delivery: Delivery, event: Any, is_out_of_time: Callable[[], bool]
+    ) -> Result:
+        """To its end. The task that awaits it runs nothing else: what is set in its context goes with it, connections
+        to caches among it.
+
+        ``is_out_of_time``: it is cancelled, if it is, because it ran over its time.
+        """
+        events = [delivery.event]
+        handled_events.set(events)
+        consume: Any = self._worker.consume
+        forks = fork_count()
+        with (
+            tracker.current().watching(self._queue, events),
+            spans.processing(self._queue.name, events) as span,
+        ):
+            try:
+                try:
+                    await consume(event)
+                except CancelledError as error:
+                    if is_out_of_time():
+                        raise HandlerTimeout from error
+                    raise
+                end_if_child(forks, None)
+                return DONE
+            except BaseException as error:  # as in _attempt
+                end_if_child(forks, error)
+                return self._told([delivery], [self.result_of(error, [delivery])], span)[0]
+
+    def _told(self, deliveries: Sequence[Delivery], results: list[Result], span: trace.Span) -> list[Result]:
+        """With nothing in them that is not to be shown, and known to who traces."""
+        if all(result is DONE for result in results):
             return results
+        results = self._redacted(deliveries, results)
+        for result in results:
+            failure = result.failure if isinstance(result, Again) else result
+            if isinstance(failure, (Failure, Dead)):
+                span.failed(failure.error, failure.traceback)
+                break
+        return results
 
     def _redacted(self, deliveries: Sequence[Delivery], results: list[Result]) -> list[Result]:
         """Here, before anybody logs, keeps or shows what is said. A batch's error may quote any of its events."""
@@ -100,7 +161,7 @@ class Handler:
             results = [*in_context(run, pairs, deadline)]
             failure = None
         except BaseException as error:  # SystemExit too: a handler does not end its process
-            result = self._result_of(error, [delivery for delivery, _ in pairs])
+            result = self.result_of(error, [delivery for delivery, _ in pairs])
             results = [result] * len(pairs)
             failure = result if isinstance(result, Failure) else None
         if sober_up(in_transaction_before, interrupted=failure is not None and failure.is_timeout):
@@ -140,7 +201,7 @@ class Handler:
             answer = self._within(deadline, deliveries, worker.consume_batch, events)
             return self._read_answer(answer, len(events))
         [(_, event)] = pairs
-        self._within(deadline, deliveries, worker.consume, event)
+        self._within(deadline, deliveries, self._consume, event)
         return [DONE]
 
     def _within(
@@ -163,7 +224,7 @@ class Handler:
         except WrongEventType:
             return self._upgrade(delivery, deadline)
         except Exception as error:  # a type's own code, such as a Struct's __post_init__
-            return self._result_of(error, [delivery])
+            return self.result_of(error, [delivery])
 
     def _upgrade(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The author's hook, which may choose an outcome as a handler may."""
@@ -172,7 +233,7 @@ class Handler:
             upgraded = in_context(self._within, deadline, [delivery], self._worker.upgrade, event)
             return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
         except BaseException as error:  # as in _attempt
-            return self._result_of(error, [delivery])
+            return self.result_of(error, [delivery])
 
     def _read_answer(self, answer: Sequence[Outcome] | None, count: int) -> list[Outcome]:
         if answer is None:
@@ -186,7 +247,8 @@ class Handler:
             )
         return outcomes
 
-    def _result_of(self, error: BaseException, deliveries: Sequence[Delivery]) -> Outcome | Failure:
+    def result_of(self, error: BaseException, deliveries: Sequence[Delivery]) -> Outcome | Failure:
+        """What came of a call that ended so."""
         _let_go(error)
         match error:
             case RetryLater():

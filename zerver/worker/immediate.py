@@ -10,6 +10,7 @@ from zerver.lib.errors import WrongEventType
 from zerver.lib.event import Event, decode_json
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.worker.base import QueueProcessingWorker, handled_events
+from zerver.worker.event_loop import plainly
 from zerver.worker.outcomes import DiscardEvent, RetryLater
 from zerver.worker.queue_processors import get_worker
 
@@ -22,18 +23,18 @@ def consume_now(event: Event) -> float | None:
     """
     queue = queues.lookup(event.queue)
     worker = get_worker(queue)
-    worker.setup()
+    plainly(worker.setup)()
     token = handled_events.set([event])
     try:
         with transaction.atomic(using=get_settings().database) if queue.transactional else nullcontext():
-            worker.consume(_decoded(queue, worker, event))
+            plainly(worker.consume)(_decoded(queue, worker, event))
     except RetryLater as choice:
         return choice.after_seconds
     except DiscardEvent:
         return None
     finally:
         handled_events.reset(token)
-        worker.stop()
+        plainly(worker.stop)()
     return None
 
 

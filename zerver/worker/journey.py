@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -28,7 +29,7 @@ Settled = tuple[Delivery, Outcome]
 
 #: How often an event is run again because the database was away during its run, before that counts as an attempt:
 #: a handler that kills its own connection must not run for ever.
-_MAX_HOLDS = 10
+MAX_HOLDS = 10
 #: Between two tries to store an outcome while the database answers, but does not take it (a full disk, say).
 _STORE_PAUSE_SECONDS = 1.0
 
@@ -46,6 +47,9 @@ class Travelled(msgspec.Struct, frozen=True, kw_only=True):
     left: list[Delivery]
     #: Groups to travel next, since their batch failed as a whole.
     again: list[list[Delivery]]
+
+
+_NOTHING: Final = Travelled(settled=[], left=[], again=[])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +82,37 @@ class Journey:
                 if isinstance(outcome, Dead):
                     tracker.current().dead(delivery.event, outcome)
         return travelled
+
+    # in two parts, for runs that begin and end apart from each other
+
+    def depart(self, deliveries: list[Delivery]) -> tuple[list[Delivery], Travelled]:
+        """The steps before the run. Shape: those to be run, and what became of the others."""
+        runnable, judged = self._judge(self._keep_hold(deliveries))
+        ids = {id(delivery) for delivery in runnable}
+        others = [delivery for delivery in deliveries if id(delivery) not in ids]
+        return runnable, self._go_on(others, judged, []) if others else _NOTHING
+
+    def arrive(self, results: list[tuple[Delivery, Result]]) -> Travelled:
+        """The steps after the runs, which are given as they ended. What is simply done waits for none of the others."""
+        outcomes = [
+            (delivery, self._by_policy(delivery, result))
+            for delivery, result in results
+            if not isinstance(result, Again)  # which only batches come to
+        ]
+        easy = [pair for pair in outcomes if pair[1] is DONE and not pair[0].redelivered]
+        settled = self._settle(easy)
+        if len(easy) == len(results):
+            return Travelled(settled=settled, left=[], again=[])
+        settled = settled + self._settle(
+            [pair for pair in outcomes if pair[1] is not DONE or pair[0].redelivered]
+        )
+        for delivery, outcome in settled:
+            if isinstance(outcome, Dead):
+                with tracker.current().watching(self.queue, [delivery.event]):
+                    tracker.current().dead(delivery.event, outcome)
+        ids = {id(delivery) for delivery, _ in settled}
+        left = [delivery for delivery, _ in results if id(delivery) not in ids]
+        return Travelled(settled=settled, left=left, again=[])
 
     def _travel_plainly(self, delivery: Delivery, deadline: SoftDeadline) -> Travelled:
         """What almost every event does, by the shortest way: it is run once, and done; else it goes on as others do."""
@@ -214,20 +249,32 @@ class Journey:
         """
         finished: list[tuple[Delivery, Result]] = []
         todo = deliveries
-        for hold in range(_MAX_HOLDS + 1):
+        for hold in range(MAX_HOLDS + 1):
             if not todo:
                 break
             answers, first = first or self.handler.run(todo, deadline), None
             results = list(zip(todo, answers, strict=True))
-            problem = next(filter(None, (_doubtful(result) for _, result in results)), "")
-            if not problem or hold == _MAX_HOLDS or not self.guard.was_away():
+            if hold == MAX_HOLDS:
                 return finished + results
-            finished += [pair for pair in results if not _doubtful(pair[1])]
-            todo = [delivery for delivery, result in results if _doubtful(result)]
-            if not self.guard.wait_until_back(problem):
-                return finished + [(delivery, RELEASE) for delivery in todo]
-            todo = self._keep_hold(todo)
+            stands, todo = self.sift(results)
+            finished += stands
         return finished
+
+    def sift(
+        self, results: list[tuple[Delivery, Result]], *, was_away: bool = False
+    ) -> tuple[list[tuple[Delivery, Result]], list[Delivery]]:
+        """Was it the database? Then wait until it is back. ``was_away``: somebody has found that out already.
+
+        Shape: the results that stand, and the deliveries to be run again.
+        """
+        problem = next(filter(None, (_doubtful(result) for _, result in results)), "")
+        if not problem or not (was_away or self.guard.was_away()):
+            return results, []
+        stands = [pair for pair in results if not _doubtful(pair[1])]
+        todo = [delivery for delivery, result in results if _doubtful(result)]
+        if not self.guard.wait_until_back(problem):
+            return stands + [(delivery, RELEASE) for delivery in todo], []
+        return stands, self._keep_hold(todo)
 
     def _smaller_groups(self, deliveries: list[Delivery]) -> list[list[Delivery]]:
         """A transactional batch was rolled back, so halving it repeats nothing and finds the guilty in few steps;
@@ -238,7 +285,7 @@ class Journey:
 
     def _by_policy(self, delivery: Delivery, result: Outcome | Failure) -> Outcome:
         """Where an attempt is burnt: a failure becomes a retry or, after the last attempt, a dead event."""
-        if isinstance(result, Done | Discard):
+        if result is DONE or isinstance(result, Done | Discard):
             if self.breaker.succeeded():
                 self.on_breaker(True)
             return result

@@ -32,8 +32,8 @@ class Pace:
 
     @property
     def process_seconds(self) -> float:
-        """What an event takes the process, with all its threads."""
-        return max(self._steady_seconds, 1e-9) / self._queue.threads
+        """What an event takes the process, with all that it handles at once."""
+        return max(self._steady_seconds, 1e-9) / self._queue.handlers
 
     @property
     def at_once(self) -> int:

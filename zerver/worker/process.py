@@ -152,7 +152,7 @@ class ProcessRow:
                 self.runner.counters.settled, in_flight=counts.in_flight
             ),
             start_mark=start_mark(os.getpid()),
-            threads=queue.threads,
+            threads=queue.handlers,
             timeout_seconds=queue.timeout_seconds,
             warn_seconds=queue.warn_seconds,
             crit_seconds=queue.crit_seconds,

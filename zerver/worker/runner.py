@@ -17,6 +17,7 @@ from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.counters import Counters
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
+from zerver.worker.event_loop import Hook
 from zerver.worker.gate import Gate
 from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
@@ -37,7 +38,7 @@ from zerver.worker.timeouts import (
 )
 
 #: A handler thread looks up at least this often, told or not.
-_LOOK_UP_SECONDS = 1.0
+LOOK_UP_SECONDS = 1.0
 _CLOSE_SECONDS = 10.0
 #: For the broker to say that it sends nothing more.
 _WITHDRAW_SECONDS = 2.0
@@ -79,7 +80,7 @@ class QueueRunner:
         self.has_started = False
         #: Called then.
         self.on_started: Callable[[], object] = lambda: None
-        self._starter = Starter(queue, host.alias, self.stopping)
+        self._starter = Starter(queue, host.alias, self.stopping, self._run_hook)
         self._open_lanes = open_lanes
         self._intake = self._fresh_intake()
         #: Of the present shift, or the last one.
@@ -108,7 +109,7 @@ class QueueRunner:
         except WorkerFailed as failed:
             self._bad_end = f"{failed.what}: {failed.problem}"
             raise
-        self._journey = self._journey_of(worker)
+        self._take_on(worker)
         self.has_started = True
         self._tell("started")
         self.on_started()
@@ -118,7 +119,7 @@ class QueueRunner:
                 self._work_a_shift()
         # Both of them, whatever the other raises; the first error is the one that is told.
         with self._failing():
-            worker.stop()
+            self._run_hook(worker.stop)
         with self._failing():
             self._intake.close(_CLOSE_SECONDS)
         self._tell("stopped")
@@ -168,8 +169,13 @@ class QueueRunner:
         # Else those that have ended well would look like those of the next shift for a moment.
         self._handlers = ()
 
-    def _journey_of(self, worker: QueueProcessingWorker) -> Journey:
-        return Journey(
+    def _run_hook(self, hook: Hook) -> None:
+        """The author's ``setup`` or ``stop``. Raises: what it raises."""
+        hook()
+
+    def _take_on(self, worker: QueueProcessingWorker) -> None:
+        """It has been set up: events are for it."""
+        self._journey = Journey(
             queue=self.queue,
             alias=self._host.alias,
             worker=self._host.name,
@@ -237,24 +243,32 @@ class QueueRunner:
         deadline = self._deadline()
         backlog: deque[list[Delivery]] = deque()
         try:
-            while not self.gate.leaving.is_set():
-                if self.breaker.is_open:
-                    self._try_one(backlog, deadline)
-                    continue
-                if backlog:
-                    backlog.extendleft(reversed(self._handle(backlog.popleft(), deadline)))
-                    continue
-                backlog.extend(self._take())
-                if not backlog:
-                    self.emptied_at = clock.now_ms() / 1000
+            self._work(backlog, deadline)
         except BaseException as error:  # ours, not a handler's: the process must end and be started anew
             self._fail(error)
             self.stop()
-        deadline.rest()
         unbegun = self._intake.withdraw(_WITHDRAW_SECONDS)
         self._journey.hand_back(unbegun + [delivery for group in backlog for delivery in group])
+        self._finish()
+        deadline.rest()
         if threading.current_thread() is not threading.main_thread():
             connections.close_all()  # nobody else closes a thread's own
+
+    def _work(self, backlog: deque[list[Delivery]], deadline: SoftDeadline) -> None:
+        """Until told to leave; what stands in the backlog then has not begun."""
+        while not self.gate.leaving.is_set():
+            if self.breaker.is_open:
+                self._try_one(backlog, deadline)
+                continue
+            if backlog:
+                backlog.extendleft(reversed(self._handle(backlog.popleft(), deadline)))
+                continue
+            backlog.extend(self._take())
+            if not backlog:
+                self.emptied_at = clock.now_ms() / 1000
+
+    def _finish(self) -> None:
+        """What runs apart from the handler threads; here nothing does."""
 
     def _deadline(self) -> SoftDeadline:
         is_main = threading.current_thread() is threading.main_thread()
@@ -268,7 +282,7 @@ class QueueRunner:
             suspects_ = [[delivery] for delivery in batch if delivery.redelivered]
             fresh = [delivery for delivery in batch if not delivery.redelivered]
             return ([fresh] if fresh else []) + suspects_
-        return _runs(self._fetched(self.pace.at_once, _LOOK_UP_SECONDS))
+        return runs(self._fetched(self.pace.at_once, LOOK_UP_SECONDS))
 
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """What the lanes have, those no suspects that were handed back."""
@@ -278,7 +292,7 @@ class QueueRunner:
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""
         size = self.queue.batch_size
-        batch = self._fetched(size, _LOOK_UP_SECONDS)
+        batch = self._fetched(size, LOOK_UP_SECONDS)
         until = clock.monotonic() + self.queue.batch_seconds
         while batch and len(batch) < size and not self.gate.leaving.is_set():
             left = until - clock.monotonic()
@@ -291,17 +305,11 @@ class QueueRunner:
         """The breaker is open: wait, then let one thread try one event; the rest stays in hand."""
         wait = self.breaker.wait_seconds(clock.monotonic())
         if wait > 0 or not self._trial.acquire(blocking=False):
-            self.gate.leaving.wait(min(wait or 0.1, _LOOK_UP_SECONDS))
+            self.gate.leaving.wait(min(wait or 0.1, LOOK_UP_SECONDS))
             return
         try:
             if not backlog:
-                # What has been fetched already, if there is any: each fetch is one more consumer to the broker, which
-                # counts it for as long as we hold something of it (quorum queues, 3.10.8), and hands out more.
-                found = self._fetched(1, 0)
-                if not found:
-                    self._fetch(True)
-                    found = self._fetched(1, _LOOK_UP_SECONDS)
-                backlog.extend([delivery] for delivery in found)
+                backlog.extend([delivery] for delivery in self._fetch_one())
             if backlog:
                 first, *rest = backlog.popleft()
                 if rest:
@@ -309,6 +317,16 @@ class QueueRunner:
                 backlog.extendleft(reversed(self._handle([first], deadline)))
         finally:
             self._trial.release()
+
+    def _fetch_one(self) -> list[Delivery]:
+        """What has been fetched already, if there is any: each fetch is one more consumer to the broker, which counts
+        it for as long as we hold something of it (quorum queues, 3.10.8), and hands out more.
+        """
+        found = self._fetched(1, 0)
+        if not found:
+            self._fetch(True)
+            found = self._fetched(1, LOOK_UP_SECONDS)
+        return found
 
     def _recycle_if_due(self) -> None:
         limit = self.queue.max_events
@@ -416,14 +434,14 @@ class QueueRunner:
                 self._intake.pause()
 
 
-def _runs(deliveries: list[Delivery]) -> list[list[Delivery]]:
+def runs(deliveries: list[Delivery]) -> list[list[Delivery]]:
     """Those that follow each other, but each suspect apart."""
-    runs: list[list[Delivery]] = []
+    found: list[list[Delivery]] = []
     is_open = False
     for delivery in deliveries:
         if is_open and not delivery.redelivered:
-            runs[-1].append(delivery)
+            found[-1].append(delivery)
         else:
-            runs.append([delivery])
+            found.append([delivery])
         is_open = not delivery.redelivered
-    return runs
+    return found

@@ -3,6 +3,7 @@
 import sys
 import threading
 import traceback as tracebacks
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from zerver.lib.errors import WorkerFailed, ZerverError
 from zerver.lib.printable import shortened
 from zerver.lib.registry import QueueDeclaration
 from zerver.worker.base import QueueProcessingWorker
+from zerver.worker.event_loop import Hook
 from zerver.worker.handler import exception_line
 from zerver.worker.queue_processors import get_worker
 
@@ -25,8 +27,12 @@ _PAUSES = RetryPolicy(base_seconds=1.0, factor=2.0, cap_seconds=60.0, jitter=0.5
 class Starter:
     """Starts one queue's worker in this process."""
 
-    def __init__(self, queue: QueueDeclaration, alias: str, stopping: threading.Event) -> None:
+    def __init__(
+        self, queue: QueueDeclaration, alias: str, stopping: threading.Event, run_hook: Callable[[Hook], None]
+    ) -> None:
+        """``run_hook`` runs ``setup`` to its end, and raises what that raises."""
         self._queue = queue
+        self._run_hook = run_hook
         self._alias = alias
         self._stopping = stopping
         #: Why it cannot start, for people; empty before the first try has failed, and again once one went well.
@@ -44,7 +50,7 @@ class Starter:
             self.is_at_it = True
             try:
                 worker = get_worker(self._queue)
-                worker.setup()
+                self._run_hook(worker.setup)
             except (
                 BaseException
             ) as error:  # the author's code; what nobody catches in a thread ends it unseen

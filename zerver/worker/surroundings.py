@@ -143,12 +143,21 @@ def in_this_process(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
     try:
         result = call(*arguments)
     except BaseException as error:
-        if _Forks.count != forks:
-            _end_child(error)
+        end_if_child(forks, error)
         raise
-    if _Forks.count != forks:
-        _end_child(None)
+    end_if_child(forks, None)
     return result
+
+
+def fork_count() -> int:
+    """For ``end_if_child``: what ``in_this_process`` does for a call, where that is awaited."""
+    return _Forks.count
+
+
+def end_if_child(forks: int, error: BaseException | None) -> None:
+    """After a handler's code, which ``error`` has ended: ``forks`` is the count before it."""
+    if _Forks.count != forks:
+        _end_child(error)
 
 
 def _end_child(error: BaseException | None) -> None:

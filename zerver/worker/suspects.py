@@ -73,6 +73,11 @@ class Solitude:
         self._inside = 0
         self._is_alone = False
 
+    @property
+    def is_wanted(self) -> bool:
+        """Somebody stands in line: whoever stays for long should leave, and stand in line as well."""
+        return bool(self._line)
+
     def shared(self, stopping: threading.Event | None = None) -> AbstractContextManager[bool]:
         """Beside others, but not beside one that must be alone.
 

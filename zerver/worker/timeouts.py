@@ -12,7 +12,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from types import FrameType
 from typing import ClassVar, TypeVar, TypeVarTuple
 
@@ -58,6 +58,10 @@ class Running(msgspec.Struct, eq=False):
     def seconds_over(self) -> float:
         """How long it has run over its soft limit; below 0 while it has time left."""
         return clock.monotonic() - self.started_at - self.timeout_seconds
+
+    def is_stuck(self) -> bool:
+        """It is over its hard limit, and that is its own doing: the process must end."""
+        return self.seconds_over > HARD_GRACE_SECONDS
 
 
 class SoftDeadline(ABC):
@@ -184,8 +188,8 @@ class Watchdog:
     """Sees every handler call of this process and ends those that nothing else ends."""
 
     def __init__(self, on_hard: Callable[[Running], None]) -> None:
-        #: Handler calls under way, by thread id.
-        self.running: dict[int, Running] = {}
+        #: Handler calls under way: by thread id, and coroutines, of which many share a thread, each by itself.
+        self.running: dict[Hashable, Running] = {}
         self.soft_lock = threading.Lock()
         self._on_hard = on_hard
         self._stop = threading.Event()
@@ -222,14 +226,13 @@ class Watchdog:
     def _look(self) -> bool:
         """Whether the process is at its end: a handler was over its hard limit."""
         self._looked_at = clock.monotonic()
-        for thread_id, entry in list(self.running.items()):
-            over = entry.seconds_over
+        for key, entry in list(self.running.items()):
             # Looked at again: it may have returned since the list was made.
-            if over > HARD_GRACE_SECONDS and self.running.get(thread_id) is entry:
+            if entry.is_stuck() and self.running.get(key) is entry:
                 self._on_hard(entry)
                 return True
-            if over > 0 and entry.needs_soft and not entry.soft_fired:
-                self._raise_in(thread_id, entry)
+            if isinstance(key, int) and entry.needs_soft and not entry.soft_fired and entry.seconds_over > 0:
+                self._raise_in(key, entry)
         # Last, for it needs a thread, and may not get one.
         self._arm_last_resort()
         return False

@@ -75,5 +75,5 @@ def consumer_arguments(greeting: Greeting, queue: QueueDeclaration, seconds: flo
 
 
 def smallest_prefetch(queue: QueueDeclaration) -> int:
-    """Fewer would leave handler threads without work, or batches without events."""
-    return min(queue.in_hand, max(queue.threads, queue.batch_size if queue.is_batch else 1))
+    """Fewer would leave handlers without work, or batches without events."""
+    return min(queue.in_hand, max(queue.handlers, queue.batch_size if queue.is_batch else 1))
