@@ -26,6 +26,7 @@ FIGURES = {
     figure.name: figure
     for figure in (
         Figure(name="rate", title="events/s", unit="/s", more_is_better=True),
+        Figure(name="of_ideal", title="of the ideal", unit="×", more_is_better=True),
         Figure(name="rate_threads", title="events/s of 32 threads", unit="/s", more_is_better=True),
         Figure(name="speedup", title="32 threads by one", unit="×", more_is_better=True),
         Figure(name="cpu_us", title="CPU of its processes, an event", unit="µs"),

@@ -38,6 +38,8 @@ class Peer(ABC):
     #: events a second of one publishing process.
     drains: ClassVar[int]
     publishes: ClassVar[int]
+    #: Handlers that sleep beside each other in one worker process, where a case is about that.
+    at_once: ClassVar[int] = 1
     #: Whether its publisher begins with the events of ``job.warm_ups``.
     warms_up: ClassVar[bool] = True
     #: Module with the ``Publisher``.

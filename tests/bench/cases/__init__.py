@@ -8,5 +8,8 @@ from tests.bench.cases.embedded import EMBEDDED
 from tests.bench.cases.latency import LATENCIES
 from tests.bench.cases.memory import MEMORY
 from tests.bench.cases.publishing import PUBLISHING
+from tests.bench.cases.waiting import WAITING
 
-CASES: dict[str, Case] = {case.name: case for case in (*DRAINS, *PUBLISHING, *LATENCIES, *MEMORY, *EMBEDDED)}
+CASES: dict[str, Case] = {
+    case.name: case for case in (*DRAINS, *WAITING, *PUBLISHING, *LATENCIES, *MEMORY, *EMBEDDED)
+}

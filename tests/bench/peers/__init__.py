@@ -19,12 +19,14 @@ from tests.bench.peers.on_commit import CeleryOnCommit, PotatoqOnCommit
 from tests.bench.peers.pika import Pika
 from tests.bench.peers.potatoq import Potatoq
 from tests.bench.peers.taskiq import Taskiq
-from tests.bench.peers.zerver import Zerver
+from tests.bench.peers.zerver import Zerver, ZerverCoroutines, ZerverThreads
 
 PEERS: dict[str, Peer] = {
     peer.name: peer
     for peer in (
         Zerver(),
+        ZerverThreads(),
+        ZerverCoroutines(),
         Pika(),
         CelerySolo(),
         CeleryPrefork(),

@@ -18,6 +18,7 @@ class FastStream(Peer):
     packages = ("faststream", "aio-pika", "aiormq")
     drains = 1_700
     publishes = 1_200
+    at_once = PREFETCH
     app = "tests.bench.apps.faststream_app"
 
     def workers(self, place: Place) -> list[list[str]]:

@@ -18,6 +18,7 @@ class Taskiq(Peer):
     packages = ("taskiq", "taskiq-aio-pika", "aio-pika", "aiormq")
     drains = 1_500
     publishes = 1_200
+    at_once = PREFETCH
     app = "tests.bench.apps.taskiq_app"
 
     def workers(self, place: Place) -> list[list[str]]:

@@ -45,7 +45,7 @@ class Zerver(ProjectPeer):
         if setting.queues == 1:
             options["workers"] = setting.workers
         if setting.handler_seconds:
-            options["threads"] = THREADS
+            options |= self._side_by_side()
         return {
             "DJANGO_SETTINGS_MODULE": SETTINGS,
             "LOG_LEVEL": "WARNING",
@@ -53,6 +53,10 @@ class Zerver(ProjectPeer):
             "QUEUE_OVERRIDES": json.dumps(dict.fromkeys(self.queues(setting), options)),
             QUEUE: self.queues(setting)[0],
         }
+
+    def _side_by_side(self) -> Mapping[str, object]:
+        """The option by which handlers that sleep do so beside each other."""
+        return {"threads": THREADS}
 
     def migrations(self) -> list[list[str]]:
         return [[*self._manage(), "migrate", "--verbosity=0"]]
@@ -62,3 +66,26 @@ class Zerver(ProjectPeer):
 
     def _manage(self) -> list[str]:
         return [str(self.python), str(REPOSITORY / "manage.py")]
+
+
+class ZerverThreads(Zerver):
+    name = "zerver-threads"
+    title = "zerver, threads"
+    at_once = 50
+    settings = (f"threads={at_once}", *Zerver.settings[:1])
+
+    def _side_by_side(self) -> Mapping[str, object]:
+        return {"threads": self.at_once}
+
+
+class ZerverCoroutines(Zerver):
+    name = "zerver-coroutines"
+    title = "zerver, coroutines"
+    at_once = 1_000
+    settings = (f"async def consume, concurrency={at_once}", *Zerver.settings[:1])
+
+    def queues(self, setting: Setting) -> list[str]:
+        return ["bench_coroutines"]
+
+    def _side_by_side(self) -> Mapping[str, object]:
+        return {"concurrency": self.at_once}

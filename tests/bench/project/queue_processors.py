@@ -1,5 +1,6 @@
 """The workers that are measured: typed events, and every option as it is unless said."""
 
+import asyncio
 from typing import Any, TypedDict
 
 from tests.bench.ledger import Handler
@@ -40,6 +41,14 @@ class SmallWorker(Worker):
 class WebhooksWorker(Worker):
     def consume(self, event: WebhookEvent) -> None:
         self.handle(event)
+
+
+@assign_queue("bench_coroutines")
+class CoroutinesWorker(Worker):
+    async def consume(self, event: SmallEvent) -> None:
+        if self.handle.seconds:
+            await asyncio.sleep(self.handle.seconds)
+        self.handle.note(event)
 
 
 def _declare(number: int) -> None:
