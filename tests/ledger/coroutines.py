@@ -86,10 +86,11 @@ async def _block_in_a_task(seconds: float) -> None:
     await asyncio.gather(_block(seconds))
 
 
-async def _cancel_everybody() -> None:
-    for task in asyncio.all_tasks():
-        task.cancel()
-    await asyncio.sleep(0)
+async def _cancel_everybody_once() -> None:
+    if current_delivery().attempt == 1:
+        for task in asyncio.all_tasks():
+            task.cancel()
+        await asyncio.sleep(0)
 
 
 async def _query() -> None:
@@ -122,7 +123,7 @@ _STEPS: dict[str, Any] = {
     "hang_deaf": _hang_deaf,
     "block": _block,
     "block_in_a_task": _block_in_a_task,
-    "cancel_everybody": _cancel_everybody,
+    "cancel_everybody_once": _cancel_everybody_once,
     "query": _query,
     "query_plainly": _query_plainly,
     "effect": _effect,
@@ -139,7 +140,8 @@ class AsyncLedgerWorker(QueueProcessingWorker):
 
     async def consume(self, event: dict[str, Any]) -> None:
         assert asyncio.get_running_loop() is self.loop
-        note_event("started", event, language=translation.get_language())
+        trace = current_delivery().headers.get("traceparent")
+        note_event("started", event, language=translation.get_language(), trace=trace)
         await perform(event)
         note_event("effect", event, language=translation.get_language())
         await perform(event, "after")

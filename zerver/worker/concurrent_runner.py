@@ -237,7 +237,7 @@ class ConcurrentRunner(QueueRunner):
         """On the watchdog's thread. Where a task that a handler has started blocks the event loop, it cannot be told
         whose, and nobody is blamed: they all come again as suspects, one by one, and then it can.
         """
-        self._knows_culprit = bool(self._event_loop.is_free()) or self._coroutines.blocker() is entry
+        self._knows_culprit = isinstance(entry, Call) and self._coroutines.is_known_for_it(entry)
         if self._knows_culprit:
             super().give_up(entry)
         else:

@@ -72,7 +72,7 @@ class Coroutines:
         self._context = copy_context()
         self._to_begin: deque[Call] = deque()
         self._ended: deque[Call] = deque()
-        #: Calls under way that have not run over their time, by age.
+        #: Calls under way that have not run over their time, by age; whose is up first, for all have the same.
         self._in_time: dict[Call, None] = {}
         self._timer: asyncio.TimerHandle | None = None
         #: When the last call ended. Units: monotonic seconds.
@@ -93,14 +93,18 @@ class Coroutines:
 
         Not the others whom that one keeps from ending. Where nobody can tell who blocks, the first to ask is.
         """
-        is_free = self._event_loop.is_free()
-        if is_free is None:
-            return False
-        if is_free:
-            return (
-                call.cancelled_at is not None and clock.monotonic() - call.cancelled_at > HARD_GRACE_SECONDS
-            )
-        return self.blocker() in (call, None)
+        told_at = call.cancelled_at
+        due_at = call.started_at + call.timeout_seconds if told_at is None else told_at
+        has_run = self._event_loop.has_run_since(due_at + HARD_GRACE_SECONDS)
+        if has_run:
+            return told_at is not None
+        return has_run is False and self.blocker() in (call, None)
+
+    def is_known_for_it(self, call: Call) -> bool:
+        """Beyond doubt."""
+        told_at = call.cancelled_at
+        is_deaf = told_at is not None and self._event_loop.has_run_since(told_at + HARD_GRACE_SECONDS)
+        return bool(is_deaf) or self.blocker() is call
 
     def blocker(self) -> Call | None:
         """Whose code runs on the loop at this moment; None where it is no call's own task."""

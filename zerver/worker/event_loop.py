@@ -17,7 +17,7 @@ Hook = Callable[[], Awaitable[None] | None]
 
 #: What handlers have left running has so long to bear its cancellation.
 _WIND_UP_SECONDS = 2.0
-#: An answer from the loop is good for so long; and without one for so long, it is blocked.
+#: Without an answer for so long, it is blocked.
 _ANSWER_SECONDS = 1.0
 
 
@@ -65,14 +65,14 @@ class EventLoop:
         if ended is not None:
             raise ended
 
-    def is_free(self) -> bool | None:
-        """Whether it goes from one to the next, or is blocked by something that does not let go of it.
+    def has_run_since(self, moment: float) -> bool | None:
+        """Whether it has gone from one to the next since then, or is blocked by something that does not let go of it.
 
-        Shape: None when that is not known yet; asked again a moment later, it is.
+        Shape: None when that is not known yet; asked again a moment later, it is. Units: monotonic seconds.
         """
-        now = clock.monotonic()
-        if now - self._answered_at < _ANSWER_SECONDS:
+        if self._answered_at > moment:
             return True
+        now = clock.monotonic()
         if self._asked_at <= self._answered_at:
             self._asked_at = now
             self.loop.call_soon_threadsafe(self._answer)
