@@ -195,7 +195,9 @@ def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transp
         taken += consumer.take(1)
         consumer.lane.done(taken[-1:])
     assert not any(delivery.redelivered for delivery in taken)
-    wait_for(lambda: consumer.lane._prefetch.count == 40, 20, "it to ask for more, now that all is begun in time")
+    wait_for(
+        lambda: consumer.lane._prefetch.count == 40, 20, "it to ask for more, now that all is begun in time"
+    )
     consumer.lane.done(taken[:1])
     consumer.close()
     wait_for_depth(transport, ready=0)
