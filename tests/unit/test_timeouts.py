@@ -231,6 +231,45 @@ def test_a_timer_that_a_handler_stopped_is_set_again_once_it_should_have_rung(
         main_deadline.run(0.05, [], lambda: threading.Event().wait(20))
 
 
+def test_a_handler_that_stopped_the_timer_and_then_hangs_is_rung_by_the_watchdog(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timeouts, "TICK_SECONDS", 0.02)
+    before = signal.getsignal(signal.SIGALRM)
+    watchdog = Watchdog(lambda entry: None)
+    deadline = MainThreadDeadline(watchdog, "letters", _give_up)
+    watchdog.start(30.0)
+
+    def hang() -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        threading.Event().wait(20)
+
+    try:
+        with pytest.raises(HandlerTimeout):
+            deadline.run(0.05, [], hang)
+    finally:
+        watchdog.stop()
+        deadline.rest()
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_handler_that_left_the_signal_to_the_system_ends_no_process(
+    main_deadline: MainThreadDeadline,
+) -> None:
+    main_deadline.run(0.05, [], lambda: signal.signal(signal.SIGALRM, signal.SIG_IGN))
+    threading.Event().wait(0.06)
+    with pytest.raises(HandlerTimeout):
+        main_deadline.run(0.05, [], lambda: threading.Event().wait(20))
+
+
+def test_a_timer_that_rings_while_nobody_runs_is_set_for_the_next(main_deadline: MainThreadDeadline) -> None:
+    main_deadline.run(30.0, [], lambda: None)
+    signal.raise_signal(signal.SIGALRM)
+    assert main_deadline._rings_at == 0.0
+    main_deadline.run(0.2, [], lambda: None)
+    assert 0.0 < signal.getitimer(signal.ITIMER_REAL)[0] <= 0.2
+
+
 def test_a_deadline_at_rest_rings_no_more(main_deadline: MainThreadDeadline) -> None:
     main_deadline.run(0.2, [], lambda: None)
     main_deadline.rest()

@@ -18,18 +18,17 @@ offset_ms: int = 0
 _uuid7_lock = threading.Lock()
 _uuid7_last = 0
 #: Random numbers of 64 bits, fetched for many ids at once: the system call lets go of the interpreter, and other
-#: threads take it.
+#: threads take it. And whose they are: a server that forks in C, as uWSGI does, need not tell Python of it, and two
+#: processes with the same numbers would make the same ids.
 _random: list[int] = []
+_random_pid = 0
 _RANDOM = struct.Struct("128Q")
 
 
 def _after_fork() -> None:
-    """The lock may have been held by a thread that does not exist in the child, and would never be released there; and
-    what is random in the child must not be what is random in the parent.
-    """
+    """The lock may have been held by a thread that does not exist in the child, and would never be released there."""
     global _uuid7_lock
     _uuid7_lock = threading.Lock()
-    _random.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -55,12 +54,14 @@ def new_message_id() -> str:
 
     Source: RFC 9562 section 5.7 and 6.2 method 2 (the 12 bits after the version count within a millisecond).
     """
-    global _uuid7_last
+    global _uuid7_last, _random_pid
     with _uuid7_lock:
         stamp = now_ms() << 12
         _uuid7_last = stamp = max(stamp, _uuid7_last + 1)
-        if not _random:
-            _random.extend(_RANDOM.unpack(os.urandom(_RANDOM.size)))
+        pid = os.getpid()
+        if not _random or pid != _random_pid:
+            _random_pid = pid
+            _random[:] = _RANDOM.unpack(os.urandom(_RANDOM.size))
         random_bits = _random.pop() & ((1 << 62) - 1)
     value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random_bits
     digits = f"{value:032x}"  # as uuid.UUID writes it, in a third of the time

@@ -240,15 +240,20 @@ def _publish_by_parts(
     """``_encoded`` and ``publish_now``, side by side: broker and encoder wait for each other no more than they must."""
     timeout_seconds = get_settings().publish_timeout_seconds
     encoded: list[Event | EventError] = []
-    begun: list[tuple[list[Event], Callable[[float], list[Published]]]] = []
-    for start in range(0, len(events), _PART_EVENTS):
-        part = _encoded(queue_name, events[start : start + _PART_EVENTS])
-        encoded += part
-        good = _events(part)
-        if good:
-            begun.append((good, fast.begin(good, timeout_seconds)))
+    begun: list[Callable[[float], list[Published]]] = []
+    try:
+        for start in range(0, len(events), _PART_EVENTS):
+            part = _encoded(queue_name, events[start : start + _PART_EVENTS])
+            encoded += part
+            good = _events(part)
+            if good:
+                begun.append(fast.begin(good, timeout_seconds))
+    except BaseException:  # an event's own code, or a handler's time limit
+        for finish in begun:
+            finish(clock.monotonic())  # else they would wait to be sent for nobody
+        raise
     deadline = clock.monotonic() + timeout_seconds
-    answers = [answer for _, finish in begun for answer in finish(deadline)]
+    answers = [answer for finish in begun for answer in finish(deadline)]
     return encoded, _settled(_events(encoded), answers, deadline)
 
 

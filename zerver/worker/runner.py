@@ -347,7 +347,7 @@ class QueueRunner:
             if self.queue.is_batch:
                 return self._handle_together(deliveries, deadline)
             for place, delivery in enumerate(deliveries):
-                if place and (leaving.is_set() or self.breaker.is_open):
+                if place and (leaving.is_set() or self.breaker.is_open or _is_awaited(solitude)):
                     return [deliveries[place:]]
                 self._handle_together([delivery], deadline)
         return []
@@ -432,6 +432,11 @@ class QueueRunner:
                 self._intake.resume()
             else:
                 self._intake.pause()
+
+
+def _is_awaited(solitude: Solitude | None) -> bool:
+    """A suspect of a neighbour waits to be alone, and others behind it."""
+    return solitude is not None and solitude.is_wanted
 
 
 def runs(deliveries: list[Delivery]) -> list[list[Delivery]]:

@@ -31,13 +31,13 @@ _NONE: Final[frozenset[str]] = frozenset()
 
 
 class _Opened:
-    """Counts the connections that Django has opened, in any thread."""
+    """Tells whether Django has opened a connection since, in any thread."""
 
-    count = 0
+    mark = object()
 
     @classmethod
     def one(cls, **_: object) -> None:
-        cls.count += 1
+        cls.mark = object()
 
 
 connection_created.connect(_Opened.one, dispatch_uid="zerver.worker.surroundings")
@@ -48,22 +48,22 @@ class _OfThread(threading.local):
 
     def __init__(self) -> None:
         self._connections: Sequence[BaseDatabaseWrapper] = ()
-        self._as_of = -1
+        self._as_of: object = None
         #: Monotonic seconds.
         self.look_at = 0.0
 
     @property
     def connections(self) -> Sequence[BaseDatabaseWrapper]:
         """Those that may be open."""
-        if self._as_of != _Opened.count:
-            self._as_of = _Opened.count
+        if self._as_of != _Opened.mark:
+            self._as_of = _Opened.mark
             self._connections = connections.all(initialized_only=True)
         return self._connections
 
     def forget(self, connection: BaseDatabaseWrapper) -> None:
         """Django makes a new one where it is asked for it next."""
         del connections[connection.alias]
-        self._as_of = -1
+        self._as_of = None
 
 
 _mine = _OfThread()
@@ -81,7 +81,7 @@ def freshen() -> frozenset[str]:
         # Where Django logs queries, an author wants to see those of one event.
         _mine.look_at = now + (0.0 if settings.DEBUG else _LOOK_SECONDS)
         reset_queries()
-        caches.close_all()
+        _look_after_caches()
         translation.deactivate()
     in_transaction = _NONE
     for connection in _mine.connections:
@@ -90,6 +90,16 @@ def freshen() -> frozenset[str]:
         if connection.in_atomic_block:
             in_transaction |= {connection.alias}
     return in_transaction
+
+
+def _look_after_caches() -> None:
+    """They stand in a context variable. Made here, they are the same for all calls in their contexts; each call would
+    make its own, with a connection of its own, which nobody closes.
+    """
+    for alias in settings.CACHES:
+        with suppress(Exception):  # of one that cannot be made whoever wants to use it is told
+            caches[alias]
+    caches.close_all()
 
 
 def sober_up(in_transaction_before: frozenset[str], *, interrupted: bool) -> bool:

@@ -53,6 +53,8 @@ class Running(msgspec.Struct, eq=False):
     soft_fired: bool = False
     #: Tells the runner that this call will never return.
     give_up: Callable[["Running"], None] | None = None
+    #: Has the main thread look at its soft limit, whatever became of the timer.
+    ring: Callable[[], object] | None = None
 
     @property
     def seconds_over(self) -> float:
@@ -82,6 +84,7 @@ class _WatchedDeadline(SoftDeadline):
     """The watchdog sees the call as long as it runs, and not a moment longer."""
 
     needs_soft: ClassVar[bool]
+    ring: Callable[[], object] | None = None
 
     def __init__(self, watchdog: "Watchdog", queue: str, give_up: Callable[[Running], None]) -> None:
         self._watchdog = watchdog
@@ -92,7 +95,14 @@ class _WatchedDeadline(SoftDeadline):
         self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
     ) -> T:
         entry = Running(
-            self._queue, deliveries, clock.monotonic(), seconds, self.needs_soft, give_up=self._give_up
+            self._queue,
+            deliveries,
+            clock.monotonic(),
+            seconds,
+            self.needs_soft,
+            False,
+            self._give_up,
+            self.ring,
         )
         thread_id = threading.get_ident()
         try:
@@ -142,13 +152,21 @@ class MainThreadDeadline(_WatchedDeadline):
         self._rings_at = 0.0
 
     def _set(self, seconds: float) -> None:
+        # A library that has had the signal for itself may have left it to the system, which ends the process by it.
+        signal.signal(signal.SIGALRM, self._fire)
         self._rings_at = clock.monotonic() + seconds
         signal.setitimer(signal.ITIMER_REAL, seconds)
+
+    def ring(self) -> None:
+        """From another thread: time is up, and the timer has not rung. A library has stopped it, perhaps."""
+        if signal.getsignal(signal.SIGALRM) == self._fire:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
 
     def _fire(self, signal_number: int, frame: FrameType | None) -> None:
         """It rings. Nobody may be running, or somebody who has time left."""
         entry = self._armed
         if entry is None:
+            self._rings_at = 0.0
             return
         if entry.seconds_over < 0:
             self._set(max(-entry.seconds_over, _LEAST_SECONDS))
@@ -231,8 +249,11 @@ class Watchdog:
             if entry.is_stuck() and self.running.get(key) is entry:
                 self._on_hard(entry)
                 return True
-            if isinstance(key, int) and entry.needs_soft and not entry.soft_fired and entry.seconds_over > 0:
-                self._raise_in(key, entry)
+            if isinstance(key, int) and not entry.soft_fired and entry.seconds_over > 0:
+                if entry.needs_soft:
+                    self._raise_in(key, entry)
+                elif entry.ring is not None:
+                    entry.ring()
         # Last, for it needs a thread, and may not get one.
         self._arm_last_resort()
         return False
