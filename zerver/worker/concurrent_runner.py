@@ -199,10 +199,10 @@ class ConcurrentRunner(QueueRunner):
             results = self._sift(calls)
         travelled = self._journey.arrive(results)
         now = clock.monotonic()
+        seconds = [now - call.started_at for call in calls]
+        self.counters.took_each(seconds)
+        self.pace.note(sum(seconds) / len(seconds), len(seconds))
         for call in calls:
-            event_seconds = now - call.started_at
-            self.counters.took(event_seconds, 1)
-            self.pace.note(event_seconds, 1)
             if call.soft_fired:
                 tell_timeout(call, is_hard=False)
         self._note(travelled)

@@ -7,7 +7,6 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextvars import copy_context
-from functools import partial
 from typing import Any, Final
 
 from asgiref.sync import sync_to_async
@@ -19,7 +18,7 @@ from zerver.worker.database_guard import drop_dead_connections
 from zerver.worker.event_loop import EventLoop
 from zerver.worker.handler import Handler, Result
 from zerver.worker.outcomes import RELEASE, Failure
-from zerver.worker.surroundings import freshen
+from zerver.worker.surroundings import freshen, look_after_caches
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, Running, Watchdog
 
 #: The thread of Django's async queries may be at a long one; so long it is waited for.
@@ -40,9 +39,13 @@ class Call(Running, eq=False, kw_only=True):
     #: Until it has ended, what becomes of it if it never does.
     result: Result = RELEASE
     #: None before it has begun, and once it has ended.
-    task: asyncio.Task[Result] | None = None
+    task: asyncio.Task[None] | None = None
     #: Monotonic seconds; None before.
     cancelled_at: float | None = None
+
+    def is_cancelled(self) -> bool:
+        """Its time was up."""
+        return self.soft_fired
 
     def is_stuck(self) -> bool:
         return self.seconds_over > HARD_GRACE_SECONDS and self.coroutines.is_to_blame(self)
@@ -70,13 +73,16 @@ class Coroutines:
         self._wake = wake
         #: Of which each call gets a copy.
         self._context = copy_context()
+        self._context.run(look_after_caches)
         self._to_begin: deque[Call] = deque()
         self._ended: deque[Call] = deque()
         #: Calls under way that have not run over their time, by age; whose is up first, for all have the same.
         self._in_time: dict[Call, None] = {}
         self._timer: asyncio.TimerHandle | None = None
-        #: When the last call ended. Units: monotonic seconds.
-        self._ended_at = 0.0
+        #: When a call ended and no other was under way, last. Units: monotonic seconds.
+        self._rests_since = 0.0
+        #: Held, for the loop itself holds no task.
+        self._freshening: asyncio.Task[frozenset[str]] | None = None
         #: When a dead connection of the thread of Django's async queries was found, last. Units: monotonic seconds.
         self.lost_database_at = 0.0
 
@@ -117,26 +123,38 @@ class Coroutines:
 
     def _begin_them(self) -> None:
         now = clock.monotonic()
-        if self._to_begin and not self._in_time and now - self._ended_at > _REST_SECONDS:
-            # Its statements come one after the other in one thread: this is before those of the calls.
-            self._loop.create_task(sync_to_async(freshen)(), context=self._context.copy())
+        if self._to_begin and not self._in_time and now - self._rests_since > _REST_SECONDS:
+            # Statements come one after the other in one thread: this is before those of the calls.
+            self._freshening = self._loop.create_task(sync_to_async(freshen)(), context=self._context.copy())
+        begun: list[Call] = []
         while self._to_begin:
             call = self._to_begin.popleft()
-            context = self._context.copy()
-            call.task = asyncio.Task(self._run(call), loop=self._loop, name=call.queue, context=context)
-            call.task.add_done_callback(partial(self._end, call), context=context)
+            call.task = asyncio.Task(
+                self._run(call), loop=self._loop, name=call.queue, context=self._context.copy()
+            )
+            begun.append(call)
+        self._loop.call_soon(self._end_unbegun, begun)
 
-    async def _run(self, call: Call) -> Result:
+    def _end_unbegun(self, calls: list[Call]) -> None:
+        """After the first step of each. One that was cancelled before that has taken none, and told nobody."""
+        for call in calls:
+            if call.task is not None and call.task.done():
+                self._end(call, self._handler.result_of(asyncio.CancelledError(), call.deliveries))
+
+    async def _run(self, call: Call) -> None:
         call.started_at = clock.monotonic()
         self._watchdog.running[call] = call
         self._in_time[call] = None
         if self._timer is None:
             self._timer = self._loop.call_later(call.timeout_seconds, self._ring)
-        result = await self._handler.run_coroutine(call.delivery, call.event, lambda: call.soft_fired)
-        self._leave(call)
-        if isinstance(result, Failure) and not result.is_timeout:
-            await self._look_at_connections()
-        return result
+        try:
+            result = await self._handler.run_coroutine(call.delivery, call.event, call.is_cancelled)
+            if isinstance(result, Failure) and not result.is_timeout:
+                self._leave(call)
+                await self._look_at_connections()
+        except BaseException as error:  # a second cancellation, by whomever, while we look
+            result = self._handler.result_of(error, call.deliveries)
+        self._end(call, result)
 
     def _ring(self) -> None:
         """The time of the oldest is up, or of one that has ended since the timer was set."""
@@ -156,15 +174,11 @@ class Coroutines:
         self._in_time.pop(call, None)
         self._watchdog.running.pop(call, None)
 
-    def _end(self, call: Call, task: asyncio.Task[Result]) -> None:
-        """Of every task, even one that was cancelled before it began."""
+    def _end(self, call: Call, result: Result) -> None:
         self._leave(call)
-        call.task = None
-        try:
-            call.result = task.result()
-        except BaseException as error:
-            call.result = self._handler.result_of(error, call.deliveries)
-        self._ended_at = clock.monotonic()
+        if not self._in_time:
+            self._rests_since = clock.monotonic()
+        call.result, call.task = result, None
         self._ended.append(call)
         self._wake()
 

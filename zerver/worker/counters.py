@@ -1,7 +1,7 @@
 """What a worker process counts at a queue."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from zerver.lib.latency import Histogram
@@ -62,6 +62,12 @@ class Counters:
         """So many events were in hand, each for this time."""
         with self._lock:
             self._consume_times.add(event_seconds * 1000, count)
+
+    def took_each(self, event_seconds: Iterable[float]) -> None:
+        """Events were in hand beside each other, one for each of these times."""
+        with self._lock:
+            for seconds in event_seconds:
+                self._consume_times.add(seconds * 1000)
 
     def ended(self, settled: Sequence[tuple[Delivery, Outcome]], now_ms: int, *, left: int = 0) -> None:
         """These left the hand; and ``left`` others, which were dropped because somebody else has them."""

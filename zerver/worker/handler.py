@@ -106,8 +106,7 @@ class Handler:
     async def run_coroutine(
         self, delivery: Delivery, event: Any, is_out_of_time: Callable[[], bool]
     ) -> Result:
-        """To its end. The task that awaits it runs nothing else: what is set in its context goes with it, connections
-        to caches among it.
+        """To its end. The task that awaits it runs nothing else: what is set in its context goes with it.
 
         ``is_out_of_time``: it is cancelled, if it is, because it ran over its time.
         """

@@ -81,7 +81,7 @@ def freshen() -> frozenset[str]:
         # Where Django logs queries, an author wants to see those of one event.
         _mine.look_at = now + (0.0 if settings.DEBUG else _LOOK_SECONDS)
         reset_queries()
-        _look_after_caches()
+        look_after_caches()
         translation.deactivate()
     in_transaction = _NONE
     for connection in _mine.connections:
@@ -92,7 +92,7 @@ def freshen() -> frozenset[str]:
     return in_transaction
 
 
-def _look_after_caches() -> None:
+def look_after_caches() -> None:
     """They stand in a context variable. Made here, they are the same for all calls in their contexts; each call would
     make its own, with a connection of its own, which nobody closes.
     """
