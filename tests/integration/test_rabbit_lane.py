@@ -221,3 +221,39 @@ def test_as_much_is_fetched_as_is_handled_in_about_a_second(rabbit_vhost: str, q
         wait_for(works_until(10), 20, "it to have no more than a second's work")
         assert not any(delivery.redelivered for delivery in taken), "no consumer took leave amid deliveries"
         consumer.close()
+
+
+def test_no_acknowledgement_waits_for_another_consumer_while_events_trickle_in(
+    transport: RabbitTransport,
+) -> None:
+    consumer = Consumer(transport, declaration(prefetch=1000), pace_seconds=0.0015)
+    publish(transport, 1)
+    consumer.lane.done(consumer.take(1))
+    consumer.lane.pace_seconds = 0.004  # less is wanted, and more than that does not come anyway
+    most = 0
+    for _ in range(300):
+        publish(transport, 1)
+        consumer.lane.done(consumer.take(1))
+        most = max(most, len(consumer.lane._acks))
+    assert most < 10
+    assert consumer.lane._prefetch.count == 666
+    consumer.close()
+
+
+def test_a_queue_is_not_without_a_consumer_while_a_large_hand_is_worked_off(rabbit_vhost: str) -> None:
+    # Classic: a quorum queue counts a cancelled consumer until it has settled everything.
+    with open_transport(rabbit_vhost, queue_type="classic") as transport:
+        publish(transport, 300)
+        consumer = Consumer(transport, declaration(queue_type="classic", prefetch=200), pace_seconds=0.001)
+        wait_for(lambda: len(consumer.lane._ledger) == 200, message="all that it may have")
+        consumer.lane.pace_seconds = 0.5
+
+        def works() -> bool:
+            consumer.lane.done(consumer.take(1))
+            consumer.lane.flush()
+            return consumer.lane._prefetch.count == 2
+
+        wait_for(works, 20, "it to want fewer")
+        wait_for_depth(transport, consumers=1)
+        assert len(consumer.lane._ledger) > 150
+        consumer.close()

@@ -54,9 +54,12 @@ class RabbitLane(Lane, Subscriber):
         self._prefetch = Prefetch(queue)
         #: When to look again whether the prefetch is right. Units: monotonic seconds.
         self._adapt_at = 0.0
-        #: How much had come when it was found wrong; None while it is right. Until the consumer has been exchanged
-        #: nothing is acknowledged, so that the broker falls silent.
+        #: What the present consumer asked for.
+        self._asked = 0
+        #: How much had come when the consumer was to be exchanged; None otherwise. For that moment nothing is
+        #: acknowledged, so that nothing comes.
         self._before_exchange: int | None = None
+        self._is_exchanged = False
         self._received = 0
         self._handed_back = HandedBack()
         self._unbegun_timer: Any = None
@@ -142,7 +145,7 @@ class RabbitLane(Lane, Subscriber):
 
     def flush(self) -> None:
         if self._acks:
-            self._post(self._send_acks)
+            self._post(self._send_acks_at_last)
 
     def pause(self) -> None:
         self._post(self._subscription.pause)
@@ -186,6 +189,8 @@ class RabbitLane(Lane, Subscriber):
     def on_channel(self) -> None:
         self._ledger = TagLedger()
         self._before_exchange = None
+        self._is_exchanged = False
+        self._is_told_of_acks = self._is_told_of_enough = False
         self._prefetch.begin(self.pace_seconds)
         self._generation += 1
         self._live = self._generation
@@ -211,8 +216,7 @@ class RabbitLane(Lane, Subscriber):
         )
 
     def on_leaving(self) -> None:
-        self._before_exchange = None  # there will be none
-        self._send_acks()
+        self._send_acks_at_last()
         self._in_hand = InHand()
 
     def on_void(self) -> None:
@@ -241,8 +245,12 @@ class RabbitLane(Lane, Subscriber):
     def wanted_prefetch(self) -> int:
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in
         # hand adds a whole prefetch to it, at every pause.
+        # One that follows another at once may: the broker calls a queue without any one that nobody takes from.
         wanted = self._prefetch.count
-        return 0 if len(self._ledger) > wanted // 2 else wanted
+        return 0 if len(self._ledger) > wanted // 2 and not self._is_exchanged else wanted
+
+    def on_consuming(self, prefetch: int) -> None:
+        self._asked, self._is_exchanged = prefetch, False
 
     def holds_nothing(self) -> bool:
         return not len(self._ledger)
@@ -259,6 +267,11 @@ class RabbitLane(Lane, Subscriber):
         if had_some:
             self._is_told_of_acks = True
             self._send_acks_soon()
+
+    def _send_acks_at_last(self) -> None:
+        """Whatever they wait for."""
+        self._before_exchange = None
+        self._send_acks()
 
     def _send_acks(self) -> None:
         self._is_told_of_acks = self._is_told_of_enough = False
@@ -315,7 +328,7 @@ class RabbitLane(Lane, Subscriber):
             self._subscription.cancel()
         elif not stale and not self._in_hand:
             self._prefetch.were_all_begun()
-            self._adapt(monotonic())
+            self._adapt_now(monotonic())
         for delivery in stale:
             if not delivery.redelivered:
                 # It comes again to this very lane, most often; of others it is to run alone, once.
@@ -326,26 +339,27 @@ class RabbitLane(Lane, Subscriber):
     # -- how much to fetch
 
     def _adapt(self, now: float) -> None:
-        if now >= self._adapt_at and self._before_exchange is None:
+        """Where the prefetch is what keeps more from coming: else it does not matter what it is."""
+        if now >= self._adapt_at and len(self._ledger) >= self._asked:
             self._adapt_at = now + ADAPT_SECONDS
-            if self._prefetch.adapt(self.pace_seconds, now):
-                self._exchange()
+            self._adapt_now(now)
 
-    def _exchange(self) -> None:
+    def _adapt_now(self, now: float) -> None:
+        if self._before_exchange is None and self._prefetch.adapt(self.pace_seconds, now):
+            self._before_exchange = self._received
+            self._subscription.later(QUIET_SECONDS, self._exchange_if_quiet)
+
+    def _exchange_if_quiet(self) -> None:
         """The consumer for another, for the broker's limit is of the consumer, for all its life.
 
         What is between a quorum queue and the broker's channel when a consumer is cancelled goes back, as redelivered
-        (3.10.8). So it is cancelled once nothing comes any more: without acknowledgements that is soon.
+        (3.10.8). So it is cancelled when it has all that it may have, and nothing has come for a moment; or not now.
         """
-        self._before_exchange = self._received
-        self._subscription.later(QUIET_SECONDS, self._exchange_when_quiet)
-
-    def _exchange_when_quiet(self) -> None:
         if self._before_exchange is None:
-            return  # on another channel it has begun anew already
-        if self._received != self._before_exchange:
-            self._exchange()
             return
-        self._before_exchange = None
-        self._subscription.cancel()
-        self._send_acks()
+        if self._received == self._before_exchange:
+            self._is_exchanged = True
+            self._subscription.cancel()
+        else:
+            self._prefetch.count = self._asked
+        self._send_acks_at_last()

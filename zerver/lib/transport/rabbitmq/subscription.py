@@ -59,6 +59,10 @@ class Subscriber(ABC):
         """For a consumer that begins now; 0: not yet."""
 
     @abstractmethod
+    def on_consuming(self, prefetch: int) -> None:
+        """One begins now."""
+
+    @abstractmethod
     def holds_nothing(self) -> bool:
         """All that came on this channel is settled."""
 
@@ -206,6 +210,7 @@ class Subscription(ConnectionListener, Asker):
             worker.turns.answered(self)
             return
         self._heard_at = monotonic()
+        self._subscriber.on_consuming(prefetch)
         # Holds for consumers that begin after it.
         channel.basic_qos(prefetch_count=prefetch)
         # A tag of its own each time: pika refuses one that is still being cancelled.
