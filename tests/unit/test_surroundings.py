@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import decimal
+from contextvars import ContextVar
 from typing import Any
 
 from django.core.cache import caches
@@ -13,14 +13,17 @@ from pytest_django import Settings
 from zerver.worker.surroundings import freshen, in_context
 
 
+OF_AN_AUTHOR: ContextVar[str] = ContextVar("of_an_author", default="")
+
+
 def test_what_a_call_sets_for_itself_is_gone_with_it() -> None:
     def set_all() -> None:
         translation.activate("de")
         timezone.activate("Europe/Berlin")
-        decimal.getcontext().prec = 7
+        OF_AN_AUTHOR.set("mine")
 
     def told() -> tuple[Any, ...]:
-        return translation.get_language(), str(timezone.get_current_timezone()), decimal.getcontext().prec
+        return translation.get_language(), str(timezone.get_current_timezone()), OF_AN_AUTHOR.get()
 
     before = in_context(told)
     in_context(set_all)
