@@ -12,7 +12,6 @@ from pytest_django import Settings
 
 from zerver.worker.surroundings import freshen, in_context
 
-
 OF_AN_AUTHOR: ContextVar[str] = ContextVar("of_an_author", default="")
 
 
