@@ -11,7 +11,7 @@ from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.postgres import PostgresServer
 from tests.wait import wait_for
 from zerver.lib import trace
-from zerver.models import FailedEvent
+from zerver.models import FailedEvent, WaitingEvent
 from zerver.worker.fleet import EXIT_STUCK
 
 QUEUE = "ledger_async"
@@ -297,3 +297,19 @@ def test_killed_connections_of_async_queries_are_replaced_and_no_attempt_is_burn
     spine.wait_until_settled(QUEUE)
     assert {line["attempt"] for line in spine.notes("started")} == {1}
     assert FailedEvent.objects.count() == 0
+
+
+@on_sqlite
+def test_a_body_that_is_no_json_is_dead_and_those_beside_it_run(spine: Spine) -> None:
+    spoilt = spine.publish(QUEUE, n=0)
+    spine.publish_many(QUEUE, range(1, 5))
+    WaitingEvent.objects.filter(message_id=spoilt).update(body=b"{")
+    process = spine.work("--multi_threaded", QUEUE, "ledger")
+    spine.wait_for_numbers(range(1, 5))
+    [failed] = spine.failed()
+    assert (failed.message_id, failed.attempt) == (spoilt, 1)
+    spine.wait_until_settled(QUEUE)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0
+    [row] = [row for row in spine.process_rows() if row.queue == QUEUE]
+    assert (row.consumed, row.failed, row.in_flight) == (4, 1, 0)

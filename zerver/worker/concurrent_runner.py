@@ -154,18 +154,21 @@ class ConcurrentRunner(QueueRunner):
         runnable, travelled = self._journey.depart(deliveries)
         self._note(travelled)
         begun: list[Call] = []
+        unreadable: list[Call] = []
         for delivery in runnable:
             call = self._call(delivery)
-            self._under_way.add(call)
             unpacked = self._journey.handler.unpack(delivery, deadline)
             if isinstance(unpacked, tuple):
                 call.event = unpacked[1]
                 begun.append(call)
             else:
                 call.result = unpacked
-                self._land([call])
+                unreadable.append(call)
         if begun:
+            self._under_way.update(begun)
             self._coroutines.begin(begun)
+        if unreadable:
+            self._land(unreadable)
 
     def _call(self, delivery: Delivery, event: Any = None, holds: int = 0) -> Call:
         return Call(
