@@ -39,7 +39,7 @@ def listed(*arguments: str) -> Ran:
 
 def test_the_list_is_of_queues_that_workers_should_be_at_with_what_is_declared_of_them() -> None:
     out = listed().out
-    assert "    'ledger',\n    'ledger_batch',\n" in out
+    assert out.index("    'ledger',\n") < out.index("    'ledger_batch',\n")
     assert f"    'ledger' => {LEDGER_FACTS},\n" in out
     assert "'zerver_dead'" in out
     assert "'noop'" not in out, "a test queue"

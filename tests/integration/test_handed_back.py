@@ -65,13 +65,14 @@ def test_one_that_was_handed_back_by_a_restart_has_all_its_deaths_before_it(spin
 @on_rabbitmq
 def test_a_pause_makes_no_suspects(spine: Spine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(BEAT_SECONDS, "0.2")  # at the next beat it hears of the pause
-    spine.publish_many("ledger_batch", range(50), ["sleep", 0.1])
+    spine.publish_many("ledger_batch", range(150), ["sleep", 0.04])
     spine.work("--queue=ledger_batch", ledger_batch={"batch_size": 5})
-    spine.wait_for_note("batch")
+    # By then it knows how long they take, and fetches ahead.
+    wait_for(lambda: len(spine.notes("batch")) >= 3, 30, "the third batch")
     spine.command("queue_workers", "pause", "--timeout", "60", "--queue", "ledger_batch")
     wait_for(lambda: _ready("ledger_batch") == HandedBack.objects.count() > 0, 20, "the broker to count them")
     spine.command("queue_workers", "resume", "--timeout", "60", "--queue", "ledger_batch")
-    spine.wait_for_numbers(range(50))
+    spine.wait_for_numbers(range(150))
     assert {note["size"] for note in spine.notes("batch")} == {5}
     assert not HandedBack.objects.exists()
 
