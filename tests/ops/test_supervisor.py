@@ -40,7 +40,7 @@ SETTINGS = """
         "ledger": {"workers": 2},
         **{
             f"ledger_{name}": {"enabled": False}
-            for name in ("other", "batch", "transactional", "batch_transactional", "typed", "versions")
+            for name in ("async", "other", "batch", "transactional", "batch_transactional", "typed", "versions")
         },
     }
 """
