@@ -32,6 +32,7 @@ def _started(spine: Spine) -> list[int]:
     return spine.numbers("started")
 
 
+@on_rabbitmq
 def test_concurrency_is_how_many_handlers_run_at_once_in_one_thread(spine: Spine) -> None:
     spine.publish_many(QUEUE, range(12), ["wait_while_exists", _gate(spine)])
     spine.work(WORK, ledger_async={"concurrency": 8})
@@ -45,6 +46,7 @@ def test_concurrency_is_how_many_handlers_run_at_once_in_one_thread(spine: Spine
     assert {line["thread"] for line in spine.notes("started")} == {f"{QUEUE}-loop"}
 
 
+@on_rabbitmq
 def test_a_slow_handler_holds_up_nobody_elses_acknowledgement(spine: Spine) -> None:
     spine.publish(QUEUE, ["wait_while_exists", _gate(spine)], n=0)
     spine.publish_many(QUEUE, range(1, 30))
@@ -79,6 +81,7 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(spine: Spine) -> Non
     assert spine.suspects() == 0
 
 
+@on_rabbitmq
 def test_after_a_sigkill_what_ran_comes_again_one_by_one(spine: Spine) -> None:
     spine.publish_many(QUEUE, range(6), ["wait_while_exists", _gate(spine)], ["sleep", 0.05])
     process = spine.work(WORK, ledger_async={"concurrency": 6})
