@@ -9,6 +9,7 @@ import mmap
 import os
 import time
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +54,15 @@ class Handler:
     def note(self, event: Mapping[str, Any]) -> None:
         """The second half alone, for those who sleep in a way of their own."""
         self._slots[event["n"]] = time.monotonic_ns()
+
+
+def handle(event: Mapping[str, Any]) -> None:
+    """For modules that are loaded by who publishes as well: the handler is made at its first event, in the process that
+    has it.
+    """
+    _handler()(event)
+
+
+@cache
+def _handler() -> Handler:
+    return Handler()

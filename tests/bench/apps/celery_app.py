@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celery import Celery
 
-from tests.bench.ledger import Handler
-
-Event = Mapping[str, Any]
+from tests.bench import ledger
+from tests.bench.apps.publisher import Event, OneByOne
 
 app = Celery("bench", broker=os.environ["BENCH_BROKER_URL"])
 app.conf.update(
@@ -22,21 +20,12 @@ app.conf.update(
     worker_prefetch_multiplier=128,
 )
 
-_handler: Handler | None = None
-
 
 @app.task
 def handle(event: dict[str, Any]) -> None:
-    global _handler
-    if _handler is None:
-        _handler = Handler()
-    _handler(event)
+    ledger.handle(event)
 
 
-class Publisher:
+class Publisher(OneByOne):
     def publish(self, event: Event) -> None:
         handle.delay(event)
-
-    def publish_many(self, events: Sequence[Event]) -> None:
-        for event in events:
-            handle.delay(event)

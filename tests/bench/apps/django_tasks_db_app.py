@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import django
@@ -14,29 +13,19 @@ if not apps.ready:
 
 from django_tasks import task
 
+from tests.bench import ledger
+from tests.bench.apps.publisher import Event, OneByOne
 from tests.bench.apps.request import request
-from tests.bench.ledger import Handler
-
-Event = Mapping[str, Any]
-
-_handler: Handler | None = None
 
 
 @task()
 def handle(event: dict[str, Any]) -> None:
-    global _handler
-    if _handler is None:
-        _handler = Handler()
-    _handler(event)
+    ledger.handle(event)
 
 
-class Publisher:
+class Publisher(OneByOne):
     def publish(self, event: Event) -> None:
         handle.enqueue(event)
-
-    def publish_many(self, events: Sequence[Event]) -> None:
-        for event in events:
-            handle.enqueue(event)
 
     def atomic(self, event: Event | None) -> None:
         request(None if event is None else lambda: self.publish(event))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dramatiq
 from dramatiq.brokers.rabbitmq import RabbitmqBroker
 
+from tests.bench.apps.publisher import Event, OneByOne
 from tests.bench.ledger import Handler
-
-Event = Mapping[str, Any]
 
 
 class Broker(RabbitmqBroker):  # type: ignore[misc] # its package has no types here
@@ -38,10 +36,6 @@ for _number in range(int(os.environ["BENCH_QUEUES"]) if os.environ["BENCH_QUEUES
     dramatiq.actor(handle.fn, actor_name=f"handle_{_number}", queue_name=f"bench_{_number}")
 
 
-class Publisher:
+class Publisher(OneByOne):
     def publish(self, event: Event) -> None:
         handle.send(event)
-
-    def publish_many(self, events: Sequence[Event]) -> None:
-        for event in events:
-            handle.send(event)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import json
 import os
 import threading
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pika
 from pika.adapters.blocking_connection import BlockingChannel
 
+from tests.bench.apps.publisher import Event, OneByOne
 from tests.bench.ledger import Handler
 
 QUEUE = "bench"
 PREFETCH = 100
 PROPERTIES = pika.BasicProperties(delivery_mode=2, content_type="application/json")
-
-Event = Mapping[str, Any]
 
 
 def open_channel() -> BlockingChannel:
@@ -27,7 +25,7 @@ def open_channel() -> BlockingChannel:
     return channel
 
 
-class Publisher:
+class Publisher(OneByOne):
     """Its connections are one thread's each."""
 
     def __init__(self) -> None:
@@ -40,10 +38,6 @@ class Publisher:
             if "BENCH_UNCONFIRMED" not in os.environ:
                 channel.confirm_delivery()
         channel.basic_publish("", QUEUE, json.dumps(event).encode(), PROPERTIES, mandatory=True)
-
-    def publish_many(self, events: Sequence[Event]) -> None:
-        for event in events:
-            self.publish(event)
 
 
 def consume() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+
+from tests.bench.apps.publisher import Event
 
 #: Publishes that await their confirms at a time, where many are wanted.
 AT_ONCE = 100
-
-Event = Mapping[str, Any]
 
 
 class LoopPublisher(ABC):

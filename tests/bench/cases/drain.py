@@ -31,26 +31,31 @@ class Drain(Case):
 
     def measure(self, site: Site, peer: Peer) -> Figures:
         count = site.count(events_in(DRAIN_SECONDS, peer, self.setting))
-        backlog = Job(verb="many", first=1 + WARM_UP, count=count, is_confirmed=False)
-        with site.round(peer, self.setting, slots=1 + WARM_UP + count) as this:
-            this.publish(Job(verb="many", count=WARM_UP))
-            this.start_workers()
-            this.wait_handled(1, WARM_UP)
-            this.wait_consumers()
-            this.freeze_workers()
-            this.publish(backlog)
-            this.wait_stored(count)
-            before = this.cost()
-            began_ns = time.monotonic_ns()
-            this.thaw_workers()
-            this.wait_handled(backlog.first, count)
-            after = this.cost()
-            ended_ns = max(this.ledger.slots[backlog.first :])
-            return {
-                "rate": count / (ended_ns - began_ns) * 1e9,
-                "cpu_us": (after.workers - before.workers) / count * 1e6,
-                "broker_cpu_us": (after.broker - before.broker) / count * 1e6,
-            }
+        return drain(site, peer, self.setting, warm_up=WARM_UP, count=count)
+
+
+def drain(site: Site, peer: Peer, setting: Setting, *, warm_up: int, count: int) -> Figures:
+    """Events that workers handle from a stand, having handled others before. Shape: as ``Drain.figures`` names them."""
+    backlog = Job(verb="many", first=1 + warm_up, count=count, is_confirmed=False)
+    with site.round(peer, setting, slots=1 + warm_up + count) as this:
+        this.publish(Job(verb="many", count=warm_up))
+        this.start_workers()
+        this.wait_handled(1, warm_up)
+        this.wait_consumers()
+        this.freeze_workers()
+        this.publish(backlog)
+        this.wait_stored(count)
+        before = this.cost()
+        began_ns = time.monotonic_ns()
+        this.thaw_workers()
+        this.wait_handled(backlog.first, count)
+        after = this.cost()
+        ended_ns = max(this.ledger.slots[backlog.first :])
+        return {
+            "rate": count / (ended_ns - began_ns) * 1e9,
+            "cpu_us": (after.workers - before.workers) / count * 1e6,
+            "broker_cpu_us": (after.broker - before.broker) / count * 1e6,
+        }
 
 
 def events_in(seconds: float, peer: Peer, setting: Setting) -> float:

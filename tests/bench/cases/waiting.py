@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tests.bench.case import Case
+from tests.bench.cases.drain import drain
 from tests.bench.figures import Figures
-from tests.bench.job import Job
 from tests.bench.peer import Peer
 from tests.bench.setting import Setting
 from tests.bench.site import Site
@@ -28,26 +27,12 @@ class Waiting(Case):
 
     def measure(self, site: Site, peer: Peer) -> Figures:
         count = site.count(EVENTS_EACH * peer.at_once)
-        backlog = Job(verb="many", first=1 + peer.at_once, count=count, is_confirmed=False)
-        with site.round(peer, self.setting, slots=1 + peer.at_once + count) as this:
-            this.publish(Job(verb="many", count=peer.at_once))
-            this.start_workers()
-            this.wait_handled(1, peer.at_once)
-            this.wait_consumers()
-            this.freeze_workers()
-            this.publish(backlog)
-            this.wait_stored(count)
-            before = this.cost()
-            began_ns = time.monotonic_ns()
-            this.thaw_workers()
-            this.wait_handled(backlog.first, count)
-            after = this.cost()
-            rate = count / (max(this.ledger.slots[backlog.first :]) - began_ns) * 1e9
-            return {
-                "of_ideal": rate * self.setting.handler_seconds / peer.at_once,
-                "rate": rate,
-                "cpu_us": (after.workers - before.workers) / count * 1e6,
-            }
+        found = drain(site, peer, self.setting, warm_up=peer.at_once, count=count)
+        return {
+            "of_ideal": found["rate"] * self.setting.handler_seconds / peer.at_once,
+            "rate": found["rate"],
+            "cpu_us": found["cpu_us"],
+        }
 
 
 WAITING = (
