@@ -5,21 +5,17 @@ that stays is held until all have been seen, and then given back: the broker put
 killed on the way, nothing is lost, and of events that stay no other comes to stand before them.
 """
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-import pika.exceptions
-from pika import spec
-
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportUnavailable
-from zerver.lib.transport.rabbitmq.failures import describe
-from zerver.lib.transport.rabbitmq.properties import to_event, to_forward
+from zerver.lib.transport.rabbitmq.properties import to_event
 from zerver.lib.transport.rabbitmq.questions import ask_of, is_empty, passive
 from zerver.lib.transport.rabbitmq.session import BrokerSession
+from zerver.lib.transport.rabbitmq.storing import Storing
 
 #: Held by one channel; once it is full of events that stay, another goes on.
 PREFETCH: Final = 1000
@@ -73,25 +69,21 @@ def sort_events(
 
 
 class _Sorting:
-    """Some channels take, one stores; a confirm there is an acknowledgement here."""
+    """Some channels take, one stores; what is stored there is acknowledged here."""
 
     def __init__(self, session: BrokerSession, source: str, place: Callable[[bytes], str]) -> None:
         self._session = session
         self._source = source
         self._place = place
         self.seen = 0
-        self.moved = 0
         #: Each with the message ids of the events that it holds, in their order.
         self.taking: list[tuple[Any, list[str]]] = []
-        self._problem = ""
-        self._storing: Any = session.channel()
-        self._storing.add_on_close_callback(self._on_closed)
-        self._storing.add_on_return_callback(self._on_return)
-        self._storing.confirm_delivery(self._on_confirm)
-        #: Channel and tag of what was sent, in that order; confirms name the storing channel's tags, from 1 on.
-        self._unconfirmed: deque[tuple[Any, int]] = deque()
-        self._confirmed_tag = 0
-        self._confirmed_ahead: set[int] = set()
+        #: What is sent goes by the channel it came on, and its tag there.
+        self._storing: Storing[tuple[Any, int]] = Storing(session.channel(), self._on_stored)
+
+    @property
+    def moved(self) -> int:
+        return self._storing.count
 
     @property
     def steps(self) -> int:
@@ -99,7 +91,7 @@ class _Sorting:
 
     @property
     def is_idle(self) -> bool:
-        return not self._unconfirmed
+        return self._storing.is_idle
 
     @property
     def is_full(self) -> bool:
@@ -107,22 +99,24 @@ class _Sorting:
         return len(self.taking[-1][1]) >= PREFETCH
 
     def has_news(self, steps: int) -> bool:
-        return self.steps > steps or bool(self._problem)
+        return self.steps > steps or bool(self._storing.problem)
 
     def raise_problem(self) -> None:
-        if self._problem:
-            raise TransportUnavailable(f"sorting {self._source!r}, with {self.moved} moved,", self._problem)
+        if self._storing.problem:
+            raise self._broken_off(self._storing.problem)
+
+    def _broken_off(self, problem: str) -> TransportUnavailable:
+        return TransportUnavailable(f"sorting {self._source!r}, with {self.moved} moved,", problem)
 
     def open_channel(self) -> None:
         if len(self.taking) == MAX_CHANNELS:
-            self._problem = (
+            raise self._broken_off(
                 f"over {MAX_CHANNELS * PREFETCH} of its events stay there, more than can be held meanwhile; let its "
                 "workers work some off, and go on"
             )
-            self.raise_problem()
         channel, held = self._session.channel(), list[str]()
         self.taking.append((channel, held))
-        channel.add_on_close_callback(self._on_closed)
+        self._storing.depends_on(channel)
         channel.basic_qos(prefetch_count=PREFETCH)
         channel.basic_consume(self._source, partial(self._on_message, held))
 
@@ -136,7 +130,7 @@ class _Sorting:
             for tag in channel.consumer_tags:
                 channel.basic_cancel(tag, callback=ceased.append)
         self._session.wait(
-            lambda: (len(ceased) == len(self.taking) and self.is_idle) or bool(self._problem),
+            lambda: (len(ceased) == len(self.taking) and self.is_idle) or bool(self._storing.problem),
             f"the end of taking from {self._source!r}",
         )
         self.raise_problem()
@@ -160,37 +154,15 @@ class _Sorting:
             self._session.turn(lambda: False, 0.02)
 
     def _on_message(self, held: list[str], channel: Any, method: Any, properties: Any, body: bytes) -> None:
-        if self._problem or not self._storing.is_open:
-            return  # it goes back with the channel
         target = self._place(body)
         if target == self._source:
             held.append(to_event(self._source, properties, body).message_id)
-        else:
-            self._unconfirmed.append((channel, method.delivery_tag))
-            self._storing.basic_publish("", target, body, to_forward(properties), mandatory=True)
+        elif not self._storing.send((channel, method.delivery_tag), target, properties, body):
+            return
         self.seen += 1
 
-    def _on_confirm(self, frame: Any) -> None:
-        method = frame.method
-        if isinstance(method, spec.Basic.Nack):
-            self._problem = self._problem or "the broker could not store an event"
-        if self._problem:
-            # Nothing after a refusal is acknowledged: what is in doubt stays in the source too, in its order.
-            return
-        first = self._confirmed_tag + 1 if method.multiple else method.delivery_tag
-        self._confirmed_ahead.update(range(first, method.delivery_tag + 1))
-        while self._confirmed_tag + 1 in self._confirmed_ahead:
-            self._confirmed_tag += 1
-            self._confirmed_ahead.discard(self._confirmed_tag)
-            channel, tag = self._unconfirmed.popleft()
-            self.moved += 1
+    def _on_stored(self, taken: list[tuple[Any, int]]) -> None:
+        for channel, tag in taken:
             if channel.is_open:
                 # One by one: those between them stay.
                 channel.basic_ack(tag)
-
-    def _on_return(self, *_: Any) -> None:
-        self._problem = self._problem or "there is no queue for some of its events"
-
-    def _on_closed(self, _: Any, reason: BaseException) -> None:
-        if not isinstance(reason, pika.exceptions.ChannelClosedByClient):
-            self._problem = self._problem or describe(reason)
