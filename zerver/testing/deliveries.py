@@ -89,7 +89,7 @@ class _Process:
         plainly(self._worker.stop)()
 
     def _run(self, delivery: Delivery) -> Result:
-        return self._handler.run([delivery], self._deadline)[0]
+        return self._handler.run_one(delivery, self._deadline)
 
 
 class _NoDeadline(SoftDeadline):

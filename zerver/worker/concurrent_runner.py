@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 from zerver.lib import clock
@@ -12,7 +12,7 @@ from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.coroutines import Call, Coroutines
 from zerver.worker.event_loop import EventLoop, Hook
 from zerver.worker.handler import Result
-from zerver.worker.journey import MAX_HOLDS, Travelled
+from zerver.worker.journey import MAX_HOLDS
 from zerver.worker.outcomes import DONE
 from zerver.worker.runner import LOOK_UP_SECONDS, Host, QueueRunner, runs
 from zerver.worker.surroundings import freshen
@@ -132,10 +132,7 @@ class ConcurrentRunner(QueueRunner):
         """The company of other queues' handlers in this process. False: told to leave before there was room."""
         if self._company is not None:
             return True
-        solitude, leaving = self._host.solitude, self.gate.leaving
-        company: AbstractContextManager[bool] = nullcontext(True)
-        if solitude is not None:
-            company = solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
+        company = self._company_for(is_suspect)
         if not company.__enter__():
             company.__exit__(None, None, None)
             return False
@@ -227,12 +224,6 @@ class ConcurrentRunner(QueueRunner):
         # While it was waited for the database, others may have got them.
         self.counters.ended([], clock.now_ms(), left=len(results) - len(stands) - len(todo))
         return stands + final
-
-    def _note(self, travelled: Travelled) -> None:
-        settled = travelled.settled
-        if self._given_up:
-            settled = [pair for pair in settled if id(pair[0]) not in self._given_up]
-        self._count(settled, left=len(travelled.left))
 
     # exceptional ends
 

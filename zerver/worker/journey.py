@@ -72,16 +72,22 @@ class Journey:
         """One group, once, from hand to hand."""
         events = [delivery.event for delivery in deliveries]
         with tracker.current().watching(self.queue, events):
-            mine = self._keep_hold(deliveries)
-            if len(mine) == 1 and not (mine[0].redelivered or mine[0].problem):
-                travelled = self._travel_plainly(mine[0], deadline)
-            else:
-                runnable, settled = self._judge(mine)
-                travelled = self._go_on(deliveries, settled, self._run(runnable, deadline))
-            for delivery, outcome in travelled.settled:
-                if isinstance(outcome, Dead):
-                    tracker.current().dead(delivery.event, outcome)
-        return travelled
+            runnable, settled = self._judge(self._keep_hold(deliveries))
+            return self._tracked(self._go_on(deliveries, settled, self._run(runnable, deadline)))
+
+    def travel_alone(self, delivery: Delivery, deadline: SoftDeadline) -> Travelled | None:
+        """One event that is not in doubt. None: it was run and is simply done, as almost every event is."""
+        with tracker.current().watching(self.queue, [delivery.event]):
+            if not self._renew(delivery):
+                return Travelled(settled=[], left=[delivery], again=[])
+            result = self.handler.run_one(delivery, deadline)
+            if result is DONE:
+                with suppress(*STORE_ERRORS):
+                    delivery.lane.done([delivery])
+                    if self.breaker.succeeded():
+                        self.on_breaker(True)
+                    return None
+            return self._tracked(self._go_on([delivery], [], self._run([delivery], deadline, [result])))
 
     # in two parts, for runs that begin and end apart from each other
 
@@ -114,17 +120,6 @@ class Journey:
         left = [delivery for delivery, _ in results if id(delivery) not in ids]
         return Travelled(settled=settled, left=left, again=[])
 
-    def _travel_plainly(self, delivery: Delivery, deadline: SoftDeadline) -> Travelled:
-        """What almost every event does, by the shortest way: it is run once, and done; else it goes on as others do."""
-        [result] = self.handler.run([delivery], deadline)
-        if result is DONE:
-            with suppress(*STORE_ERRORS):
-                delivery.lane.done([delivery])
-                if self.breaker.succeeded():
-                    self.on_breaker(True)
-                return Travelled(settled=[(delivery, DONE)], left=[], again=[])
-        return self._go_on([delivery], [], self._run([delivery], deadline, [result]))
-
     def _go_on(
         self, deliveries: list[Delivery], settled: list[Settled], results: list[tuple[Delivery, Result]]
     ) -> Travelled:
@@ -142,6 +137,13 @@ class Journey:
             left=[delivery for delivery in deliveries if id(delivery) not in settled_ids],
             again=self._smaller_groups(again),
         )
+
+    def _tracked(self, travelled: Travelled) -> Travelled:
+        """The error tracker has been told of the dead."""
+        for delivery, outcome in travelled.settled:
+            if isinstance(outcome, Dead):
+                tracker.current().dead(delivery.event, outcome)
+        return travelled
 
     def absolved(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Those of which the lane cannot say, but a note does, that nobody had begun them, are no suspects."""
@@ -182,10 +184,10 @@ class Journey:
 
     def _keep_hold(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Those that nobody else will get while they run here."""
-        seconds = self.queue.timeout_seconds + HARD_GRACE_SECONDS
-        return [delivery for delivery in deliveries if self._renew(delivery, seconds)]
+        return [delivery for delivery in deliveries if self._renew(delivery)]
 
-    def _renew(self, delivery: Delivery, seconds: float) -> bool:
+    def _renew(self, delivery: Delivery) -> bool:
+        seconds = self.queue.timeout_seconds + HARD_GRACE_SECONDS
         while True:
             try:
                 return delivery.lane.renew(delivery, seconds)

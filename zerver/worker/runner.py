@@ -21,7 +21,7 @@ from zerver.worker.event_loop import Hook
 from zerver.worker.gate import Gate
 from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
-from zerver.worker.journey import Journey, Settled
+from zerver.worker.journey import Journey, Settled, Travelled
 from zerver.worker.outcomes import DONE
 from zerver.worker.pace import Pace
 from zerver.worker.settle import Settler, tell
@@ -336,40 +336,65 @@ class QueueRunner:
 
     def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
         """One group, alone in the process if it is a suspect; returns the groups to be handled next."""
-        is_suspect = any(delivery.redelivered for delivery in deliveries)
-        solitude, leaving = self._host.solitude, self.gate.leaving
-        company: AbstractContextManager[bool] = nullcontext(True)
-        if solitude is not None:
-            company = solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
-        with company as is_in:
+        with self._company_for(any(delivery.redelivered for delivery in deliveries)) as is_in:
             if not is_in:
                 return [deliveries]  # told to leave while waiting for a turn: handed back with the rest
             if self.queue.is_batch:
                 return self._handle_together(deliveries, deadline)
+            leaving, solitude = self.gate.leaving, self._host.solitude
             for place, delivery in enumerate(deliveries):
                 if place and (leaving.is_set() or self.breaker.is_open or _is_awaited(solitude)):
                     return [deliveries[place:]]
-                self._handle_together([delivery], deadline)
+                if delivery.redelivered or delivery.problem:
+                    self._handle_together([delivery], deadline)
+                else:
+                    self._handle_alone(delivery, deadline)
         return []
+
+    def _company_for(self, is_suspect: bool) -> AbstractContextManager[bool]:
+        """Beside other queues' handlers in this process, or alone. Shape: see ``Solitude.shared``."""
+        solitude, leaving = self._host.solitude, self.gate.leaving
+        if solitude is None:
+            return nullcontext(True)
+        return solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
+
+    def _handle_alone(self, delivery: Delivery, deadline: SoftDeadline) -> None:
+        """One event that is not in doubt. Most are simply done, and for them this is all there is."""
+        self.counters.started(1)
+        started_at = clock.monotonic()
+        travelled = self._journey.travel_alone(delivery, deadline)
+        if travelled is None and not self._given_up:
+            seconds = clock.monotonic() - started_at
+            self.counters.done(delivery.event, seconds, clock.now_ms())
+            self.pace.note(seconds, 1)
+            self._recycle_if_due()
+        else:
+            done = Travelled(settled=[(delivery, DONE)], left=[], again=[])
+            self._arrived(travelled or done, started_at)
 
     def _handle_together(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
         """One event, or a batch; returns the groups to be handled next."""
         self.counters.started(len(deliveries))
         started_at = clock.monotonic()
         travelled = self._journey.travel(deliveries, deadline)
+        self._arrived(travelled, started_at)
+        return travelled.again
+
+    def _arrived(self, travelled: Travelled, started_at: float) -> None:
         handled = len(travelled.settled) + sum(map(len, travelled.again))
         if handled:  # what others have by now took no time, and says nothing of the handler
             event_seconds = (clock.monotonic() - started_at) / handled
             self.counters.took(event_seconds, handled)
             self.pace.note(event_seconds, handled)
+        self._note(travelled)
+        self._recycle_if_due()
+
+    def _note(self, travelled: Travelled) -> None:
+        """Count what left the hand, but for what the watchdog has given up meanwhile, and counted."""
         settled = travelled.settled
         if self._given_up:
-            settled = [
-                (delivery, outcome) for delivery, outcome in settled if id(delivery) not in self._given_up
-            ]
+            settled = [pair for pair in settled if id(pair[0]) not in self._given_up]
         self._count(settled, left=len(travelled.left))
-        self._recycle_if_due()
-        return travelled.again
 
     def _tell(self, state: str, problem: str = "") -> None:
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state=state, problem=problem)

@@ -6,6 +6,7 @@ fail an event nor hold it up; it is told of a dead event once that has been sett
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Final
 
 from zerver.lib.event import Event
 from zerver.lib.registry import QueueDeclaration
@@ -17,7 +18,7 @@ class Tracker:
 
     def watching(self, queue: QueueDeclaration, events: Sequence[Event]) -> AbstractContextManager[None]:
         """Around the journey of these events: what is captured meanwhile, by whomever, is about them."""
-        return nullcontext()
+        return _NOTHING
 
     def picture(self, error: BaseException) -> object:
         """What to keep of an exception that the last attempt ended in; None: nothing.
@@ -31,6 +32,7 @@ class Tracker:
         """An event has been given up. Called inside ``watching``."""
 
 
+_NOTHING: Final = nullcontext()
 _tracker = Tracker()
 
 
