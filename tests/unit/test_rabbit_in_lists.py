@@ -19,8 +19,9 @@ from pika.adapters.utils import io_services_utils
 from zerver.lib import signals
 from zerver.lib.transport.rabbitmq import in_lists
 from zerver.lib.transport.rabbitmq.deliveries import Delivered
-from zerver.lib.transport.rabbitmq.in_lists import READ_BYTES, changed_in_pika
+from zerver.lib.transport.rabbitmq.in_lists import READ_BYTES
 from zerver.lib.transport.rabbitmq.ioloop import IOLoop
+from zerver.lib.transport.rabbitmq.known_pika import changed_in_pika
 from zerver.lib.transport.rabbitmq.wire import WireChannel, WireConnection
 
 swift = settings(max_examples=12, derandomize=True, deadline=None)
@@ -341,12 +342,3 @@ def test_a_pika_that_is_another_is_told_once_and_read_in_its_own_way(
     assert problem.startswith(
         f"pika {pika.__version__} is not as it was known (Connection._trim_frame_buffer)"
     )
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["channel.Channel._on_deliver", "channel.ContentFrameAssembler", "connection.Connection._read_frame"],
-)
-def test_what_has_gone_from_pika_is_named(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    monkeypatch.delattr(f"pika.{name}")
-    assert any(name.partition(".")[2] in changed for changed in changed_in_pika())

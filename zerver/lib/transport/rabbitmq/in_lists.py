@@ -5,23 +5,20 @@ method, what is for another consumer, a message that another frame comes between
 should a release of pika no longer be what is known of it here.
 """
 
-import inspect
-import pkgutil
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
 import pika
 import pika.channel
-from pika.adapters.utils import io_services_utils
 
 from zerver.lib import signals
 from zerver.lib.transport.rabbitmq.deliveries import Delivered, read_deliveries
+from zerver.lib.transport.rabbitmq.known_pika import PlainTransport, changed_in_pika
 
 #: What is overridden is private to pika, so the stubs do not know it.
 _SelectConnection: Any = pika.SelectConnection
 _Channel: Any = pika.channel.Channel
-_PlainTransport: Any = getattr(io_services_utils, "_AsyncPlaintextTransport", None)
 
 #: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again.
 READ_BYTES = 65_536
@@ -88,7 +85,7 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
         # Of this connection's own transport; the class is everybody's.
         transport = self._transport
         transport._MAX_RECV_BYTES = READ_BYTES
-        if type(transport) is _PlainTransport:
+        if type(transport) is PlainTransport:
             # One read each time that the loop finds something there. To read until nothing is left is a system call
             # and an exception more; TLS must, which may hold what the socket no longer does.
             transport._MAX_CONSUME_BYTES = 1
@@ -119,61 +116,6 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
     def _wanted_tags(self, channel_number: int) -> Mapping[bytes, str]:
         channel = self._channels.get(channel_number)
         return {} if channel is None else channel.wanted_tags()
-
-
-#: What is relied on: methods, their parameters, and what their bodies use; of the first two that is all, for their work
-#: is done here.
-_KNOWN = (
-    (
-        "pika.connection:Connection._on_data_available",
-        "self data_in",
-        "_frame_buffer _read_frame _trim_frame_buffer _process_frame",
-    ),
-    ("pika.connection:Connection._trim_frame_buffer", "self byte_count", "_frame_buffer bytes_received"),
-    ("pika.connection:Connection._read_frame", "self", "_frame_buffer"),
-    ("pika.connection:Connection._process_frame", "self frame_value", "frames_received"),
-    ("pika.connection:Connection._deliver_frame_to_channel", "self value", "_channels _handle_content_frame"),
-    (
-        "pika.channel:Channel._handle_content_frame",
-        "self frame_value",
-        "_content_assembler process _on_deliver",
-    ),
-    ("pika.channel:Channel._on_deliver", "self method_frame header_frame body", "_consumers consumer_tag"),
-    ("pika.channel:ContentFrameAssembler.process", "self frame_value", "_method_frame _header_frame"),
-    ("pika.channel:ContentFrameAssembler._reset", "self", "_method_frame _header_frame"),
-    ("pika.adapters.base_connection:BaseConnection._proto_connection_made", "self transport", "_transport"),
-    (
-        "pika.adapters.utils.io_services_utils:_AsyncTransportBase._consume",
-        "self",
-        "_MAX_RECV_BYTES _MAX_CONSUME_BYTES",
-    ),
-    ("pika.adapters.utils.io_services_utils:_AsyncTransportBase._produce", "self", "_tx_buffers _sock"),
-    (
-        "pika.adapters.utils.io_services_utils:_AsyncPlaintextTransport.write",
-        "self data",
-        "_state _STATE_ACTIVE",
-    ),
-)
-_REPLACED = 2
-
-
-def changed_in_pika() -> list[str]:
-    """What is not as it is known here. Shape: ``Channel._on_deliver`` and the like; empty when all is well."""
-    return [
-        name.partition(":")[2]
-        for index, (name, parameters, used) in enumerate(_KNOWN)
-        if not _is_as_known(name, parameters.split(), set(used.split()), is_all=index < _REPLACED)
-    ]
-
-
-def _is_as_known(name: str, parameters: list[str], used: set[str], *, is_all: bool) -> bool:
-    try:
-        method = pkgutil.resolve_name(name)
-        found = set(method.__code__.co_names)
-        known = list(inspect.signature(method).parameters) == parameters
-    except (ImportError, AttributeError, TypeError, ValueError):
-        return False
-    return known and (found == used if is_all else found >= used)
 
 
 @lru_cache(maxsize=1)

@@ -11,13 +11,11 @@ from contextlib import suppress
 from typing import Any, Final
 
 from pika import spec
-from pika.adapters.utils import io_services_utils
 
 from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq.encoding import FRAME_OVERHEAD_BYTES, encode_publish
-from zerver.lib.transport.rabbitmq.in_lists import ListChannel, ListConnection, changed_in_pika
-
-_PlainTransport: Any = io_services_utils._AsyncPlaintextTransport
+from zerver.lib.transport.rabbitmq.in_lists import ListChannel, ListConnection
+from zerver.lib.transport.rabbitmq.known_pika import PlainTransport, changed_in_pika
 
 #: Frame type, channel, size of the payload; method, delivery tag, whether all before it are meant; the frame's end.
 _ACK: Final = struct.Struct(">BHI IQBB")
@@ -94,7 +92,7 @@ class PublishConnection(ListConnection):
         """
         transport = self._transport
         rest = memoryview(data)
-        is_plain = self._is_known and type(transport) is _PlainTransport
+        is_plain = self._is_known and type(transport) is PlainTransport
         if is_plain and transport._state == transport._STATE_ACTIVE and not transport._tx_buffers:
             # Of one that takes nothing now; or is broken, which the loop finds out in its own way.
             with suppress(OSError):
@@ -107,7 +105,7 @@ class PublishConnection(ListConnection):
     def read_confirms(self) -> None:
         """From the next read on; in pika's own way, should a release of it no longer be what is known of it."""
         self._reads_confirms = self._is_known
-        if self._is_known and type(self._transport) is _PlainTransport:
+        if self._is_known and type(self._transport) is PlainTransport:
             # One read each time that the loop finds something there; confirms are small, and to read until nothing is
             # left would be a system call and an exception more. Of this connection's own transport.
             self._transport._MAX_CONSUME_BYTES = 1
