@@ -272,3 +272,23 @@ def test_a_lane_goes_on_from_its_place_and_finds_what_comes_to_stand_behind_it(
     wait_for(both_are_back, 30, "what was handed back, and what was due an hour ago")
     assert taken[0].event.message_id in again
     lane.close(5)
+
+
+@on_postgres
+def test_a_lane_that_goes_on_after_a_pause_begins_at_the_front(
+    table: EventTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bookmark, "_CHEAP_SECONDS", -1.0)
+    monkeypatch.setattr(bookmark, "_REST", 1e9)  # and nobody looked there again for long
+    lane = DatabaseLane("default", QUEUE, "owner")
+    lane.start(lambda: None)
+    stored(table, 30)
+    assert len([delivery for _ in range(2) for delivery in lane.take(10)]) == 20
+    lane.pause()
+    moved_here = event(QUEUE)
+    table.store([moved_here], due_at_ms=clock.now_ms() - 3_600_000)
+
+    lane.resume()
+
+    assert lane.take(1)[0].event.message_id == moved_here.message_id
+    lane.close(5)

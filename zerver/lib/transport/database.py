@@ -168,6 +168,8 @@ class DatabaseLane(Lane):
         self._is_paused = True
 
     def resume(self) -> None:
+        # Rows may have come to stand anywhere meanwhile: what an operator moves keeps its place in line.
+        self._bookmark = Bookmark()
         self._is_paused = False
         self._look_now()
         self._wake()
