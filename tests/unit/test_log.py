@@ -147,7 +147,7 @@ def test_the_rest_is_told_in_words(caplog: pytest.LogCaptureFixture) -> None:
     send(signals.suspect_started, queue="q", message_id="m", crashes=2)
     send(signals.waking_changed, database="default", is_listening=False, problem="no LISTEN")
     send(signals.waking_changed, database="default", is_listening=True, problem="")
-    send(signals.deliveries_slowed, problem="pika 9.9 is not as it was known")
+    send(signals.fast_lane_slowed, problem="pika 9.9 is not as it was known")
     assert [level for level, _ in said(caplog)] == [
         "ERROR",
         "WARNING",

@@ -328,7 +328,7 @@ def test_a_pika_that_is_another_is_told_once_and_read_in_its_own_way(
         problems.append(problem)
 
     assert changed_in_pika() == []
-    signals.deliveries_slowed.connect(hear)
+    signals.fast_lane_slowed.connect(hear)
     in_lists._tell_once.cache_clear()
     monkeypatch.setattr(pika.connection.Connection, "_trim_frame_buffer", trim)
     monkeypatch.setattr(WireChannel, "_generate_consumer_tag", lambda channel: f"c{channel.channel_number}")
@@ -337,7 +337,7 @@ def test_a_pika_that_is_another_is_told_once_and_read_in_its_own_way(
         connection.come_to(b"".join(delivery(1) + delivery(1, body=b"") + delivery(2, header=UNDECODABLE)))
         assert connection.lengths == [1, 1, 1]
         assert not hasattr(connection._transport, "_MAX_RECV_BYTES")
-    signals.deliveries_slowed.disconnect(hear)
+    signals.fast_lane_slowed.disconnect(hear)
     (problem,) = problems
     assert problem.startswith(
         f"pika {pika.__version__} is not as it was known (Connection._trim_frame_buffer)"

@@ -15,7 +15,7 @@ from pika.adapters.utils import io_services_utils
 from pika.exceptions import ChannelWrongStateError, ShortStringTooLong
 
 from zerver.lib.event import Event
-from zerver.lib.transport.rabbitmq import publishing
+from zerver.lib.transport.rabbitmq import in_lists
 from zerver.lib.transport.rabbitmq.encoding import encode_publish
 from zerver.lib.transport.rabbitmq.ioloop import IOLoop
 from zerver.lib.transport.rabbitmq.wire import WireChannel, WireConnection
@@ -40,7 +40,7 @@ class Wire:
             self._ours, self.connection, self.connection._nbio
         )
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(publishing, "changed_in_pika", lambda: [] if is_known else ["all"])
+            patch.setattr(in_lists, "changed_in_pika", lambda: [] if is_known else ["all"])
             self.connection._proto_connection_made(self.transport)
         self.turn()
         self.received()
@@ -115,6 +115,23 @@ def test_a_pika_that_is_not_known_sends_in_its_own_way() -> None:
     wire.connection.emit(b"one")
     assert wire.transport.get_write_buffer_size() == 3
     wire.turn()
+    assert wire.received() == b"one"
+    wire.close()
+
+
+def test_a_pika_that_is_not_known_is_told_by_who_only_publishes(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(in_lists, "_tell_once", told.append)
+    Wire(is_known=False).close()
+    assert told == ["all"]
+
+
+def test_whether_pika_is_known_a_connection_looks_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    wire = Wire()
+    monkeypatch.setattr(in_lists, "changed_in_pika", lambda: pytest.fail("it looked again"))
+    wire.connection.read_in_lists()
+    wire.connection.read_confirms()
+    wire.connection.emit(b"one")
     assert wire.received() == b"one"
     wire.close()
 

@@ -28,5 +28,5 @@ suspect_started = Signal()
 handler_timed_out = Signal()
 #: Workers hear of new rows another way. Arguments: database (alias), is_listening (False: they poll), problem.
 waking_changed = Signal()
-#: This process reads deliveries more slowly than it could; told once. Arguments: problem.
-deliveries_slowed = Signal()
+#: This process sends to the broker, and reads from it, more slowly than it could; told once. Arguments: problem.
+fast_lane_slowed = Signal()

@@ -54,7 +54,7 @@ class _Teller:
             (signals.suspect_started, self._suspect_started),
             (signals.handler_timed_out, self._handler_timed_out),
             (signals.waking_changed, self._waking_changed),
-            (signals.deliveries_slowed, self._deliveries_slowed),
+            (signals.fast_lane_slowed, self._fast_lane_slowed),
         )
 
     def _connection_changed(self, *, role: str, state: str, problem: str, **_: Any) -> None:
@@ -169,8 +169,10 @@ class _Teller:
         else:
             _database.warning("database %s: workers poll for new rows: %s", database, _short(problem))
 
-    def _deliveries_slowed(self, *, problem: str, **_: Any) -> None:
-        _connection.warning("deliveries are read in pika's own way, which is slower: %s", _short(problem))
+    def _fast_lane_slowed(self, *, problem: str, **_: Any) -> None:
+        _connection.warning(
+            "events are sent and read in pika's own way, which is slower: %s", _short(problem)
+        )
 
 
 _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": logging.ERROR}

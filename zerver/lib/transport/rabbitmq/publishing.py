@@ -15,7 +15,7 @@ from pika import spec
 from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq.encoding import FRAME_OVERHEAD_BYTES, encode_publish
 from zerver.lib.transport.rabbitmq.in_lists import ListChannel, ListConnection
-from zerver.lib.transport.rabbitmq.known_pika import PlainTransport, changed_in_pika
+from zerver.lib.transport.rabbitmq.known_pika import PlainTransport
 
 #: Frame type, channel, size of the payload; method, delivery tag, whether all before it are meant; the frame's end.
 _ACK: Final = struct.Struct(">BHI IQBB")
@@ -62,13 +62,7 @@ class PublishConnection(ListConnection):
 
     #: Frames that wait for the end of ``together``; None outside of it.
     _corked: list[bytes] | None = None
-    #: Whether there is a way past pika: its present release is as it is known here.
-    _is_known = False
     _reads_confirms = False
-
-    def _proto_connection_made(self, transport: Any) -> None:
-        self._is_known = not changed_in_pika()
-        super()._proto_connection_made(transport)
 
     # -- what goes out
 
@@ -92,7 +86,7 @@ class PublishConnection(ListConnection):
         """
         transport = self._transport
         rest = memoryview(data)
-        is_plain = self._is_known and type(transport) is PlainTransport
+        is_plain = self.is_known and type(transport) is PlainTransport
         if is_plain and transport._state == transport._STATE_ACTIVE and not transport._tx_buffers:
             # Of one that takes nothing now; or is broken, which the loop finds out in its own way.
             with suppress(OSError):
@@ -104,8 +98,8 @@ class PublishConnection(ListConnection):
 
     def read_confirms(self) -> None:
         """From the next read on; in pika's own way, should a release of it no longer be what is known of it."""
-        self._reads_confirms = self._is_known
-        if self._is_known and type(self._transport) is PlainTransport:
+        self._reads_confirms = self.is_known
+        if self.is_known and type(self._transport) is PlainTransport:
             # One read each time that the loop finds something there; confirms are small, and to read until nothing is
             # left would be a system call and an exception more. Of this connection's own transport.
             self._transport._MAX_CONSUME_BYTES = 1
