@@ -90,6 +90,8 @@ GOALS = (
     Goal(case="drain", figure="rate", than="dramatiq", at_least=20),
     Goal(case="drain", figure="rate", than="pika", at_least=6),
     Goal(case="waiting", figure="of_ideal", at_least=0.8),
+    Goal(case="prefetch-fast", figure="rate", than="prefetch-1000", at_least=0.8),
+    Goal(case="prefetch-slow", figure="of_ideal", at_least=0.8),
     Goal(case="publish-many", figure="rate", than="C", at_least=0.6),
     Goal(case="publish-many", figure="rate", than="celery", at_least=15),
     Goal(case="publish-one", figure="p50_ms", than="pika", at_most=1),

@@ -92,8 +92,9 @@ class Round:
 
     # -- workers
 
-    def start_workers(self) -> None:
-        self._workers += [self._spawn(command) for command in self.peer.workers(self.place)]
+    def start_workers(self, which: slice = slice(None)) -> None:
+        """All of them, or some."""
+        self._workers += [self._spawn(command) for command in self.peer.workers(self.place)[which]]
 
     def end_workers(self) -> None:
         """At once: what they leave behind goes with the vhost."""
@@ -154,11 +155,11 @@ class Round:
         self.wait_handled(1, 1)
         self.ledger.slots[1] = 0
 
-    def wait_consumers(self) -> None:
-        """Until every worker has subscribed."""
+    def wait_consumers(self, count: int | None = None) -> None:
+        """Until every worker has subscribed, or so many."""
         if "rabbitmq" in self.peer.needs:
-            wanted = self.peer.consumers(self.place.setting)
-            self.wait(lambda: self._told("consumers") >= wanted, "every worker to subscribe")
+            wanted = self.peer.consumers(self.place.setting) if count is None else count
+            self.wait(lambda: self._told("consumers") >= wanted, f"{wanted} consumers to be there")
 
     def wait_stored(self, count: int) -> None:
         """Until so many events are on the broker, in hands or not: an event that took another way is not counted."""

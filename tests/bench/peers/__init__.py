@@ -18,6 +18,7 @@ from tests.bench.peers.faststream import FastStream
 from tests.bench.peers.on_commit import CeleryOnCommit, PotatoqOnCommit
 from tests.bench.peers.pika import Pika
 from tests.bench.peers.potatoq import Potatoq
+from tests.bench.peers.prefetch import ByPace, Fixed1, Fixed100, Fixed1000
 from tests.bench.peers.taskiq import Taskiq
 from tests.bench.peers.zerver import Zerver, ZerverCoroutines, ZerverThreads
 
@@ -27,6 +28,10 @@ PEERS: dict[str, Peer] = {
         Zerver(),
         ZerverThreads(),
         ZerverCoroutines(),
+        ByPace(),
+        Fixed1(),
+        Fixed100(),
+        Fixed1000(),
         Pika(),
         CelerySolo(),
         CeleryPrefork(),

@@ -41,18 +41,22 @@ class Zerver(ProjectPeer):
         return [[*command, f"--queue={queue}"] for queue in queues]
 
     def environment(self, setting: Setting, env: Mapping[str, str]) -> Mapping[str, str]:
+        return {
+            "DJANGO_SETTINGS_MODULE": SETTINGS,
+            "LOG_LEVEL": "WARNING",
+            "QUEUE_URL": env.get(BROKER_URL, ""),
+            "QUEUE_OVERRIDES": json.dumps(dict.fromkeys(self.queues(setting), self._options(setting))),
+            QUEUE: self.queues(setting)[0],
+        }
+
+    def _options(self, setting: Setting) -> dict[str, object]:
+        """Of each queue."""
         options: dict[str, object] = {"queue_type": setting.queue_type}
         if setting.queues == 1:
             options["workers"] = setting.workers
         if setting.handler_seconds:
             options |= self._side_by_side()
-        return {
-            "DJANGO_SETTINGS_MODULE": SETTINGS,
-            "LOG_LEVEL": "WARNING",
-            "QUEUE_URL": env.get(BROKER_URL, ""),
-            "QUEUE_OVERRIDES": json.dumps(dict.fromkeys(self.queues(setting), options)),
-            QUEUE: self.queues(setting)[0],
-        }
+        return options
 
     def _side_by_side(self) -> Mapping[str, object]:
         """The option by which handlers that sleep do so beside each other."""
