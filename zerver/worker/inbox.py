@@ -9,11 +9,9 @@ from django.db import connections
 
 from zerver.lib.database import delete_by_chunks
 from zerver.lib.event import Event
-from zerver.lib.event_table import EventTable
 from zerver.lib.shard_names import family_of
 from zerver.models import InboxEntry
-
-_CHUNK = 200
+from zerver.worker.known_ids import enter
 
 
 def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
@@ -22,35 +20,15 @@ def admit(queue: str, events: Sequence[Event], alias: str) -> list[bool]:
     One that was done before is not, nor is the second of two that are the same event. An event without an id of its
     own cannot be recognised: it is always run, and nothing is written of it.
     """
-    entered = _enter(family_of(queue), [event.message_id for event in events if event.has_own_id], alias)
+    known = [event.message_id for event in events if event.has_own_id]
+    # Two deliveries of one event at once meet here: the second waits for the first one's commit and is told no.
+    entered = enter(connections[alias], InboxEntry, "done_at_ms", family_of(queue), known)
     admitted: list[bool] = []
     for event in events:
         admitted.append(not event.has_own_id or event.message_id in entered)
         if event.has_own_id:
             entered.discard(event.message_id)
     return admitted
-
-
-def _enter(queue: str, message_ids: Sequence[str], alias: str) -> set[str]:
-    """Write these into the inbox, in the open transaction; returns those that were not there yet.
-
-    Two deliveries of one event at once meet here: the second waits for the first one's commit and is told no.
-    """
-    connection = connections[alias]
-    now = EventTable(alias).now_sql()
-    entered: set[str] = set()
-    ids = sorted(set(message_ids))  # in one order, so that two batches never wait for each other
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
-        rows = ", ".join([f"(%s, %s, {now})"] * len(chunk))
-        with connection.cursor() as cursor:
-            cursor.execute(
-                f"INSERT INTO {InboxEntry._meta.db_table} (queue, message_id, done_at_ms) VALUES {rows} "  # noqa: S608 (names of ours)
-                "ON CONFLICT (queue, message_id) DO NOTHING RETURNING message_id",
-                [value for message_id in chunk for value in (queue, message_id)],
-            )
-            entered.update(row[0] for row in cursor.fetchall())
-    return entered
 
 
 def leave(queue: str, message_ids: Sequence[str], alias: str) -> None:
