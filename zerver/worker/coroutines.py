@@ -48,7 +48,7 @@ class Call(Running, eq=False, kw_only=True):
         return self.soft_fired
 
     def is_stuck(self) -> bool:
-        return self.seconds_over > HARD_GRACE_SECONDS and self.coroutines.is_to_blame(self)
+        return super().is_stuck() and self.coroutines.is_to_blame(self)
 
 
 class Coroutines:

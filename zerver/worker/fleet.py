@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 from django.db import connections
 
@@ -45,6 +45,8 @@ _NEIGHBOURS_SECONDS = 5.0
 _CLOSE_SECONDS = 2.0
 #: How long its end may take in all: to settle what is stuck may wait for a lock that the stuck handler itself holds.
 _END_SECONDS = 60.0
+#: New objects that Python's collector lets come together before it looks through them.
+_YOUNG_OBJECTS = 10_000
 
 
 class WorkerFleet:
@@ -100,19 +102,17 @@ class WorkerFleet:
         self._vitals.start(rows, self._settings, self._is_well)
         self._leave_word(refusals)
         housekeeper.start()
-        # What is there now stays: modules and classes, which every full collection would go through, amid events.
-        gc.freeze()
         try:
-            if len(self._runners) == 1:
-                self._run_one(self._runners[0])
-            else:
-                self._run_all()
+            with _rare_collections():
+                if len(self._runners) == 1:
+                    self._run_one(self._runners[0])
+                else:
+                    self._run_all()
         finally:
             housekeeper.leave()
             self._vitals.close()
             self._watchdog.stop()
             current.close_all()
-            gc.unfreeze()
         return self._failures
 
     def stop(self) -> None:
@@ -292,3 +292,20 @@ class WorkerFleet:
 
 def _listed(waits: Sequence[str]) -> str:
     return ", ".join(waits) or "no handler runs"
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """What is there now stays: modules and classes, which every full collection would go through, amid events.
+
+    And the many events in hand stay for a while: Python's own threshold would have each of them looked at time and
+    again before it is done. Who has turned collections off has them off.
+    """
+    before = young, middle, old = gc.get_threshold()
+    gc.freeze()
+    gc.set_threshold(max(young, _YOUNG_OBJECTS) if young else 0, middle, old)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+        gc.unfreeze()
