@@ -67,10 +67,12 @@ class RabbitLane(Lane, Subscriber):
         self._in_hand = InHand()
         #: Done, not yet told the broker. Handler threads append, the I/O thread takes out; nobody waits for a lock.
         self._acks: deque[Hold] = deque()
-        #: The I/O thread knows that there are some; that there are enough. It forgets that before it takes them out:
-        #: what is appended later is told of anew.
+        #: The I/O thread is about to look for some, in a moment; at once, for there are enough. It forgets that before
+        #: it looks: what is appended later is told of anew.
         self._is_told_of_acks = False
         self._is_told_of_enough = False
+        #: The one by which it looks.
+        self._ack_timer: Any = None
         self._wake: Callable[[], None] = lambda: None
         self._worker: WorkerConnection | None = None
         #: Where it was at work when it was closed.
@@ -116,7 +118,7 @@ class RabbitLane(Lane, Subscriber):
                 acks.append(delivery.token)
         if len(acks) >= self._queue.ack_batch:
             if not self._is_told_of_enough:
-                self._is_told_of_enough = self._is_told_of_acks = True
+                self._is_told_of_enough = True
                 self._post(self._send_acks)
         elif acks and not self._is_told_of_acks:
             self._is_told_of_acks = True
@@ -231,9 +233,6 @@ class RabbitLane(Lane, Subscriber):
         if worker is None or apart is None:
             return
         # All that is the old thread's ends here, before anything may begin on the new one.
-        if self._unbegun_timer is not None:
-            worker.connection.cancel(self._unbegun_timer)
-            self._unbegun_timer = None
         self._subscription.leave()
         with self._lock:
             is_moving = self._worker is worker  # else it has been closed meanwhile
@@ -258,15 +257,17 @@ class RabbitLane(Lane, Subscriber):
     # -- settling
 
     def _send_acks_soon(self) -> None:
-        self._subscription.later(ACK_HOLD_SECONDS, self._send_acks_now_and_then)
+        self._ack_timer = self._subscription.later(
+            ACK_HOLD_SECONDS, self._send_acks_now_and_then, instead_of=self._ack_timer
+        )
 
     def _send_acks_now_and_then(self) -> None:
         """As long as there are some each time nobody need tell of them: that takes as long as many a handler."""
-        had_some = bool(self._acks)
-        self._send_acks()
-        if had_some:
+        self._is_told_of_acks = False
+        if self._acks:
             self._is_told_of_acks = True
             self._send_acks_soon()
+        self._send_acks()
 
     def _send_acks_at_last(self) -> None:
         """Whatever they wait for."""
@@ -274,7 +275,7 @@ class RabbitLane(Lane, Subscriber):
         self._send_acks()
 
     def _send_acks(self) -> None:
-        self._is_told_of_acks = self._is_told_of_enough = False
+        self._is_told_of_enough = False
         if self._before_exchange is not None:
             return
         acks = [self._acks.popleft() for _ in range(len(self._acks))]

@@ -112,11 +112,9 @@ class Subscription(ConnectionListener, Asker):
             return
         if self._connection is not None:
             self._leave_channel()
-        if self._silence_timer is not None:
-            worker.connection.cancel(self._silence_timer)
         worker.connection.remove_listener(self)
         worker.turns.answered(self)
-        self._worker = self._connection = self._silence_timer = None
+        self._worker = self._connection = None
 
     def on_fault(self) -> None:
         self._subscriber.on_fault()
@@ -372,13 +370,16 @@ class Subscription(ConnectionListener, Asker):
             channel.close()
 
     def later(self, seconds: float, callback: Callable[[], None], *, instead_of: Any = None) -> Any:
-        """Shape: a handle to be ``instead_of`` the next time; None when nothing will come of it."""
+        """Unless the connection is left meanwhile: then all of this is another thread's.
+
+        Shape: a handle to be ``instead_of`` the next time; None when nothing will come of it.
+        """
         worker = self._worker
         if worker is None:
             return None
         if instead_of is not None:
             worker.connection.cancel(instead_of)
-        return worker.connection.call_later(seconds, callback)
+        return worker.connection.call_later(seconds, lambda: callback() if self._worker is worker else None)
 
     def _tell(self, problem: str) -> None:
         self.problem = problem
