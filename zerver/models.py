@@ -47,10 +47,25 @@ class WaitingEvent(models.Model):
     #: Claimed while another process had it unsettled: that process may have died of it.
     redelivered = models.BooleanField(default=False)
     sealed_with = _sealed_with()
+    #: On a queue that is ordered, see ``lib.ordered_rows``: the line that it stands in. Null on any other; and for rows
+    #: of processes of an earlier version, or of when the queue was not ordered, until a worker gives them theirs.
+    line = models.BigIntegerField(null=True, blank=True)
 
     class Meta:
         db_table = "zerver_event"
         constraints: ClassVar = [
+            # The rows of each line in their order, that which was begun first. As a constraint: two cannot be begun.
+            models.UniqueConstraint(
+                models.F("queue"),
+                models.F("line"),
+                models.Case(
+                    models.When(lease_owner="", then=models.F("id")),
+                    default=models.Value(0),
+                    output_field=models.BigIntegerField(),
+                ),
+                condition=models.Q(line__isnull=False),
+                name="zerver_event_line",
+            ),
             # One message may stand on several queues: a fanout exchange puts it there. The id comes first, so that an
             # event can be looked up without its queue.
             models.UniqueConstraint(fields=["message_id", "queue", "attempt"], name="zerver_event_once"),

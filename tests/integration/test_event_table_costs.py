@@ -22,7 +22,8 @@ from zerver.lib import clock
 from zerver.lib.event_table import EventTable, Place, key
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
 from zerver.lib.transport import bookmark
-from zerver.lib.transport.database import DatabaseLane, DatabaseTransport
+from zerver.lib.transport.database import DatabaseTransport
+from zerver.lib.transport.database_lane import DatabaseLane
 from zerver.models import FailedEvent, WaitingEvent
 
 on_postgres = pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)

@@ -1,5 +1,5 @@
-"""What each option of ``assign_queue`` does, one test by its name. ``ordered`` is refused; of ``concurrency`` see
-``test_coroutines``.
+"""What each option of ``assign_queue`` does, one test by its name. Of ``ordered`` see ``test_ordered_queues``, of
+``concurrency`` ``test_coroutines``.
 """
 
 import itertools
@@ -13,10 +13,7 @@ import pytest
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
-from zerver.lib.errors import InvalidDeclaration
 from zerver.lib.queue_stats import read_stats, stats_path
-from zerver.lib.registry import queues
-from zerver.worker.base import QueueProcessingWorker, assign_queue
 
 
 def _gate(spine: Spine) -> str:
@@ -223,15 +220,6 @@ def test_is_test_queue_keeps_a_queue_out_of_all(spine: Spine) -> None:
     spine.work("--all")
     spine.wait_for_numbers([2])
     assert "ledger_hidden" not in {row.queue for row in spine.process_rows()}
-
-
-def test_what_is_not_supported_yet_is_refused_by_name() -> None:
-    class Worker(QueueProcessingWorker):
-        def consume(self, event: dict[str, object]) -> None: ...
-
-    with pytest.raises(InvalidDeclaration, match="ordered is not supported"):
-        assign_queue("ledger_refused", ordered=True)(Worker)
-    assert "ledger_refused" not in [queue.name for queue in queues.all(test_queues=True)]
 
 
 @on_sqlite

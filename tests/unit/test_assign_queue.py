@@ -302,11 +302,6 @@ def test_an_event_type_whose_own_fields_cannot_be_read_is_refused() -> None:
     assert "name 'Missing' is not defined" in refusal(single(Unreadable))
 
 
-@pytest.mark.parametrize("value", [True, 10, False, None])
-def test_options_of_later_versions_are_refused_rather_than_ignored(value: object) -> None:
-    assert "ordered is not supported; leave it out" in refusal(single(Activity), ordered=value)
-
-
 def test_an_unknown_option_is_refused() -> None:
     assert "has no option 'worker'; choose from enabled" in refusal(single(Activity), worker=2)
 

@@ -181,6 +181,19 @@ class ShardKeyUnusable(EventError):
 
 
 @dataclass(eq=False)
+class DelayedInOrder(EventError):
+    """The event is to be due later, on a queue that is ordered."""
+
+    queue: str
+
+    def __str__(self) -> str:
+        return (
+            f"queue {self.queue!r} is ordered: an event that is due later would hold up all that come after it; "
+            "publish it without a delay, or to a queue that is not ordered"
+        )
+
+
+@dataclass(eq=False)
 class WrongShard(EventError):
     """The event was published to a shard by its name, and by its key it belongs to another."""
 

@@ -35,6 +35,9 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     attempt: int = 1
     #: What travels beside the body: ``traceparent`` and the like. Names and values are strings.
     headers: Mapping[str, str] = msgspec.field(default_factory=dict)
+    #: Where it stands in a queue that is ordered, see ``QueueDeclaration.line``; None on any other. It stays with the
+    #: publisher and the row: what comes back from a lane does not say it.
+    line: int | None = None
     #: Not empty: another AMQP client gave it no id, and ``message_id`` was made of queue and body. Redeliveries are
     #: known by that, but so is every other event that says the same, so what is kept of this one is kept under this id.
     kept_as: str = ""

@@ -26,8 +26,10 @@ Key = tuple[str, str, int]
 Place = tuple[int, int]
 T = TypeVar("T")
 
-#: SQLite before 3.32 takes 999 parameters a statement; rows have three and seven in common, claims one, keys four.
+#: SQLite before 3.32 takes 999 parameters a statement; rows have three and seven in common, claims one, keys four; rows
+#: of an ordered queue have four.
 _ROWS_PER_STATEMENT = 300
+_ROWS_IN_LINE_PER_STATEMENT = 240
 _CLAIMS_PER_STATEMENT = 900
 _KEYS_PER_STATEMENT = 200
 #: Large bodies go in fewer at a time: a statement is held in memory several times over.
@@ -103,10 +105,10 @@ class EventTable:
         if not events:
             return
         bodies = vault.current()
-        due = due_at_ms if due_at_ms is not None else _ms(delay_seconds)
-        line = [due, due, _ms(lease_seconds)] if lease_seconds > 0 else [due, due]
+        due = due_at_ms if due_at_ms is not None else ms_of(delay_seconds)
+        times = [due, due, ms_of(lease_seconds)] if lease_seconds > 0 else [due, due]
         # Sealed before the database's lock is taken, and once, however often the statements are repeated.
-        chunks = [(len(chunk), _row_values(chunk, bodies, line)) for chunk in _alike(events)]
+        chunks = [(chunk, _row_values(chunk, bodies, times)) for chunk in _alike(events)]
         is_due = delay_seconds <= 0 and (due_at_ms is None or due_at_ms <= clock.now_ms())
         announce = is_due and lease_seconds <= 0
 
@@ -115,7 +117,10 @@ class EventTable:
             with dialect.write_wait(connection, timeout_seconds), self._all_or_none(len(chunks)):
                 for rows, values in chunks:
                     statement = dialect.insert(
-                        rows, is_timed=due_at_ms is not None, is_leased=lease_seconds > 0
+                        len(rows),
+                        is_timed=due_at_ms is not None,
+                        is_leased=lease_seconds > 0,
+                        is_in_line=rows[0].line is not None,
                     )
                     statement += dialect.telling if announce else ""
                     dialect.execute(connection, statement, values)
@@ -142,21 +147,22 @@ class EventTable:
                 found, _ = dialect.execute(connection, dialect.any_due(keys), chosen)
                 if not found:
                     return []
-            values = [*chosen, *place, limit, _ms(lease_seconds), owner]
+            values = [*chosen, *place, limit, ms_of(lease_seconds), owner]
             rows, _ = dialect.execute(connection, dialect.claim(keys, has_place=bool(place)), values)
             return rows
 
-        claims = _claims(queue, perform(self._alias, take), bodies)
+        claims = claims_of(queue, perform(self._alias, take), bodies)
         return sorted(claims, key=lambda claim: (claim.due_at_ms, claim.row_id))
 
     def renew(self, claim: Claim, seconds: float) -> bool:
         """Hold the row for so long from now, or longer if the lease says so. False: it is ours no longer."""
-        return self._run(self._dialect.renew(), [_ms(seconds), claim.row_id, claim.lease]) == 1
+        return self._run(self._dialect.renew(), [ms_of(seconds), claim.row_id, claim.lease]) == 1
 
-    def delete(self, claims: Sequence[Claim]) -> int:
-        """Settle for good; how many rows were still ours."""
+    def delete(self, claims: Sequence[Claim], *, announce: bool = False) -> int:
+        """Settle for good; how many rows were still ours. ``announce``: others may be taken for it."""
         return sum(
-            self._run(self._dialect.delete(len(values) - 1), values) for values in _claim_values(claims)
+            self._run(self._dialect.delete(len(values) - 1), values, announce=announce)
+            for values in _claim_values(claims)
         )
 
     def release(self, claims: Sequence[Claim]) -> int:
@@ -196,7 +202,7 @@ class EventTable:
         return {
             _key(row)
             for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
-            for row in self._rows(dialect.hold(len(chunk)), [_ms(lease_seconds), *_key_values(chunk)])
+            for row in self._rows(dialect.hold(len(chunk)), [ms_of(lease_seconds), *_key_values(chunk)])
         }
 
     def present(self, keys: Sequence[Key]) -> set[Key]:
@@ -253,18 +259,21 @@ class EventTable:
         return perform(self._alias, lambda connection: dialect.execute(connection, statement, values)[0])
 
 
-def _ms(seconds: float) -> int:
+def ms_of(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
 def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
-    """Those that follow one another and have queue, attempt and headers in common: as many as one statement takes."""
+    """Those that follow one another and have queue, attempt and headers in common, and all a line or none: as many as
+    one statement takes.
+    """
     chunk: list[Event] = []
     size_bytes = 0
     for event in events:
+        most = _ROWS_PER_STATEMENT if event.line is None else _ROWS_IN_LINE_PER_STATEMENT
         if chunk and (
             not _is_alike(event, chunk[0])
-            or len(chunk) == _ROWS_PER_STATEMENT
+            or len(chunk) == most
             or size_bytes + len(event.body) > _BYTES_PER_STATEMENT
         ):
             yield chunk
@@ -275,7 +284,12 @@ def _alike(events: Sequence[Event]) -> Iterator[list[Event]]:
 
 
 def _is_alike(one: Event, other: Event) -> bool:
-    return one.queue == other.queue and one.attempt == other.attempt and one.headers == other.headers
+    return (
+        one.queue == other.queue
+        and one.attempt == other.attempt
+        and (one.line is None) is (other.line is None)
+        and one.headers == other.headers
+    )
 
 
 def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
@@ -283,11 +297,13 @@ def _chunks(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
         yield items[start : start + size]
 
 
-def _row_values(events: Sequence[Event], bodies: vault.Vault, line: Sequence[int]) -> list[Any]:
+def _row_values(events: Sequence[Event], bodies: vault.Vault, times: Sequence[int]) -> list[Any]:
     first = events[0]
-    values: list[Any] = [first.queue, encode_headers(first.headers), first.attempt, bodies.newest, *line]
+    values: list[Any] = [first.queue, encode_headers(first.headers), first.attempt, bodies.newest, *times]
     for event in events:
         values += (event.message_id, bodies.seal(event.body), event.published_at_ms)
+        if event.line is not None:
+            values.append(event.line)
     return values
 
 
@@ -310,7 +326,7 @@ def _key(row: tuple[Any, ...]) -> Key:
     return queue, message_id, attempt
 
 
-def _claims(queue: str, rows: Sequence[tuple[Any, ...]], bodies: vault.Vault) -> Iterator[Claim]:
+def claims_of(queue: str, rows: Sequence[tuple[Any, ...]], bodies: vault.Vault) -> Iterator[Claim]:
     """In the order of ``_CLAIMED_COLUMNS``, and the place."""
     known_headers: str | None = None
     headers: Mapping[str, str] = {}

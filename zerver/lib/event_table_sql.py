@@ -25,6 +25,7 @@ _STORED_COLUMNS: Final = (
     "queue, headers, attempt, sealed_with, due_at_ms, available_at_ms, lease, lease_owner, redelivered,"
     " message_id, body, published_at_ms"
 )
+_OWN_COLUMNS: Final = 3
 #: In the order that ``Claim`` is made from.
 _CLAIMED_COLUMNS: Final = (
     "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms, sealed_with"
@@ -44,8 +45,7 @@ class Dialect:
     #: Milliseconds since the epoch, the same throughout a statement, and fit for an index condition.
     _now: str
     _later_of: str
-    _true: str
-    _false: str
+    no: str
     #: Ends an INSERT or UPDATE: listeners are told of each queue whose rows it changed, if the database has such.
     telling: str = ""
     #: Ends a SELECT that must not meet another worker's rows.
@@ -54,8 +54,8 @@ class Dialect:
     peeks: bool = False
     #: Do rows that are gone stay in its way for a while, so that a claim should begin where the last one ended?
     keeps_dead_rows: bool = False
-    #: Ends a claim: the rows that are due, and what is told of them.
-    _of_due: str
+    #: Ends a claim: the rows that are due, by a CTE of that name, and what is told of them.
+    of_due: str
 
     def now(self) -> str:
         """The database's clock as an expression. ``clock.offset_ms`` moves it, in tests."""
@@ -76,36 +76,38 @@ class Dialect:
         """Bounds the wait for other writers. PostgreSQL's inserts wait for none."""
         return nullcontext()
 
-    def insert(self, rows: int, *, is_timed: bool, is_leased: bool) -> str:
+    def insert(self, rows: int, *, is_timed: bool, is_leased: bool, is_in_line: bool) -> str:
         """Parameters: queue, headers, attempt, sealed_with; when it is due, in milliseconds since the epoch if it
         ``is_timed``, else from now on; the same again and lease_ms, if leased; then (message_id, body, published_at_ms)
-        for each row.
+        for each row, and the line, if it stands in one.
 
         What rows have in common is said once: a database takes longer to read a statement than to store its rows.
         """
         due = "%s" if is_timed else f"{self.now()} + %s"
         available = self.later_of(due, f"{self.now()} + %s") if is_leased else due
-        common = f"%s, %s, %s, %s, {due}, {available}, 0, '', {self._false}"
+        common = f"%s, %s, %s, %s, {due}, {available}, 0, '', {self.no}"
+        own = _OWN_COLUMNS + (1 if is_in_line else 0)
         if rows == 1:
-            values = f"VALUES ({common}, %s, %s, %s)"
+            values = f"VALUES ({common}, {marks(own)})"
         else:
-            each = ", ".join(["(%s, %s, %s)"] * rows)
+            each = ", ".join([f"({marks(own)})"] * rows)
+            names = ", ".join(f"column{number}" for number in range(1, own + 1))
             # WHERE, or SQLite would take what follows for the condition of a join.
-            values = f"SELECT {common}, column1, column2, column3 FROM (VALUES {each}) AS fresh WHERE true"
+            values = f"SELECT {common}, {names} FROM (VALUES {each}) AS fresh WHERE true"
         return (
-            f"INSERT INTO {TABLE} ({_STORED_COLUMNS}) {values}"
+            f"INSERT INTO {TABLE} ({_STORED_COLUMNS}{', line' if is_in_line else ''}) {values}"
             " ON CONFLICT (message_id, queue, attempt) DO NOTHING"
         )
 
     def any_due(self, keys: int) -> str:
-        """Parameters: queue; then see ``_readable``."""
+        """Parameters: queue; then see ``readable``."""
         return (
             f"SELECT 1 FROM {TABLE} WHERE queue = %s AND available_at_ms <= {self.now()}"
-            f" AND {_readable(keys)} LIMIT 1"
+            f" AND {readable(keys)} LIMIT 1"
         )
 
     def claim(self, keys: int, *, has_place: bool) -> str:
-        """Parameters: queue; then see ``_readable``; the place, if it has one; limit, lease_ms, owner.
+        """Parameters: queue; then see ``readable``; the place, if it has one; limit, lease_ms, owner.
 
         The rows are chosen in a CTE: as a bare subquery, PostgreSQL may choose anew for every row it compares.
         """
@@ -113,11 +115,17 @@ class Dialect:
         beyond = " AND (available_at_ms, id) > (%s, %s)" if has_place else ""
         return (
             f"WITH due AS (SELECT id AS due_id, available_at_ms AS since_ms FROM {TABLE}"
-            f" WHERE queue = %s AND available_at_ms <= {now} AND {_readable(keys)}{beyond}"
+            f" WHERE queue = %s AND available_at_ms <= {now} AND {readable(keys)}{beyond}"
             f" ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
-            f" UPDATE {TABLE} SET available_at_ms = {now} + %s, lease = lease + 1,"
+            # Whoever takes without order may take several of one line, of when the queue was ordered.
+            f" UPDATE {TABLE} SET {self.claimed()}, line = NULL {self.of_due}"
+        )
+
+    def claimed(self) -> str:
+        """What a claim changes. Parameters: lease_ms, owner."""
+        return (
+            f"available_at_ms = {self.now()} + %s, lease = lease + 1,"
             " redelivered = (redelivered OR lease_owner <> ''), lease_owner = %s"
-            f" {self._of_due}"
         )
 
     def renew(self) -> str:
@@ -142,7 +150,7 @@ class Dialect:
         """
         return (
             f"UPDATE {TABLE} SET available_at_ms = due_at_ms"
-            f" WHERE NOT (lease_owner = '') AND lease_owner IN ({_marks(owners)})"
+            f" WHERE NOT (lease_owner = '') AND lease_owner IN ({marks(owners)})"
         )
 
     def free(self, keys: int) -> str:
@@ -189,18 +197,18 @@ class Dialect:
         )
 
 
-def _marks(count: int) -> str:
+def marks(count: int) -> str:
     return ", ".join(["%s"] * count)
 
 
-def _readable(keys: int) -> str:
+def readable(keys: int) -> str:
     """Parameters: the names of the keys that we have. What others sealed is left to those who can open it."""
-    return f"(sealed_with IS NULL OR sealed_with IN ({_marks(keys)}))" if keys else "sealed_with IS NULL"
+    return f"(sealed_with IS NULL OR sealed_with IN ({marks(keys)}))" if keys else "sealed_with IS NULL"
 
 
 def _of_claims(count: int) -> str:
     """Parameters: the lease that they have in common, then every id."""
-    return f"lease = %s AND id IN ({_marks(count)})"
+    return f"lease = %s AND id IN ({marks(count)})"
 
 
 def _of_keys(count: int) -> str:
@@ -209,18 +217,18 @@ def _of_keys(count: int) -> str:
     The bare ids are for SQLite, which would scan without them.
     """
     values = ", ".join(["(%s, %s, %s)"] * count)
-    return f"message_id IN ({_marks(count)}) AND ({_KEY_COLUMNS}) IN (VALUES {values})"
+    return f"message_id IN ({marks(count)}) AND ({_KEY_COLUMNS}) IN (VALUES {values})"
 
 
 class Sqlite(Dialect):
     # SQLite's clock counts whole milliseconds; as a fraction of days it must be rounded back to them.
     _now = "CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER)"
     _later_of = "MAX"
-    _true, _false = "1", "0"
+    no = "0"
     # An UPDATE takes the one write lock even if it finds nothing to change; reading disturbs nobody.
     peeks = True
     # Where it stood before it was claimed cannot be had; but nothing asks for that here.
-    _of_due = f"WHERE id IN (SELECT due_id FROM due) RETURNING {_CLAIMED_COLUMNS}, due_at_ms"
+    of_due = f"WHERE id IN (SELECT due_id FROM due) RETURNING {_CLAIMED_COLUMNS}, due_at_ms"
 
     def execute(self, connection: BaseDatabaseWrapper, statement: str, values: Sequence[Any]) -> Result:
         """By the driver's connection, unless somebody watches, or has put a cursor of his own in the place of Django's:
@@ -275,13 +283,13 @@ class PostgreSql(Dialect):
     # it moves on within a transaction.
     _now = "CAST(EXTRACT(EPOCH FROM statement_timestamp()) * 1000 AS bigint)"
     _later_of = "GREATEST"
-    _true, _false = "true", "false"
+    no = "false"
     # Once for each row; of one transaction's the server sends on but one for each queue.
     telling = f" RETURNING pg_notify('{CHANNEL}', queue)"
     skip_locked = " FOR UPDATE SKIP LOCKED"
     # Versions of rows that any open transaction might still see.
     keeps_dead_rows = True
-    _of_due = f"FROM due WHERE id = due_id RETURNING {_CLAIMED_COLUMNS}, since_ms"
+    of_due = f"FROM due WHERE id = due_id RETURNING {_CLAIMED_COLUMNS}, since_ms"
 
 
 _DIALECTS: Final[dict[str, Dialect]] = {"sqlite": Sqlite(), "postgresql": PostgreSql()}

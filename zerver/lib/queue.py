@@ -15,7 +15,7 @@ from django.db import connections, transaction
 
 from zerver.lib import clock, outbox, signals, spans, trace
 from zerver.lib.conf import get_settings
-from zerver.lib.errors import EventError, PublishError, TransportError, ZerverError
+from zerver.lib.errors import DelayedInOrder, EventError, PublishError, TransportError, ZerverError
 from zerver.lib.event import WIRE_VERSION, Event, encode_event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -70,8 +70,8 @@ def queue_json_publish(
     whose open transaction the event waits for, when that is not ``QUEUE_DATABASE``; such an event lives in memory
     until the commit. ``processor`` is called instead of ``consume`` in immediate mode (tests), and ignored elsewhere.
     Units: delay_seconds >= 0; due_at is aware. One of the two at most.
-    Raises: UnknownQueue, NotJson, WrongEventType, EventTooLarge, ShardKeyUnusable, WrongShard (nothing sent);
-    PublishError when it could be stored nowhere.
+    Raises: UnknownQueue, NotJson, WrongEventType, EventTooLarge, ShardKeyUnusable, WrongShard, DelayedInOrder (nothing
+    sent); PublishError when it could be stored nowhere.
     """
     report = _publish(queue_name, [event], processor, _Due.of(delay_seconds, due_at), using)[0]
     if report.error is not None:
@@ -91,7 +91,8 @@ def queue_json_publish_many(
 
     The first may have been sent while the last are being encoded, so an exception that an event raises itself (a lazy
     string whose function fails) may come when others are stored.
-    Raises: UnknownQueue; nothing for an event that is refused or could not be stored: its report says so.
+    Raises: UnknownQueue, DelayedInOrder; nothing for an event that is refused or could not be stored: its report says
+    so.
     """
     queues.lookup(queue_name)
     return _publish(queue_name, list(events), None, _Due.of(delay_seconds, due_at), using)
@@ -156,6 +157,8 @@ def _publish(
         raise ValueError(
             f"using={using!r} names no database; choose from DATABASES: {', '.join(connections)}"
         )
+    if due.is_later and queues.lookup(queue_name).ordered:
+        raise DelayedInOrder(queue_name)
     with spans.publishing(queue_name, len(events)) as span:
         reports = _reports(queue_name, events, processor, due, using)
         if len(reports) == 1:
@@ -176,7 +179,7 @@ def _reports(
     using: str | None,
 ) -> list[PublishReport]:
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
-    fast = _straight_lane(due, using) if len(events) > _PART_EVENTS else None
+    fast = _straight_lane(queue_name, due, using) if len(events) > _PART_EVENTS else None
     if fast is None:
         encoded = _encoded(queue_name, events)
         good = _events(encoded)
@@ -196,7 +199,7 @@ def _reports(
 def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]:
     """Each as it will travel, or why it cannot; one look at what is the same for all of them."""
     queue = queues.lookup(queue_name)
-    has_shards = queue.is_sharded
+    has_place = queue.is_sharded or queue.ordered
     limit_bytes = get_settings().max_event_bytes
     published_at_ms = clock.now_ms()
     headers = {"x-version": WIRE_VERSION, **trace.headers()}
@@ -204,7 +207,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
     for event in events:
         try:
             body = encode_event(queue_name, event, queue.event_type, limit_bytes)
-            place = queue.place(body) if has_shards else queue_name
+            place, line = (queue.place(body), queue.line(body)) if has_place else (queue_name, None)
         except EventError as error:
             encoded.append(error)
             continue
@@ -215,6 +218,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
                 body=body,
                 published_at_ms=published_at_ms,
                 headers=headers,
+                line=line,
             )
         )
     return encoded
@@ -224,9 +228,9 @@ def _events(encoded: Sequence[Event | EventError]) -> list[Event]:
     return [item for item in encoded if isinstance(item, Event)]
 
 
-def _straight_lane(due: _Due, using: str | None) -> Transport | None:
+def _straight_lane(queue_name: str, due: _Due, using: str | None) -> Transport | None:
     """The fast lane, where events go there at once; None where ``_store`` knows another way for them."""
-    if current.immediate() is not None or due.is_later:
+    if current.immediate() is not None or due.is_later or queues.lookup(queue_name).ordered:
         return None
     aliases = {get_settings().database, using or get_settings().database}
     if any(connections[alias].in_atomic_block for alias in aliases):
@@ -272,17 +276,22 @@ def _store(
     if using is not None and using != database and connections[using].in_atomic_block:
         transaction.on_commit(lambda: _store_after_foreign_commit(events, due), using=using)
         return {}
-    if due.is_later:
+    if due.is_later or _is_in_line(events):
         return _store_rows(events, due, get_settings().publish_timeout_seconds)
     if connections[database].in_atomic_block:
         return _stored(events, lambda: outbox.store(events, database))
     return publish_now(events)
 
 
+def _is_in_line(events: Sequence[Event]) -> bool:
+    """Their queue is ordered, and the event table alone keeps order."""
+    return events[0].line is not None
+
+
 def publish_now(events: Sequence[Event]) -> dict[str, ZerverError]:
     """Over the fast lane under the deadline; what it misses becomes rows. See ``_store`` for the shape."""
     timeout_seconds = get_settings().publish_timeout_seconds
-    fast = current.fast_lane()
+    fast = None if _is_in_line(events) else current.fast_lane()
     if fast is None:
         return _store_rows(events, _Due(), timeout_seconds)
     deadline = clock.monotonic() + timeout_seconds

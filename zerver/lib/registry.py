@@ -4,31 +4,18 @@
 without being looked at, so that this room knows nothing of workers.
 """
 
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import ConfigurationError, InvalidDeclaration, UnknownQueue, WrongShard
 from zerver.lib.event import EventType
-from zerver.lib.shard_keys import key_of, shard_of
-from zerver.lib.shard_names import (
-    LONGEST_FAMILY,
-    LONGEST_NAME,
-    MAX_SHARDS,
-    family_of,
-    possible_shards,
-    shard_name,
-    shard_number,
-    shards_named,
-)
+from zerver.lib.option_rules import OF_BATCHES, OF_COROUTINES, problems_of
+from zerver.lib.shard_keys import key_of, line_of, shard_of
+from zerver.lib.shard_names import family_of, possible_shards, shard_name, shard_number, shards_named
 
 QueueType = Literal["quorum", "classic"]
-
-#: A declared name, or a shard's.
-_NAME = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9][0-9]{0,2}))?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +71,13 @@ class QueueDeclaration:
     # shards
     #: Queues that this one stands for, ``NAME.0`` and so on; None or 1: it is one queue. A shard says it as well.
     shards: int | None = None
-    #: Path of the field by which an event finds its shard.
+    #: Path of the field by which an event finds its shard, and its line in a queue that is ordered.
     shard_key: str | None = None
+
+    # order
+    #: Events of one key are handled one after the other, in the order of their publishing, and a retry holds its key.
+    #: They go through the event table alone. Without ``shard_key`` the whole queue is one line.
+    ordered: bool = False
 
     # watching: backlog older than this
     warn_seconds: float = 30.0
@@ -133,14 +125,20 @@ class QueueDeclaration:
             raise WrongShard(self.name, found, self.family)
         return found
 
+    def line(self, body: bytes) -> int | None:
+        """The line that an event stands in, for all that are handled one after the other; None: order is not kept.
+
+        Raises: ShardKeyUnusable.
+        """
+        if not self.ordered:
+            return None
+        return line_of(key_of(self.name, body, self.shard_key) if self.shard_key is not None else None)
+
     def __post_init__(self) -> None:
-        for problem, mend in _problems(self):
+        given = {item.name: getattr(self, item.name) for item in fields(self)}
+        for problem, mend in problems_of(given):
             raise InvalidDeclaration(self.name, problem, mend)
 
-
-#: Options that mean something only to workers that take batches, and only to those with coroutines.
-_OF_BATCHES = ("batch_size", "batch_seconds")
-_OF_COROUTINES = ("concurrency",)
 
 #: What ``assign_queue`` and ``QUEUE_OVERRIDES`` may set.
 OPTIONS = tuple(
@@ -148,104 +146,6 @@ OPTIONS = tuple(
     for item in fields(QueueDeclaration)
     if item.name not in ("name", "event_type", "module", "is_batch", "is_async")
 )
-
-_AT_LEAST_ONE = ("workers", "threads", "concurrency", "prefetch", "batch_size", "ack_batch")
-_OPTIONAL_AT_LEAST_ONE = ("max_events", "max_rss_mb")
-_ABOVE_ZERO = ("batch_seconds", "timeout_seconds", "warn_seconds", "crit_seconds")
-_FLAGS = ("enabled", "is_test_queue", "transactional")
-
-
-def _problems(queue: QueueDeclaration) -> list[tuple[str, str]]:
-    """Shape: (what is wrong, what would be right) each. Types are looked at: what comes in is not checked by mypy."""
-    found = []
-    given: dict[str, Any] = {item.name: getattr(queue, item.name) for item in fields(queue)}
-    if (
-        not isinstance(given["name"], str)
-        or not _NAME.fullmatch(queue.name)
-        or len(queue.name) > LONGEST_NAME
-    ):
-        found.append(("is no queue name", "use lower-case letters, digits and _, a letter first, at most 63"))
-    for option in _AT_LEAST_ONE + _OPTIONAL_AT_LEAST_ONE:
-        value = given[option]
-        if value is None and option in _OPTIONAL_AT_LEAST_ONE:
-            continue
-        if type(value) is not int or value < 1:
-            found.append((f"{option}={value!r}", "give a whole number, 1 or more"))
-    for option in _ABOVE_ZERO:
-        value = given[option]
-        is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not is_number or value <= 0:
-            found.append((f"{option}={value!r}", "give a number of seconds above 0"))
-    for option in _FLAGS:
-        if not isinstance(given[option], bool):
-            found.append((f"{option}={given[option]!r}", "give True or False"))
-    if type(given["max_crashes"]) is not int or queue.max_crashes < 2:
-        # An event that a dying process had merely prefetched comes again too; it must get its run.
-        found.append((f"max_crashes={queue.max_crashes!r}", "give a whole number, 2 or more"))
-    if queue.queue_type not in ("quorum", "classic"):
-        found.append((f"queue_type={queue.queue_type!r}", "give 'quorum' or 'classic'"))
-    found += [*_problems_of_coroutines(queue), *_problems_of_shards(queue)]
-    if not isinstance(given["redact"], tuple) or not all(map(_is_path, given["redact"])):
-        found.append(
-            (f"redact={queue.redact!r}", 'give a list of names like ["password", "user.email", "*"]')
-        )
-    if not isinstance(given["retry"], RetryPolicy):
-        found.append((f"retry={queue.retry!r}", "give a RetryPolicy"))
-    if not found and queue.warn_seconds > queue.crit_seconds:
-        problem = f"warn_seconds={queue.warn_seconds!r} is over crit_seconds={queue.crit_seconds!r}"
-        found.append((problem, "warn before it is critical: set both"))
-    return found
-
-
-def _problems_of_coroutines(queue: QueueDeclaration) -> Iterator[tuple[str, str]]:
-    if not queue.is_async:
-        return
-    if queue.threads != 1:
-        problem = f"threads={queue.threads!r} with an async handler"
-        yield problem, "say by concurrency how many run at once; they share one thread"
-    if queue.transactional is True:
-        yield (
-            "transactional=True with an async handler",
-            "write it as a plain function: Django's transactions do not work in async code",
-        )
-
-
-#: One worker process with one handler at a shard: two at once would keep no order.
-_ONE_AT_A_SHARD = ("workers", "threads")
-
-
-def _problems_of_shards(queue: QueueDeclaration) -> Iterator[tuple[str, str]]:
-    shards: Any = queue.shards
-    key: Any = queue.shard_key
-    if shards is None and key is None:
-        return
-    if shards is not None and (type(shards) is not int or not 1 <= shards <= MAX_SHARDS):
-        yield f"shards={shards!r}", f"give a whole number from 1 to {MAX_SHARDS}"
-        return
-    if key is not None and not _is_path(key):
-        yield f"shard_key={key!r}", 'give the name of a field, like "user_id" or "user.id"'
-        return
-    if key is None:
-        yield f"shards={shards!r} without shard_key", "say by which field an event finds its shard"
-    if shards is None:
-        yield f"shard_key={key!r} without shards", "say how many; shards=1 is one queue, as without both"
-    if not queue.is_sharded:
-        return
-    for option in (*_ONE_AT_A_SHARD, *(_OF_COROUTINES if queue.is_async else ())):
-        if getattr(queue, option) != 1:
-            yield (
-                f"{option}={getattr(queue, option)!r} with shards={shards}",
-                "each shard has one worker process with one handler, or events of one key would overtake each other; "
-                "for more at once raise shards",
-            )
-    if len(str(queue.family)) > LONGEST_FAMILY:
-        yield "is too long for a queue with shards", f"give it {LONGEST_FAMILY} characters at most"
-    if queue.event_type.is_raw:
-        yield f"shards={shards} of undecoded events", "annotate the handler's event with a type that is JSON"
-
-
-def _is_path(value: object) -> bool:
-    return isinstance(value, str) and all(value.split("."))
 
 
 class QueueRegistry:
@@ -361,7 +261,7 @@ class QueueRegistry:
 
         A shard's name, and one that nobody declares, mean that queue alone.
         """
-        is_family = name in self._queues and self.lookup(name).shard_key is not None
+        is_family = name in self._queues and self.lookup(name).shards is not None
         return [name, *possible_shards(name)] if is_family else [name]
 
     def module_failed(self, module: str, why: str) -> None:
@@ -386,7 +286,7 @@ def shards_of(queue: QueueDeclaration) -> list[QueueDeclaration]:
 
 def left_over_names(queue: QueueDeclaration) -> list[str]:
     """Of the queues that another number of shards may have left; [] where there were never any."""
-    if queue.shard_key is None or queue.shards is None:
+    if queue.shards is None:
         return []
     wanted = shards_named(queue.family, queue.shards) if queue.is_sharded else [queue.family]
     return [name for name in (queue.family, *possible_shards(queue.family)) if name not in wanted]
@@ -399,13 +299,13 @@ def with_options(queue: QueueDeclaration, options: Mapping[str, Any]) -> QueueDe
             raise InvalidDeclaration(
                 queue.name, f"has no option {option!r}", f"choose from {', '.join(OPTIONS)}"
             )
-        if option in _OF_BATCHES and not queue.is_batch:
+        if option in OF_BATCHES and not queue.is_batch:
             raise InvalidDeclaration(
                 queue.name,
                 f"{option} is for workers that take batches",
                 "inherit from LoopQueueProcessingWorker, or leave it out",
             )
-        if option in _OF_COROUTINES and not queue.is_async:
+        if option in OF_COROUTINES and not queue.is_async:
             raise InvalidDeclaration(
                 queue.name,
                 f"{option} is for workers whose consume is async",

@@ -1,21 +1,37 @@
-"""Which shard an event belongs to: the same for every publisher, of whatever release and language.
+"""Which shard an event belongs to: the same for every publisher, of whatever release and language. And which line.
 
 ``CRC-32(text) mod shards``, the text being the key as UTF-8: a string as it is, a whole number in decimal digits. The
 CRC-32 is that of zlib, gzip and PNG, which every language has; ``1`` and ``"1"`` are one key.
 """
 
+import hashlib
 import zlib
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from zerver.lib.errors import ShardKeyUnusable
 
+#: Where those stand that have no key.
+ONE_LINE: Final = 0
+
 
 def shard_of(key: str | int, shards: int) -> int:
     """Shape: 0 to shards - 1."""
     return zlib.crc32(str(key).encode()) % shards
+
+
+def line_of(key: str | int | None) -> int:
+    """Which line of an ordered queue a key stands for: a hash, which fits an index and tells nobody the key.
+
+    Two keys of one hash are one line, which costs them speed alone; of a million keys, two are so in one case of 18
+    million.
+    Shape: 0 to 2**63 - 1.
+    """
+    if key is None:
+        return ONE_LINE
+    return int.from_bytes(hashlib.blake2b(str(key).encode(), digest_size=8).digest()) >> 1
 
 
 def key_of(queue: str, body: bytes, path: str) -> str | int:

@@ -126,9 +126,6 @@ _POSITIONAL = (
     inspect.Parameter.VAR_POSITIONAL,
 )
 
-#: Options of the design that this version does not run yet, and refuses rather than ignores.
-_NOT_YET = ("ordered",)
-
 
 def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], WorkerClass]:
     """Declare a queue and the class that consumes it.
@@ -144,9 +141,6 @@ def assign_queue(queue_name: str, **options: Any) -> Callable[[WorkerClass], Wor
         )
 
     def assign(worker_class: WorkerClass) -> WorkerClass:
-        for option in _NOT_YET:
-            if option in options:
-                raise InvalidDeclaration(queue_name, f"{option} is not supported", "leave it out")
         given: Any = worker_class
         if not (isinstance(given, type) and issubclass(given, QueueProcessingWorker)):
             raise InvalidDeclaration(

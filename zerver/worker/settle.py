@@ -45,8 +45,10 @@ class Settler:
                 case Done() | Discard():
                     done.append(delivery)
                 case Retry():
-                    self._store_retry(delivery, outcome)
-                    done.append(delivery)
+                    after_seconds = max(0.0, outcome.after_seconds)
+                    if not delivery.lane.retry(delivery, after_seconds):
+                        self._store_retry(delivery, outcome)
+                        done.append(delivery)
                 case Dead():
                     self._file(delivery, outcome.error, outcome.traceback)
                     done.append(delivery)

@@ -131,6 +131,13 @@ class Lane(ABC):
         Raises: TransportUnavailable; the deliveries will come again unless it is repeated.
         """
 
+    def retry(self, delivery: Delivery, after_seconds: float) -> bool:
+        """Settle it as its own next attempt, in the place where it is. Raises: TransportUnavailable.
+
+        False: the lane cannot; the next attempt is to be stored by itself, and this one is ``done`` then.
+        """
+        return False
+
     @abstractmethod
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """Hand back what is not at fault; somebody gets it again. Raises: TransportUnavailable."""

@@ -1,0 +1,86 @@
+"""One ordered queue of the event table: of each key one event at a time, the first; see ``lib.ordered_rows``.
+
+All that a process has in hand are of different keys, so whatever handles events one by one, in batches or many at once
+may go on as on any queue. What is settled frees its key, so it is told at once to whoever takes.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+from zerver.lib import clock
+from zerver.lib.event_table import Claim
+from zerver.lib.ordered_rows import OrderedRows
+from zerver.lib.registry import QueueDeclaration
+from zerver.lib.transport.base import Delivery
+from zerver.lib.transport.database_lane import DatabaseLane, Hold
+
+#: Rows that have no line are looked for among all that are due, so rests in between are so many times as long as that
+#: takes; and no shorter, and no longer, than this. Units: seconds.
+_STRAYS_REST: Final = 20.0
+_STRAYS_REST_SECONDS: Final = (1.0, 30.0)
+#: Statements that give lines to rows in one go; a pause or a stop should not have to wait for a million.
+_STRAYS_AT_ONCE: Final = 10
+
+
+class OrderedLane(DatabaseLane):
+    """Goes round the lines, so that each has its turn, however many there are."""
+
+    def __init__(self, alias: str, queue: QueueDeclaration, owner: str) -> None:
+        super().__init__(alias, queue, owner)
+        self._rows = OrderedRows(alias, queue)
+        #: The line at which the last look ended before it had come to the last one.
+        self._stopped_at: int | None = None
+        #: Monotonic.
+        self._strays_at = 0.0
+
+    def _claim(self, limit: int) -> list[Claim]:
+        if not self._has_given_lines():
+            return []
+        claims: list[Claim] = []
+        for after in dict.fromkeys((self._stopped_at, None)):
+            claims = claims or self._claim_after(after, limit)
+        if claims:
+            self._look_now()  # there may be more; if not, the next look says so
+        return claims
+
+    def _claim_after(self, line: int | None, limit: int) -> list[Claim]:
+        """Until something is found, or to the last line."""
+        while True:
+            look = self._rows.look(limit, line)
+            claims = self._rows.claim(look.ids, self._lease_seconds, self._owner)
+            self._stopped_at = line = look.stopped_at
+            if claims or line is None:
+                return claims
+
+    def _has_given_lines(self) -> bool:
+        """False: there are more that have none, and they may come before others."""
+        begun_at = clock.monotonic()
+        if begun_at < self._strays_at:
+            return True
+        for _ in range(_STRAYS_AT_ONCE):
+            if not self._rows.give_lines():
+                shortest, longest = _STRAYS_REST_SECONDS
+                now = clock.monotonic()
+                self._strays_at = now + min(max((now - begun_at) * _STRAYS_REST, shortest), longest)
+                return True
+        self._look_again()
+        return False
+
+    def done(self, deliveries: Sequence[Delivery]) -> None:
+        super().done(deliveries)
+        if not self._unbegun:
+            self._settled.flush()  # those behind them are what there is to do
+
+    def retry(self, delivery: Delivery, after_seconds: float) -> bool:
+        hold: Hold = delivery.token
+        is_kept = self._rows.retry(hold.claim, after_seconds)
+        self._look_again()
+        return is_kept
+
+    def _delete(self, claims: list[Claim]) -> None:
+        self._table.delete(claims, announce=True)
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._look_now()
+        self._wake()
