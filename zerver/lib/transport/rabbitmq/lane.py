@@ -20,7 +20,8 @@ from zerver.lib.transport.rabbitmq.ledger import TagLedger
 from zerver.lib.transport.rabbitmq.patience import HandedBack
 from zerver.lib.transport.rabbitmq.prefetch import Prefetch
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
-from zerver.lib.transport.rabbitmq.subscription import Subscriber, Subscription
+from zerver.lib.transport.rabbitmq.subscriber import Subscriber
+from zerver.lib.transport.rabbitmq.subscription import Subscription
 from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS
 
 #: The longest that an acknowledgement is held back for others to join it.

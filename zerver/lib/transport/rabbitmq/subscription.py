@@ -1,7 +1,6 @@
 """How a worker is subscribed to its queue: the queue declared, a channel opened, a consumer on it; lost, begun anew."""
 
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.patience import advice, consumer_arguments, ran_out
 from zerver.lib.transport.rabbitmq.shared import WorkerConnection
+from zerver.lib.transport.rabbitmq.subscriber import Subscriber
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
 from zerver.lib.transport.rabbitmq.turns import Asker
 
@@ -25,46 +25,6 @@ RESUBSCRIBE_SECONDS = 0.5
 #: A consumer that has heard nothing for so long, with nothing in hand, begins anew. RabbitMQ (3.10.8) may forget one
 #: whose quorum queue is deleted and declared again at once: it still lists it, hands out events to it, and sends none.
 SILENCE_SECONDS = 60.0
-
-
-class Subscriber(ABC):
-    """Whoever takes what comes. All of it is called on the I/O thread."""
-
-    @abstractmethod
-    def on_channel(self) -> None:
-        """A fresh channel is open; nothing has come on it yet."""
-
-    @abstractmethod
-    def on_deliveries(self, deliveries: list[Delivered]) -> None:
-        """In the order they came; not empty."""
-
-    @abstractmethod
-    def on_leaving(self) -> None:
-        """The channel is about to be left by us: what is settled can be said on it for the last time."""
-
-    @abstractmethod
-    def on_void(self) -> None:
-        """All that came on the present channel is no longer ours; it comes again."""
-
-    @abstractmethod
-    def on_shorter_timeout(self) -> None:
-        """``consumer_timeout_seconds`` is less than was thought."""
-
-    @abstractmethod
-    def on_fault(self) -> None:
-        """To subscribe breaks the connection, of others too."""
-
-    @abstractmethod
-    def wanted_prefetch(self) -> int:
-        """For a consumer that begins now; 0: not yet."""
-
-    @abstractmethod
-    def on_consuming(self, prefetch: int) -> None:
-        """One begins now."""
-
-    @abstractmethod
-    def holds_nothing(self) -> bool:
-        """All that came on this channel is settled."""
 
 
 class Subscription(ConnectionListener, Asker):
