@@ -11,7 +11,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.greeting import Greeting
-from zerver.lib.transport.rabbitmq.management_api import ManagementApi
+from zerver.lib.transport.rabbitmq.management_api import ManagementApi, as_mapping
 from zerver.lib.transport.rabbitmq.session import BrokerSession
 from zerver.lib.transport.survey import USUAL_CONSUMER_TIMEOUT_SECONDS
 
@@ -35,8 +35,8 @@ def told_timeout(
     if not may_be_told(greeting, queue):
         return None
     given = (
-        _mapping(listed.get("arguments")).get("x-consumer-timeout"),
-        _mapping(listed.get("effective_policy_definition")).get("consumer-timeout"),
+        as_mapping(listed.get("arguments")).get("x-consumer-timeout"),
+        as_mapping(listed.get("effective_policy_definition")).get("consumer-timeout"),
     )
     told = [value / 1000 for value in given if isinstance(value, int)]
     return min(told) if told else of_consumers.get(queue.name)
@@ -97,8 +97,3 @@ def _look_at_one(session: BrokerSession, management: ManagementApi) -> float | N
         session.turn(lambda: False, _LOOK_SECONDS)
         told = management.consumer_timeouts().get(names[0])
     return told
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """The management API writes an empty object as []."""
-    return value if isinstance(value, dict) else {}

@@ -23,6 +23,11 @@ _WHAT = "the broker's management API"
 _UNHEALTHY = http.HTTPStatus.SERVICE_UNAVAILABLE
 
 
+def as_mapping(value: Any) -> Mapping[str, Any]:
+    """An object of its answers. It writes an empty one as []."""
+    return value if isinstance(value, dict) else {}
+
+
 class ManagementApi:
     """``url`` is ``QUEUE_MANAGEMENT_URL``; what it lacks of a login is that of ``address``, asked for at every call.
 
@@ -41,7 +46,7 @@ class ManagementApi:
     def alarms(self) -> list[str]:
         """What the nodes of the cluster are short of. Shape: ``memory on rabbit@one`` each; [] when all is well."""
         found = self._get("/health/checks/alarms", accepts=_UNHEALTHY)
-        answer = found if isinstance(found, dict) else {}
+        answer = as_mapping(found)
         alarms = _objects(answer.get("alarms"))
         if not alarms and answer.get("status") != "ok":
             # A proxy's own 503, say: then nobody knows.
@@ -65,8 +70,7 @@ class ManagementApi:
         """One queue, as in ``queues``, or these columns of it."""
         quoted = urllib.parse.quote(name, safe="")
         query = f"columns={','.join(columns)}" if columns else ""
-        found = self._get(f"/queues/{self._vhost}/{quoted}", query)
-        return found if isinstance(found, dict) else {}
+        return as_mapping(self._get(f"/queues/{self._vhost}/{quoted}", query))
 
     def consumer_timeouts(self) -> dict[str, float]:
         """By queue, how long its consumers may hold an event, the shortest of them; from 3.12 on. Units: seconds."""

@@ -20,6 +20,7 @@ from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.admin import BrokerAdmin
 from zerver.lib.transport.rabbitmq.consumer_timeouts import told_timeout
 from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.management_api import as_mapping
 from zerver.lib.transport.rabbitmq.questions import ask_each, is_not_found
 from zerver.lib.transport.rabbitmq.session import Answered, BrokerSession, open_session
 from zerver.lib.transport.rabbitmq.topology import DEAD_QUEUE, arguments, declaration_error, declare_on
@@ -80,7 +81,7 @@ def _ours(listing: Listing) -> tuple[ListedQueue, ...]:
         ListedQueue(name=name, events=_whole(queue.get("messages")))
         for name, queue in sorted(listing.items())
         if name.startswith(MIGRATION_PREFIX)
-        or _mapping(queue.get("arguments")).get("x-dead-letter-routing-key") == DEAD_QUEUE
+        or as_mapping(queue.get("arguments")).get("x-dead-letter-routing-key") == DEAD_QUEUE
     )
 
 
@@ -122,7 +123,7 @@ def _look_at_queues(
                 consumers=counted[name].method.consumer_count,
                 difference=_difference(name, declared.get(name), listed_differences.get(name)),
                 may_consume=_is_allowed(consumed.get(name)),
-                policy=_mapping(listed.get("effective_policy_definition")),
+                policy=as_mapping(listed.get("effective_policy_definition")),
                 may_time_out=session.greeting.has_timeout(queue.queue_type),
                 consumer_timeout_seconds=told_timeout(session.greeting, queue, listed, timeouts),
             )
@@ -206,7 +207,7 @@ def _difference(name: str, declared: Any, listed: str | None) -> str | None:
 
 def _differences(queue: QueueDeclaration, listed: Mapping[str, Any]) -> str:
     """By value, all of them. Shape: ``type: broker has classic, code declares quorum; …``; "" where there are none."""
-    has, wants = {**_mapping(listed.get("arguments"))}, arguments(queue)
+    has, wants = {**as_mapping(listed.get("arguments"))}, arguments(queue)
     for told in (has, wants):
         # Told by ``type``; newer brokers write their default into the arguments of queues that came without it.
         told.pop("x-queue-type", None)
@@ -224,11 +225,6 @@ def _differences(queue: QueueDeclaration, listed: Mapping[str, Any]) -> str:
 
 def _shown(value: Any) -> str:
     return "none" if value is None else str(value) or "''"
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    """The management API writes an empty object as []."""
-    return value if isinstance(value, dict) else {}
 
 
 def _whole(value: Any) -> int | None:
