@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 from pytest_django import DjangoDbBlocker
 
-from tests.servers import spawn
+from tests.servers import spawn, warm
 from tests.servers.cluster import RabbitCluster
 from tests.servers.databases import TestDatabase, copy_sqlite, migrate, sqlite_url, use_database
 from tests.servers.missing import or_skip
 from tests.servers.pgbouncer import PgBouncer
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ProjectProcess
+from tests.servers.processes import ProjectProcess, project_processes
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import ROOT, Programs
@@ -160,22 +160,9 @@ def three_workers() -> Iterator[None]:
 
 @pytest.fixture
 def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
-    """``project_process("process_queue", "--queue=noop", env={"DATABASE_URL": …})`` runs manage.py until the test ends.
-
-    What it said is shown when the test fails.
-    """
-    started: list[ProjectProcess] = []
-
-    def start(*arguments: str, env: dict[str, str]) -> ProjectProcess:
-        log_path = tmp_path / f"process-{len(started)}.log"
-        started.append(ProjectProcess(*arguments, env=env, log_path=log_path))
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-    for process in started:
-        print(f"--- {process}\n{process.output}")
+    """Starts processes of the project: see ``project_processes``."""
+    with project_processes(tmp_path) as start:
+        yield start
 
 
 # -- several tests at a time: scripts/test runs folders with ``-n auto``, each worker process with servers of its own
@@ -229,4 +216,5 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_unconfigure() -> None:
+    warm.close()
     spawn.dismiss_guard()

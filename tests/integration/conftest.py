@@ -14,7 +14,7 @@ from pytest_django import DjangoDbBlocker, Settings
 
 from tests.ledger.models import Effect
 from tests.servers.databases import use_database
-from tests.servers.processes import ProjectProcess
+from tests.servers.processes import ProjectProcess, project_processes
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib import signals
@@ -194,6 +194,13 @@ def open_spine(
             for process in spine.processes:
                 process.kill()
             current.close_all()
+
+
+@pytest.fixture
+def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
+    """Here they are warm: there are many, and how an interpreter starts is tried in ``ops``."""
+    with project_processes(tmp_path, is_warm=True) as start:
+        yield start
 
 
 @pytest.fixture(params=["sqlite", "postgres", "rabbitmq"])

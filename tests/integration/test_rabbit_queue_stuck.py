@@ -44,11 +44,11 @@ def gone(server: RabbitServer, url: str, queue: str = "parcels") -> AbstractCont
 @contextmanager
 def evaluated(server: RabbitServer, before: str, after: str, of: str) -> Iterator[None]:
     """On the broker's own node, and what undoes it."""
-    server.rabbitmqctl("eval", f"{before.format(of)}.")
+    server.evaluate(before.format(of))
     try:
         yield
     finally:
-        server.rabbitmqctl("eval", f"{after.format(of)}.")
+        server.evaluate(after.format(of))
 
 
 def _process(url: str, queue: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pika
@@ -12,7 +12,7 @@ from cryptography.fernet import Fernet
 from pytest_django import Settings
 
 from tests.integration.conftest import Spine, on_rabbitmq
-from tests.servers.processes import ProjectProcess
+from tests.servers.processes import ProjectProcess, project_processes
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
@@ -24,6 +24,13 @@ from zerver.models import WorkerProcess
 CANARY = "canary-7f3a9c"
 PASSWORD = "sparrow-51c0de"
 _QUEUES = ("ledger", "ledger_typed", "ledger_batch", "ledger_transactional")
+
+
+@pytest.fixture
+def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
+    """Here each has arguments of its own, which are looked at: warm ones have those of where they began."""
+    with project_processes(tmp_path) as start:
+        yield start
 
 
 def _command_lines() -> str:
@@ -138,9 +145,10 @@ def test_the_brokers_password_is_told_to_nobody(
 ) -> None:
     """Logged in, refused, and cut off; in the log at DEBUG, in tracebacks, in commands, in arguments."""
     vhost = spine.env["QUEUE_URL"].rpartition("/")[2]
-    rabbit_server.rabbitmqctl("add_user", "shop", PASSWORD)
+    rabbit_server.api("PUT", "/users/shop", {"password": PASSWORD, "tags": ""})
     try:
-        rabbit_server.rabbitmqctl("set_permissions", "-p", vhost, "shop", ".*", ".*", ".*")
+        everything = dict.fromkeys(("configure", "write", "read"), ".*")
+        rabbit_server.api("PUT", f"/permissions/{vhost}/shop", everything)
         proxy = tcp_proxy(rabbit_server.port)
         login = "shop" if in_file else f"shop:{PASSWORD}"
         spine.env["QUEUE_URL"] = f"amqp://{login}@127.0.0.1:{proxy.port}/{vhost}"
@@ -150,14 +158,14 @@ def test_the_brokers_password_is_told_to_nobody(
         if in_file:
             spine.env["QUEUE_PASSWORD_FILE"] = str(secret)
         said = _run_with_that_login(spine, proxy)
-        rabbit_server.rabbitmqctl("change_password", "shop", f"another-{PASSWORD}")
+        rabbit_server.api("PUT", "/users/shop", {"password": f"another-{PASSWORD}", "tags": ""})
         spine.publish("ledger", n=2)
         refused = spine.start("queue_check", "--traceback", env=spine.env)
         refused.wait()
         assert "refuses the login" in refused.output
         assert PASSWORD not in said + refused.output
     finally:
-        rabbit_server.rabbitmqctl("delete_user", "shop")
+        rabbit_server.api("DELETE", "/users/shop")
 
 
 def _run_with_that_login(spine: Spine, proxy: TcpProxy) -> str:

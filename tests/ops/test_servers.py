@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +20,7 @@ from pika.exceptions import AMQPConnectionError, ChannelClosedByBroker, Connecti
 
 from tests.servers.databases import TestDatabase, sqlite_url, use_database
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ProjectProcess
+from tests.servers.processes import REPOSITORY, ProjectProcess, project_processes
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.spawn import children_of, is_alive, wait_until_dead
 from tests.wait import wait_for
@@ -239,6 +241,13 @@ class TestQueueDatabase:
 
 
 class TestProjectProcess:
+    @pytest.fixture(params=[False, True], ids=["cold", "warm"])
+    def project_process(
+        self, request: pytest.FixtureRequest, tmp_path: Path
+    ) -> Iterator[Callable[..., ProjectProcess]]:
+        with project_processes(tmp_path, is_warm=request.param) as start:
+            yield start
+
     def test_it_can_be_watched_and_signalled(self, project_process: Callable[..., ProjectProcess]) -> None:
         program = "import time; print('awake'); time.sleep(60)"
         process = project_process("shell", "--command", program, env={})
@@ -254,14 +263,58 @@ class TestProjectProcess:
         process.kill()
         assert wait_until_dead([process.pid, *children])
 
-    def test_servers_start_in_the_main_thread_only(
-        self, project_process: Callable[..., ProjectProcess]
+    def test_it_ends_as_its_command_does(self, project_process: Callable[..., ProjectProcess]) -> None:
+        process = project_process("nonsense", env={})
+        assert process.wait() == 1
+        assert "Unknown command: 'nonsense'" in process.output
+        assert process.returncode == 1
+
+    def test_it_has_all_of_its_own(self, tmp_path: Path) -> None:
+        """A warm one has nothing of the interpreter that it began in, nor of processes beside it."""
+        program = (
+            "import os, sys; print(sys.argv, sys.path[0], os.getcwd(), os.getsid(0) == os.getpid(),"
+            " sorted(os.environ.items()), [os.path.basename(os.readlink(f'/proc/self/fd/{n}')) for n in range(3)],"
+            " [n for n in range(3, 64) if os.path.exists(f'/proc/self/fd/{n}')])"
+        )
+        said = []
+        for name, is_warm in (("cold", False), ("warm", True)):
+            (tmp_path / name).mkdir()
+            with project_processes(tmp_path / name, is_warm=is_warm) as start:
+                beside = start("shell", "--command", "import time; time.sleep(60)", env={})
+                process = start("shell", "--command", program, env={"SHOP": "open"})
+                assert process.wait() == 0, process.output
+                assert beside.is_running()
+            said.append(process.output)
+        assert said[0] == said[1]
+        assert "('SHOP', 'open')" in said[1]
+
+    def test_of_the_project_nothing_is_loaded_before_it_begins(self) -> None:
+        """Each process loads what is ours anew: else a warm one could not find a mistake in that."""
+        program = (
+            "import sys, runpy; list(map(__import__, runpy.run_path(sys.argv[1])['LOADED']));"
+            " print(sorted({name.split('.')[0] for name in sys.modules} & {'zerver', 'tests'}))"
+        )
+        path = REPOSITORY / "tests" / "servers" / "warm_python.py"
+        done = subprocess.run(
+            [sys.executable, "-c", program, path], capture_output=True, text=True, check=True, timeout=60
+        )
+        assert done.stdout == "[]\n"
+
+    def test_what_an_interpreter_hears_at_its_start_alone_is_heard_by_a_warm_one(
+        self, tmp_path: Path
     ) -> None:
+        program = "import sys; print('optimized', sys.flags.optimize)"
+        with project_processes(tmp_path, is_warm=True) as start:
+            process = start("shell", "--command", program, env={"PYTHONOPTIMIZE": "1"})
+            assert process.wait() == 0, process.output
+        assert "optimized 1" in process.output
+
+    def test_servers_start_in_the_main_thread_only(self, tmp_path: Path) -> None:
         errors: list[Exception] = []
 
         def start() -> None:
             try:
-                project_process("check", env={})
+                ProjectProcess("check", env={}, log_path=tmp_path / "never.log")
             except RuntimeError as error:
                 errors.append(error)
 

@@ -20,14 +20,17 @@ from tests.wait import wait_for
 HANGS = """
 import subprocess
 
-def test_starts_all_there_is(SERVERS, project_process):
-    program = "import subprocess; subprocess.run(['sleep', '100'])"
-    process = project_process("shell", "--command", program, env={})
+def test_starts_all_there_is(SERVERS, project_process, tmp_path):
+    from tests.servers.processes import project_processes
     from tests.servers.spawn import children_of
     from tests.wait import wait_for
-    wait_for(lambda: children_of(process.pid))
-    open("started", "w").close()
-    wait_for(lambda: False, 100)
+    program = "import subprocess; subprocess.run(['sleep', '100'])"
+    with project_processes(tmp_path, is_warm=True) as warm_process:
+        for start in (project_process, warm_process):
+            process = start("shell", "--command", program, env={})
+            wait_for(lambda: children_of(process.pid))
+        open("started", "w").close()
+        wait_for(lambda: False, 100)
 """
 
 NEEDS_BOTH = """

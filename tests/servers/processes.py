@@ -5,25 +5,35 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
 
-from tests.servers import spawn
+from tests.servers import spawn, warm
 from tests.wait import PATIENCE, WaitTimeoutError, wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 class ProjectProcess:
-    """``manage.py`` with some arguments, in the background, in a process group of its own."""
+    """``manage.py`` with some arguments, in the background, in a process group of its own.
 
-    def __init__(self, *arguments: str, env: Mapping[str, str], log_path: Path) -> None:
+    ``is_warm``: it begins where Django has been loaded already; see ``warm``.
+    """
+
+    def __init__(
+        self, *arguments: str, env: Mapping[str, str], log_path: Path, is_warm: bool = False
+    ) -> None:
         self.arguments = arguments
         self.log_path = log_path
-        command = [sys.executable, str(REPOSITORY / "manage.py"), *arguments]
+        command = [str(REPOSITORY / "manage.py"), *arguments]
         whole = {**clean_environment(), "PYTHONUNBUFFERED": "1", **env}
-        self._process = spawn.spawn(command, env=whole, log_path=log_path, cwd=REPOSITORY)
+        self._process = (
+            warm.begin(command, env=whole, log_path=log_path, cwd=REPOSITORY)
+            if is_warm
+            else spawn.spawn([sys.executable, *command], env=whole, log_path=log_path, cwd=REPOSITORY)
+        )
 
     @property
     def pid(self) -> int:
@@ -79,6 +89,28 @@ class ProjectProcess:
 
     def __str__(self) -> str:
         return f"manage.py {' '.join(self.arguments)} (pid {self.pid})"
+
+
+@contextmanager
+def project_processes(directory: Path, *, is_warm: bool = False) -> Iterator[Callable[..., ProjectProcess]]:
+    """``start("process_queue", "--queue=noop", env={"DATABASE_URL": …})`` runs manage.py until the test ends.
+
+    What it said is shown when the test fails.
+    """
+    started: list[ProjectProcess] = []
+
+    def start(*arguments: str, env: dict[str, str]) -> ProjectProcess:
+        log_path = directory / f"process-{len(started)}.log"
+        started.append(ProjectProcess(*arguments, env=env, log_path=log_path, is_warm=is_warm))
+        return started[-1]
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            print(f"--- {process}\n{process.output}")
 
 
 def run_project(*arguments: str, env: Mapping[str, str], code: int = 0) -> str:

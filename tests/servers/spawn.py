@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from tests.wait import WaitTimeoutError, wait_for
 
@@ -45,6 +45,15 @@ class ServerStartError(RuntimeError):
     def __init__(self, what: str, log_path: Path) -> None:
         log = log_path.read_text(errors="replace")[-4000:] if log_path.exists() else "(no log)"
         super().__init__(f"{what} did not start. {log_path}:\n{log}")
+
+
+class Child(Protocol):
+    """A process that leads a group of its own, as far as it is ended by ``end``."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def wait(self, timeout: float) -> int: ...
 
 
 class Server(ABC):
@@ -78,6 +87,7 @@ def spawn(
     cwd: Path | None = None,
     user: str | None = None,
     death_signal: signal.Signals = signal.SIGKILL,
+    pass_fds: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a child in a process group of its own, which gets ``death_signal`` when the test process dies.
 
@@ -103,9 +113,15 @@ def spawn(
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            pass_fds=pass_fds,
         )
-    _tell_guard(f"group {process.pid} {int(death_signal)}")
+    end_with_tests(process.pid, death_signal)
     return process
+
+
+def end_with_tests(group: int, death_signal: signal.Signals = signal.SIGKILL) -> None:
+    """All of a process group, should the test process be killed; until ``end``."""
+    _tell_guard(f"group {group} {int(death_signal)}")
 
 
 def end_with_parent() -> None:
@@ -114,14 +130,14 @@ def end_with_parent() -> None:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def end(process: subprocess.Popen[bytes], timeout_seconds: float = 10.0) -> None:
+def end(process: Child, timeout_seconds: float = 10.0) -> None:
     """SIGKILL the child and all of its process group, stopped ones too, and reap it."""
     signal_group(process, signal.SIGKILL)
     process.wait(timeout=timeout_seconds)
     _tell_guard(f"forget-group {process.pid}")
 
 
-def signal_group(process: subprocess.Popen[bytes], signal_number: signal.Signals) -> None:
+def signal_group(process: Child, signal_number: signal.Signals) -> None:
     with suppress(ProcessLookupError):  # all of it has ended already
         os.killpg(process.pid, signal_number)
 

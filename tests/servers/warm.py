@@ -1,0 +1,115 @@
+"""Processes of the project that begin within an interpreter where Django is loaded: a quarter of the work of a start.
+
+Each is as fresh as one that was started by itself in all that the project does: see ``warm_python``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tests.servers import spawn
+
+_PROGRAM = Path(__file__).with_name("warm_python.py")
+#: The names of what an interpreter reads when it starts, and not afterwards.
+_READ_AT_START = ("PYTHON", "LANG", "LC_", "LD_")
+
+_python: WarmPython | None = None
+
+
+class WarmProcess:
+    """What was begun, as a ``Popen`` of it would be."""
+
+    def __init__(self, command: Sequence[str], told: int) -> None:
+        self._command = command
+        self._told = open(told, encoding="ascii")  # noqa: SIM115 (open until the process has ended)
+        self.pid = int(self._told.readline())
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Raises: TimeoutExpired, as ``Popen`` does."""
+        if self.returncode is None:
+            ended, _, _ = select.select([self._told], [], [], timeout)
+            if not ended:
+                raise subprocess.TimeoutExpired(self._command, timeout or 0)
+            # Where the interpreter itself was killed, what it had become ended with it.
+            self.returncode = int(self._told.readline() or -signal.SIGKILL)
+            self._told.close()
+        return self.returncode
+
+    def send_signal(self, number: signal.Signals) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+
+class WarmPython(spawn.Server):
+    """The interpreter."""
+
+    def __init__(self) -> None:
+        self.env = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self._directory = spawn.make_directory("warm")
+        self._control, self._theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self._theirs as theirs:
+            self._process = spawn.spawn(
+                [sys.executable, _PROGRAM, str(theirs.fileno())],
+                env=self.env,
+                log_path=self._directory / "python.log",
+                cwd=self._directory,
+                pass_fds=[theirs.fileno()],
+            )
+
+    def close(self) -> None:
+        self._control.close()
+        if self._process is not None:
+            spawn.end(self._process)
+        spawn.remove_directory(self._directory)
+
+    def begin(self, command: Sequence[str], env: Mapping[str, str], log_path: Path, cwd: Path) -> WarmProcess:
+        request = json.dumps({"command": command, "env": env, "cwd": str(cwd)}).encode()
+        told, tells = os.pipe()
+        with log_path.open("ab") as log:
+            socket.send_fds(self._control, [request], [log.fileno(), log.fileno(), tells])
+        os.close(tells)
+        return WarmProcess(command, told)
+
+
+def begin(
+    command: Sequence[str], *, env: Mapping[str, str], log_path: Path, cwd: Path
+) -> WarmProcess | subprocess.Popen[bytes]:
+    """As ``spawn.spawn`` with this Python does it: ``command`` is a script of Python and its arguments."""
+    global _python
+    if _python is None:
+        _python = WarmPython().__enter__()
+    if _heard_at_start(env) != _heard_at_start(_python.env):
+        return spawn.spawn([sys.executable, *command], env=env, log_path=log_path, cwd=cwd)
+    process = _python.begin(command, env, log_path, cwd)
+    spawn.end_with_tests(process.pid)
+    return process
+
+
+def close() -> None:
+    """At the end of a session."""
+    global _python
+    if _python is not None:
+        _python.close()
+        _python = None
+
+
+def _heard_at_start(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(_READ_AT_START)}
