@@ -149,7 +149,7 @@ class ConcurrentRunner(QueueRunner):
         freshen()
         self.counters.started(len(deliveries))
         runnable, travelled = self._journey.depart(deliveries)
-        self._note(travelled)
+        self._tally.note(travelled)
         begun: list[Call] = []
         unreadable: list[Call] = []
         for delivery in runnable:
@@ -205,7 +205,7 @@ class ConcurrentRunner(QueueRunner):
         for call in calls:
             if call.soft_fired:
                 tell_timeout(call, is_hard=False)
-        self._note(travelled)
+        self._tally.note(travelled)
         self._recycle_if_due()
         self._leave_if_empty()
 
@@ -242,5 +242,5 @@ class ConcurrentRunner(QueueRunner):
         """Likewise. Whose neighbour is known for the culprit is no suspect."""
         if self._knows_culprit:
             under_way = [call.delivery for call in list(self._under_way)]
-            self._journey.hand_back([each for each in under_way if id(each) not in self._given_up])
+            self._journey.hand_back([each for each in under_way if not self._tally.is_given_up(each)])
         super().close_lanes(timeout_seconds)

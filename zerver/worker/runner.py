@@ -15,18 +15,16 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery, Lane, Unbegun
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
-from zerver.worker.counters import Counters
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.event_loop import Hook
 from zerver.worker.gate import Gate
 from zerver.worker.handler import Handler, exception_line
 from zerver.worker.intake import Intake
-from zerver.worker.journey import Journey, Settled, Travelled
-from zerver.worker.outcomes import DONE
-from zerver.worker.pace import Pace
-from zerver.worker.settle import Settler, tell
+from zerver.worker.journey import Journey
+from zerver.worker.settle import Settler
 from zerver.worker.start import Starter, failure
 from zerver.worker.suspects import Solitude
+from zerver.worker.tally import Tally
 from zerver.worker.threads import running
 from zerver.worker.timeouts import (
     HARD_GRACE_SECONDS,
@@ -68,9 +66,9 @@ class QueueRunner:
 
     def __init__(self, queue: QueueDeclaration, open_lanes: Callable[[], Sequence[Lane]], host: Host) -> None:
         self.queue = queue
-        self.counters = Counters()
+        self._tally = Tally(queue)
+        self.counters, self.pace = self._tally.counters, self._tally.pace
         self.breaker = Breaker()
-        self.pace = Pace(queue)
         #: Set to drain: what runs finishes, what has not begun goes back.
         self.stopping = threading.Event()
         self._host = host
@@ -93,8 +91,6 @@ class QueueRunner:
         self._error: BaseException | None = None
         #: Why the process ends, where it does not end well.
         self._bad_end = ""
-        #: By identity, events that were settled while their handler still ran.
-        self._given_up: set[int] = set()
 
     def run(self, *, keeps_trying: bool = False) -> None:
         """Until ``stop``; returns when everything in hand has been settled or handed back.
@@ -359,42 +355,24 @@ class QueueRunner:
         return solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
 
     def _handle_alone(self, delivery: Delivery, deadline: SoftDeadline) -> None:
-        """One event that is not in doubt. Most are simply done, and for them this is all there is."""
+        """One event that is not in doubt."""
         self.counters.started(1)
         started_at = clock.monotonic()
         travelled = self._journey.travel_alone(delivery, deadline)
-        if travelled is None and not self._given_up:
-            seconds = clock.monotonic() - started_at
-            self.counters.done(delivery.event, seconds, clock.now_ms())
-            self.pace.note(seconds, 1)
-            self._recycle_if_due()
+        if travelled is None:
+            self._tally.done(delivery, started_at)
         else:
-            done = Travelled(settled=[(delivery, DONE)], left=[], again=[])
-            self._arrived(travelled or done, started_at)
+            self._tally.arrived(travelled, started_at)
+        self._recycle_if_due()
 
     def _handle_together(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
         """One event, or a batch; returns the groups to be handled next."""
         self.counters.started(len(deliveries))
         started_at = clock.monotonic()
         travelled = self._journey.travel(deliveries, deadline)
-        self._arrived(travelled, started_at)
-        return travelled.again
-
-    def _arrived(self, travelled: Travelled, started_at: float) -> None:
-        handled = len(travelled.settled) + sum(map(len, travelled.again))
-        if handled:  # what others have by now took no time, and says nothing of the handler
-            event_seconds = (clock.monotonic() - started_at) / handled
-            self.counters.took(event_seconds, handled)
-            self.pace.note(event_seconds, handled)
-        self._note(travelled)
+        self._tally.arrived(travelled, started_at)
         self._recycle_if_due()
-
-    def _note(self, travelled: Travelled) -> None:
-        """Count what left the hand, but for what the watchdog has given up meanwhile, and counted."""
-        settled = travelled.settled
-        if self._given_up:
-            settled = [pair for pair in settled if id(pair[0]) not in self._given_up]
-        self._count(settled, left=len(travelled.left))
+        return travelled.again
 
     def _tell(self, state: str, problem: str = "") -> None:
         signals.worker_changed.send_robust(sender=None, queue=self.queue.name, state=state, problem=problem)
@@ -407,9 +385,7 @@ class QueueRunner:
         limit = f"timeout_seconds={entry.timeout_seconds:g}"
         problem = f"ran over {limit} by {HARD_GRACE_SECONDS:g} s and could not be stopped"
         self._bad_end = f"a handler {problem}"
-        settled = self._journey.give_up(list(entry.deliveries), problem)
-        self._given_up.update(id(delivery) for delivery, _ in settled)
-        self._count(settled)
+        self._tally.give_up(self._journey.give_up(list(entry.deliveries), problem))
 
     def close_lanes(self, timeout_seconds: float) -> None:
         """On the watchdog's thread, before the process ends: what has been settled reaches the other side."""
@@ -428,12 +404,6 @@ class QueueRunner:
         if self._error is None:
             self._error = error
             self._bad_end = self._bad_end or f"has failed: {exception_line(error)}"
-
-    def _count(self, settled: Sequence[Settled], *, left: int = 0) -> None:
-        self.counters.ended(settled, clock.now_ms(), left=left)
-        for delivery, outcome in settled:
-            if outcome is not DONE:
-                tell(delivery, outcome)
 
     def _on_breaker(self, has_changed: bool) -> None:
         """Stop fetching while it is open, fetch again once it is closed, and say why."""
