@@ -26,7 +26,7 @@ from tests.wait import wait_for
 from zerver.lib.clock import monotonic
 from zerver.lib.errors import AuthenticationRefused, QueueMismatch, QueueNotEmpty, TransportUnavailable
 from zerver.lib.transport.base import Depth, Fate
-from zerver.lib.transport.rabbitmq import RabbitTransport, admin, questions, session
+from zerver.lib.transport.rabbitmq import RabbitTransport, admin, questions, session, sort
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection
 from zerver.lib.transport.rabbitmq.session import BrokerSession, Question
 
@@ -371,3 +371,24 @@ def in_child() -> Callable[[Callable[[], object]], None]:
         assert os.waitstatus_to_exitcode(status) == 0
 
     return run
+
+
+def test_a_channel_that_the_broker_closes_gives_back_what_stays_as_well(
+    transport: RabbitTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    channels: list[Any] = []
+    open_channel = BrokerSession.channel
+
+    def opened(self: BrokerSession) -> Any:
+        channels.append(open_channel(self))
+        return channels[-1]
+
+    monkeypatch.setattr(BrokerSession, "channel", opened)
+    monkeypatch.setattr(sort, "PREFETCH", 5)
+    publish(transport, 10)
+    # The second that takes, over an acknowledgement of nothing.
+    done = transport.admin.sort(
+        "parcels", lambda _: "parcels", lambda _: channels[2].basic_ack(99), lambda _: None
+    )
+    assert (done.moved, done.stayed) == (0, 10)
+    wait_for_depth(transport, ready=10)

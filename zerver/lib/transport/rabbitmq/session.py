@@ -16,6 +16,7 @@ from zerver.lib.clock import monotonic
 from zerver.lib.errors import TransportUnavailable
 from zerver.lib.transport.rabbitmq.address import BrokerAddress
 from zerver.lib.transport.rabbitmq.connection import BrokerConnection, ConnectionListener, State
+from zerver.lib.transport.rabbitmq.failures import describe
 from zerver.lib.transport.rabbitmq.greeting import Greeting
 
 CLOSE_SECONDS = 2.0
@@ -139,7 +140,7 @@ def open_session(address: BrokerAddress, timeout_seconds: float) -> Iterator[Bro
     try:
         session.wait(lambda: session._pika is not None, "a connection")  # its maker
         yield session
-    except pika.exceptions.AMQPConnectionError as error:
-        raise TransportUnavailable(f"RabbitMQ at {address}", str(error)) from error
+    except pika.exceptions.AMQPError as error:
+        raise TransportUnavailable(f"RabbitMQ at {address}", describe(error)) from error
     finally:
         connection.close(CLOSE_SECONDS)

@@ -140,7 +140,8 @@ class _Sorting:
         count = 0
         for channel, held in self.taking:
             count += len(held)
-            channel.close()
+            if channel.is_open:  # else the broker has closed it, and has them back as well
+                channel.close()
             self._session.wait(lambda channel=channel: channel.is_closed, "the end of a channel")  # type: ignore[misc]
             if channel is not self.taking[-1][0]:
                 self._await_ready(count)
