@@ -125,3 +125,13 @@ def test_a_channel_that_we_close_is_no_problem(broker: Broker) -> None:
     broker.say(spec.Channel.CloseOk(), 1)
     assert broker.taking.is_closed
     assert broker.storing.problem == ""
+
+
+def test_a_consumer_that_the_broker_cancels_ends_it(broker: Broker) -> None:
+    broker.storing.depends_on(broker.taking)
+    broker.take("a")
+    tag = broker.taking.basic_consume("parcels", lambda *_: None)
+    broker.say(spec.Basic.ConsumeOk(tag), 1)
+    broker.say(spec.Basic.Cancel(tag), 1)
+    assert "its queue is gone" in broker.storing.problem
+    assert broker.refuses()

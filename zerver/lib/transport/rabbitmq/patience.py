@@ -13,6 +13,9 @@ from zerver.lib.transport.rabbitmq.greeting import Greeting
 #: What a lane remembers of what it handed back.
 MEMORY_EVENTS = 10_000
 
+#: For people, when it says no more than that.
+CANCELLED = "the broker cancelled the consumer: its queue is gone, or (4.3) an event was held for too long"
+
 #: RabbitMQ 3.8.15 to 4.2, as it closes the channel.
 _TIMED_OUT = re.compile(r"Timeout value used: (\d+) ms")
 

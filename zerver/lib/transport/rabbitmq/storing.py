@@ -8,6 +8,7 @@ import pika.exceptions
 from pika import spec
 
 from zerver.lib.transport.rabbitmq.failures import describe
+from zerver.lib.transport.rabbitmq.patience import CANCELLED
 from zerver.lib.transport.rabbitmq.properties import to_forward
 
 T = TypeVar("T")
@@ -43,8 +44,9 @@ class Storing(Generic[T]):
         return not self._sent
 
     def depends_on(self, channel: Any) -> None:
-        """It is a problem when that one is closed, unless by us."""
+        """It is a problem when that one, or a consumer on it, is ended, unless by us."""
         channel.add_on_close_callback(self._on_closed)
+        channel.add_on_cancel_callback(self._on_cancelled)
 
     def send(self, sent_as: T, queue: str, properties: spec.BasicProperties, body: bytes) -> bool:
         """Whether it is on its way. After a problem nothing is any more: it goes back with the channel it came on."""
@@ -73,6 +75,10 @@ class Storing(Generic[T]):
 
     def _on_return(self, _: Any, method: Any, *__: Any) -> None:
         self.problem = self.problem or f"there is no queue {method.routing_key!r}"
+
+    def _on_cancelled(self, _: Any) -> None:
+        """Nothing more comes, and who waits until the queue is empty would do so for ever."""
+        self.problem = self.problem or CANCELLED
 
     def _on_closed(self, _: Any, reason: BaseException) -> None:
         if not isinstance(reason, pika.exceptions.ChannelClosedByClient):

@@ -14,7 +14,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.connection import ConnectionListener
 from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.failures import describe
-from zerver.lib.transport.rabbitmq.patience import advice, consumer_arguments, ran_out
+from zerver.lib.transport.rabbitmq.patience import CANCELLED, advice, consumer_arguments, ran_out
 from zerver.lib.transport.rabbitmq.shared import WorkerConnection
 from zerver.lib.transport.rabbitmq.subscriber import Subscriber
 from zerver.lib.transport.rabbitmq.topology import MEMORY_SECONDS
@@ -223,9 +223,7 @@ class Subscription(ConnectionListener, Asker):
         if frame.method.consumer_tag != self._consumer_tag or self._is_closing:
             return
         self._leave_channel()
-        self._tell(
-            "the broker cancelled the consumer: its queue is gone, or (4.3) an event was held for too long"
-        )
+        self._tell(CANCELLED)
         self._subscribe_again()
 
     def _watch_silence(self) -> None:
