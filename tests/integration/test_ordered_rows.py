@@ -8,6 +8,7 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 import pytest
 from django.db import IntegrityError, connection, connections, transaction
@@ -139,10 +140,10 @@ def test_a_retry_that_is_settled_once_more_is_neither_lost_nor_put_off(
     publish(table, "a")
     [delivery] = begin(lane)
     assert lane.retry(delivery, 0)
-    assert not lane.retry(delivery, 3600)
-    lane.done([delivery])
+    assert lane.retry(delivery, 3600)
     [again] = begin(lane)
     assert again.event.attempt == 2
+    assert WaitingEvent.objects.count() == 1
 
 
 def test_a_retry_that_is_there_already_stays_as_it_is(
@@ -152,8 +153,7 @@ def test_a_retry_that_is_there_already_stays_as_it_is(
     [published] = publish(table, "a")
     [delivery] = begin(lane)
     table.store([next_attempt(published)])
-    assert not lane.retry(delivery, 0)
-    lane.done([delivery])
+    assert lane.retry(delivery, 3600)
     [again] = begin(lane)
     assert again.event.attempt == 2
     assert WaitingEvent.objects.count() == 1
@@ -177,6 +177,34 @@ def test_what_the_dead_had_begun_comes_first_though_an_earlier_one_was_committed
     assert (numbers([taken]), taken.redelivered) == ([0], True)
     other.done([taken])
     assert numbers(begin(other)) == [5]
+
+
+@pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)
+def test_an_event_whose_transaction_took_longer_waits_for_what_was_begun_meanwhile(
+    table: EventTable, lanes: Callable[..., DatabaseLane]
+) -> None:
+    """It has a lower id than the one that has begun, and must not run beside it."""
+    lane, other = lanes(), lanes()
+    late = keyed(1, "a")
+    with ThreadPoolExecutor(1) as aside, ExitStack() as open_transaction:
+
+        def store_and_stay() -> None:
+            open_transaction.enter_context(transaction.atomic())
+            table.store([late])
+
+        def commit() -> None:
+            open_transaction.close()
+            connections.close_all()
+
+        aside.submit(store_and_stay).result(30)
+        publish(table, "a", first=2)
+        [begun] = begin(lane)
+        aside.submit(commit).result(30)
+    assert numbers([begun]) == [2]
+    other._look_now()
+    assert other.take(100) == []
+    lane.done([begun])
+    assert numbers(begin(lane)) == [1]
 
 
 def test_the_database_refuses_to_have_two_of_a_line_begun(

@@ -73,9 +73,11 @@ class OrderedLane(DatabaseLane):
 
     def retry(self, delivery: Delivery, after_seconds: float) -> bool:
         hold: Hold = delivery.token
-        is_kept = self._rows.retry(hold.claim, after_seconds)
-        self._look_again()
-        return is_kept
+        if self._rows.retry(hold.claim, after_seconds):
+            self._look_again()
+        else:
+            self.done([delivery])
+        return True
 
     def _delete(self, claims: list[Claim]) -> None:
         self._table.delete(claims, announce=True)
