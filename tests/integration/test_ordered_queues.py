@@ -59,13 +59,14 @@ def test_retries_and_the_death_of_a_process_leave_the_order_of_each_key_as_it_wa
     spine.wait_for_note("effect")
     with transaction.atomic():
         publish(range(30, 60), often)
+    wait_for(lambda: not all(process.is_running() for process in workers), 30, "one to die")
+    spine.work("--queue=ledger", ledger=ORDERED)  # which looks for the dead as it starts
 
     wanted = [n for n in range(60) if n != 20]
     spine.wait_for_numbers(wanted, timeout_seconds=60)
 
     assert_in_order(spine)
     assert json.loads(bytes(spine.failed()[0].body))["n"] == 20
-    assert len([process for process in workers if process.is_running()]) == 1
     spine.wait_until_settled("ledger")
 
 
@@ -123,4 +124,13 @@ def test_commands_know_of_order(spine: Spine) -> None:
         "event for queue 'ledger' has no shard key"
     )
     publish(range(20))
+    first = WaitingEvent.objects.order_by("id")[0]
+    WaitingEvent.objects.filter(id=first.id).update(available_at_ms=2**42, due_at_ms=2**42, attempt=2)
+    behind = WaitingEvent.objects.filter(line=first.line).exclude(id=first.id)[0]
+    told = run("queue_explain", behind.message_id).out
+    assert f"behind event {first.message_id} of the same key, which is first: waits for its due time" in told
+    [story] = [run("queue_explain", "ledger", "--json", "--look", "0.1").json["queue"]]
+    assert [reason["what"] for reason in story["reasons"] if reason["code"] == "queue.in-line"] == [
+        "3 of its events are due and behind another of the same key, which is in somebody's hand or waits for a retry"
+    ]
     assert run("purge_queue", "ledger", "--json").json["purged"][0]["count"] == 20

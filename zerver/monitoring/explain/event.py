@@ -15,6 +15,7 @@ from zerver.models import FailedEvent, HandedBack, InboxEntry, Suspect, WaitingE
 from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.explain.ids import canonical, published_at_ms
 from zerver.monitoring.explain.nowhere import could_be
+from zerver.monitoring.explain.order import first_of_line
 from zerver.monitoring.snapshot import take_snapshot
 from zerver.monitoring.words import duration, moment
 from zerver.monitoring.workers import live_workers
@@ -160,7 +161,11 @@ def _where_it_stands(row: WaitingEvent, now_ms: int, alias: str) -> str:
     if row.sealed_with is not None and row.sealed_with not in bodies.names:
         return f"sealed with key {row.sealed_with}, {bodies.lack} here, and left to workers that have it"
     if row.available_at_ms <= now_ms:
-        since = f"due since {moment(row.due_at_ms)} ({duration(now_ms - row.due_at_ms)}) and free"
+        since = f"due since {moment(row.due_at_ms)} ({duration(now_ms - row.due_at_ms)})"
+        if (first := first_of_line(row, alias)) is not None:
+            where = _where_it_stands(first, now_ms, alias)
+            return f"{since} and behind event {first.message_id} of the same key, which is first: {where}"
+        since = f"{since} and free"
         return f"{since}; why nobody takes it: ./manage.py queue_explain {row.queue}"
     if row.lease_owner:
         process = WorkerProcess.objects.using(alias).filter(id=row.lease_owner).first()

@@ -19,6 +19,7 @@ from zerver.monitoring.asking import Asked, TimeIsUp
 from zerver.monitoring.checkup import workers
 from zerver.monitoring.checkup.examination import Evidence, examine
 from zerver.monitoring.checkup.finding import Finding, Gap, Severity
+from zerver.monitoring.explain.order import waiting_in_line
 from zerver.monitoring.explain.progress import watch
 from zerver.monitoring.snapshot import QueueSnapshot
 from zerver.monitoring.words import duration, moment
@@ -53,6 +54,7 @@ _RANKS = (
     "broker.alarm",
     "broker.queue-missing",
     "queue.busy",
+    "queue.in-line",
     "queue.idle",
     "table.dead-leases",
     "queue.unbegun",
@@ -135,6 +137,7 @@ def tell(name: str, settings: QueueSettings, *, timeout_seconds: float, look_sec
             reasons += _at_work(name, found, live, rate, look_seconds)
     next_due_at_ms = _next_due_at_ms(name, settings.database, snapshot.taken_at_ms)
     reasons += _of_table(name, found, settings.database, next_due_at_ms, snapshot.taken_at_ms)
+    reasons += waiting_in_line(found.declaration, settings.database, snapshot.taken_at_ms)
     reasons += _of_declaration(found, on_broker.ready or 0, live, reasons)
     ranked = tuple(sorted((reason for reason in reasons if reason.code not in _SYMPTOMS), key=_rank))
     # Workers say how far they are so seldom that a shorter look may see nothing of one that is at it.
