@@ -161,7 +161,8 @@ def three_workers() -> Iterator[None]:
 @pytest.fixture
 def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
     """Starts processes of the project: see ``project_processes``."""
-    with project_processes(tmp_path) as start:
+    # How an interpreter starts is tried where supervisord, systemd, containers and installations start them.
+    with project_processes(tmp_path, is_warm=True) as start:
         yield start
 
 

@@ -270,14 +270,10 @@ def test_a_host_that_is_unknown_a_port_without_tls_and_a_password_that_is_not_th
     assert found["mend"].startswith("let QUEUE_PASSWORD_FILE name a file that is there")
 
 
-# -- a server of the test's own
-
-
 def test_alarms_and_a_broker_that_says_nothing(
-    spine: Spine, settings: Settings, start_rabbit_server: Callable[..., RabbitServer]
+    spine: Spine, settings: Settings, rabbit_server: RabbitServer
 ) -> None:
-    server = start_rabbit_server()
-    settings.QUEUE_URL = server.url()
+    server = rabbit_server
     server.set_memory_alarm(True)
     # AMQP tells it those alone who have published.
     assert "low on memory" in only(check(*BROKER), "broker.alarm")["what"]

@@ -142,11 +142,10 @@ def test_a_lane_with_nothing_to_do_begins_anew_and_misses_nothing(
 
 
 def test_a_channel_that_the_broker_closes_is_opened_anew(
-    start_rabbit_server: Callable[..., RabbitServer],
+    rabbit_server: RabbitServer, rabbit_vhost: str
 ) -> None:
-    server = start_rabbit_server(conf={"consumer_timeout": "4000"})
-    skip_from_4_3(server, "it cancels the consumer instead, see test_rabbit_consumer_timeout")
-    with open_transport(server.url()) as transport:
+    skip_from_4_3(rabbit_server, "it cancels the consumer instead, see test_rabbit_consumer_timeout")
+    with rabbit_server.setting("consumer_timeout", 4_000), open_transport(rabbit_vhost) as transport:
         publish(transport, 2)
         consumer = Consumer(transport, declaration(prefetch=100))
         held, other = consumer.take(2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -111,12 +111,11 @@ def test_a_queue_that_was_deleted_refuses_once_and_is_declared_anew(transport: R
 
 @pytest.mark.parametrize("tells_its_limit", [True, False], ids=["limit told", "bisection"])
 def test_a_body_over_the_brokers_limit_fails_alone(
-    start_rabbit_server: Callable[..., RabbitServer], monkeypatch: pytest.MonkeyPatch, tells_its_limit: bool
+    rabbit_server: RabbitServer, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch, tells_its_limit: bool
 ) -> None:
-    server = start_rabbit_server(conf={"max_message_size": "100000"})
     if not tells_its_limit:
         monkeypatch.setattr(line, "_TOO_LARGE", re.compile("never said"))
-    with open_transport(server.url()) as transport:
+    with rabbit_server.setting("max_message_size", 100_000), open_transport(rabbit_vhost) as transport:
         events = [event(n) for n in range(101)]
         events[30] = event(body=b"x" * 100_001)
         events[70] = event(body=b"x" * 200_000)

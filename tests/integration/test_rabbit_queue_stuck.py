@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -131,13 +131,12 @@ def test_a_queue_whose_events_were_never_sent_is_not_waited_for_again(
 
 
 def test_the_search_for_a_guilty_message_does_not_wait_for_a_queue_that_stands_still(
-    start_rabbit_server: Callable[..., RabbitServer], monkeypatch: pytest.MonkeyPatch
+    rabbit_server: RabbitServer, rabbit_vhost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = start_rabbit_server(conf={"max_message_size": "100000"})
     monkeypatch.setattr(line, "_TOO_LARGE", re.compile("never said"))
-    with server.vhost() as vhost, open_transport(server.url(vhost)) as transport:
+    with rabbit_server.setting("max_message_size", 100_000), open_transport(rabbit_vhost) as transport:
         assert fates(transport.publish([event(), event(queue="letters")], AMPLE_SECONDS)) == [STORED] * 2
-        with standing_still(server, server.url(vhost)):
+        with standing_still(rabbit_server, rabbit_vhost):
             events = [event(n % 7, "letters") for n in range(20)] + [event(n) for n in range(20)]
             events[7] = event(queue="letters", body=b"x" * 100_001)
             answers = transport.publish(events, 5)

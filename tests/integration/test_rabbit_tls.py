@@ -31,6 +31,7 @@ def make_certificates(directory: Path) -> None:
         subprocess.run(["openssl", *command.split()], cwd=directory, check=True, capture_output=True)
 
 
+@pytest.mark.parametrize("queue_database", ["sqlite"], indirect=True)
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
 def test_a_broker_is_believed_only_with_a_certificate_of_a_known_authority_for_its_name(
     start_rabbit_server: Callable[..., RabbitServer],

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.integration.conftest import Spine, on_rabbitmq
+from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish_many
@@ -66,7 +66,7 @@ def _assert_balanced(spine: Spine, kills: int) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("spine", ["sqlite", "rabbitmq"], indirect=True)
+@on_sqlite
 def test_ten_thousand_events_survive_ten_kills(spine: Spine) -> None:
     spine.work("--queue=ledger")
     _publish(spine, range(EVENTS))

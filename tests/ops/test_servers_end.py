@@ -25,8 +25,8 @@ def test_starts_all_there_is(SERVERS, project_process, tmp_path):
     from tests.servers.spawn import children_of
     from tests.wait import wait_for
     program = "import subprocess; subprocess.run(['sleep', '100'])"
-    with project_processes(tmp_path, is_warm=True) as warm_process:
-        for start in (project_process, warm_process):
+    with project_processes(tmp_path) as cold_process:
+        for start in (project_process, cold_process):
             process = start("shell", "--command", program, env={})
             wait_for(lambda: children_of(process.pid))
         open("started", "w").close()

@@ -118,15 +118,13 @@ def run_project(*arguments: str, env: Mapping[str, str], code: int = 0) -> str:
 
     Shape: its standard output; where ``code``, the exit code that it must have, is a failure's, all that it said.
     """
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / "manage.py", *arguments],
-        env={**clean_environment(), "DJANGO_SETTINGS_MODULE": "zerver.settings", **env},
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    whole = {
+        **clean_environment(),
+        "PYTHONUNBUFFERED": "1",
+        "DJANGO_SETTINGS_MODULE": "zerver.settings",
+        **env,
+    }
+    done = warm.run([str(REPOSITORY / "manage.py"), *arguments], env=whole, cwd=REPOSITORY)
     said = done.stdout + done.stderr
     assert done.returncode == code, said
     return said if code else done.stdout

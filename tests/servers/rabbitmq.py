@@ -8,8 +8,8 @@ import shlex
 import signal
 import socket
 import subprocess
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
@@ -80,16 +80,21 @@ class Membership:
 class RabbitServer(ManagementApi, spawn.Server):
     """``conf`` adds lines to ``rabbitmq.conf``, or replaces them: ``{"consumer_timeout": "4000"}``.
 
-    Without ``membership`` it is alone, with an epmd of its own.
+    Without ``membership`` it is alone, with an epmd of its own. ``host`` is where clients find it.
     """
 
     def __init__(
-        self, conf: Mapping[str, str] | None = None, *, membership: Membership | None = None
+        self,
+        conf: Mapping[str, str] | None = None,
+        *,
+        membership: Membership | None = None,
+        host: str = HOST,
     ) -> None:
         self._programs = Programs.find()
         self.directory = spawn.make_directory("rabbitmq")
         self.log_path = self.directory / "server.log"
         super().__init__(free_port())
+        self.host = host
         self.port, self._dist_port = free_port(), free_port()
         self._is_alone = membership is None
         self._membership = membership or Membership.of_one()
@@ -124,7 +129,7 @@ class RabbitServer(ManagementApi, spawn.Server):
     def ready(self) -> bool:
         """Whether the broker answers a client's first bytes; a frozen one accepts the connection and says nothing."""
         try:
-            with socket.create_connection((HOST, self.port), timeout=1) as client:
+            with socket.create_connection((self.host, self.port), timeout=1) as client:
                 client.sendall(b"AMQP\x00\x00\x09\x01")
                 return client.recv(1) == b"\x01"
         except OSError:
@@ -195,7 +200,7 @@ class RabbitServer(ManagementApi, spawn.Server):
         return self._programs.version
 
     def url(self, vhost: str = "/") -> str:
-        return f"amqp://{USER}:{PASSWORD}@{HOST}:{self.port}/{quote(vhost, safe='')}"
+        return f"amqp://{USER}:{PASSWORD}@{self.host}:{self.port}/{quote(vhost, safe='')}"
 
     # -- its faults
 
@@ -248,6 +253,23 @@ class RabbitServer(ManagementApi, spawn.Server):
             raise RuntimeError(f"{expression}: {done.stdout}{done.stderr}")
         return done.stdout.removeprefix("{ok, ").removesuffix("}")
 
+    @contextmanager
+    def setting(self, name: str, value: int) -> Iterator[None]:
+        """Of ``rabbitmq.conf``, and read by channels when they open: what else would take a broker of its own."""
+        before = self.evaluate(f"{{ok, Before}} = application:get_env(rabbit, {name}), Before")
+        self._set(name, str(value))
+        try:
+            yield
+        finally:
+            self._set(name, before)
+
+    def _set(self, name: str, value: str) -> None:
+        # RabbitMQ 4 keeps a copy of some of them, for speed.
+        self.evaluate(
+            f"application:set_env(rabbit, {name}, {value}),"
+            f" persistent_term:get({name}, none) =:= none orelse persistent_term:put({name}, {value})"
+        )
+
     def rabbitmqctl_environment(self) -> dict[str, str]:
         """In which a ``rabbitmqctl`` that somebody else runs is this node's."""
         program = self.directory / "bin" / "rabbitmqctl"
@@ -296,7 +318,7 @@ class RabbitServer(ManagementApi, spawn.Server):
         """Write the node's files; what is returned is the whole environment of its programs."""
         directory = self.directory
         lines = {
-            "listeners.tcp.1": f"{HOST}:{self.port}",
+            "listeners.tcp.1": f"{self.host}:{self.port}",
             "management.tcp.ip": HOST,
             "management.tcp.port": str(self._management_port),
             "disk_free_limit.absolute": NORMAL_DISK_LIMIT,

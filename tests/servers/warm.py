@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -80,12 +81,16 @@ class WarmPython(spawn.Server):
             spawn.end(self._process)
         spawn.remove_directory(self._directory)
 
-    def begin(self, command: Sequence[str], env: Mapping[str, str], log_path: Path, cwd: Path) -> WarmProcess:
+    def begin(
+        self, command: Sequence[str], env: Mapping[str, str], cwd: Path, outputs: Sequence[int]
+    ) -> WarmProcess:
+        """``outputs``: descriptors for standard output and standard error."""
         request = json.dumps({"command": command, "env": env, "cwd": str(cwd)}).encode()
         told, tells = os.pipe()
-        with log_path.open("ab") as log:
-            socket.send_fds(self._control, [request], [log.fileno(), log.fileno(), tells])
-        os.close(tells)
+        try:
+            socket.send_fds(self._control, [request], [*outputs, tells])
+        finally:
+            os.close(tells)
         return WarmProcess(command, told)
 
 
@@ -93,14 +98,36 @@ def begin(
     command: Sequence[str], *, env: Mapping[str, str], log_path: Path, cwd: Path
 ) -> WarmProcess | subprocess.Popen[bytes]:
     """As ``spawn.spawn`` with this Python does it: ``command`` is a script of Python and its arguments."""
+    python = _python_of(env)
+    if python is None:
+        return spawn.spawn([sys.executable, *command], env=env, log_path=log_path, cwd=cwd)
+    with log_path.open("ab") as log:
+        process = python.begin(command, env, cwd, [log.fileno(), log.fileno()])
+    spawn.end_with_tests(process.pid)
+    return process
+
+
+def run(command: Sequence[str], *, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess[str]:
+    """To its end, within a minute; what it wrote is in text."""
+    python = _python_of(env)
+    assert python is not None, "a command that is told something of Python is none to be run warm"
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
+        process = python.begin(command, env, cwd, [out.fileno(), errors.fileno()])
+        try:
+            returncode = process.wait(60)
+        except BaseException:
+            spawn.end(process)
+            raise
+        said = [(stream.seek(0), stream.read())[1] for stream in (out, errors)]
+    return subprocess.CompletedProcess(command, returncode, *said)
+
+
+def _python_of(env: Mapping[str, str]) -> WarmPython | None:
+    """None: this environment says what only an interpreter that starts would hear."""
     global _python
     if _python is None:
         _python = WarmPython().__enter__()
-    if _heard_at_start(env) != _heard_at_start(_python.env):
-        return spawn.spawn([sys.executable, *command], env=env, log_path=log_path, cwd=cwd)
-    process = _python.begin(command, env, log_path, cwd)
-    spawn.end_with_tests(process.pid)
-    return process
+    return _python if _heard_at_start(env) == _heard_at_start(_python.env) else None
 
 
 def close() -> None:
