@@ -58,14 +58,14 @@ def _row(runs: list[Verdict]) -> str:
     )
 
 
-def write_between(begin: str, end: str, text: str) -> None:
+def write_between(begin: str, end: str, text: str, document: Path = DOCUMENT) -> None:
     """Put ``text`` between the two marks in the document. Raises: SystemExit when they are not there."""
-    whole = DOCUMENT.read_text()
+    whole = document.read_text()
     before, found_begin, rest = whole.partition(begin)
     _, found_end, after = rest.partition(end)
     if not found_begin or not found_end:
-        raise SystemExit(f"{DOCUMENT} has no place for this: {begin} … {end}")
-    DOCUMENT.write_text(f"{before}{begin}\n{text}{end}{after}")
+        raise SystemExit(f"{document} has no place for this: {begin} … {end}")
+    document.write_text(f"{before}{begin}\n{text}{end}{after}")
 
 
 def main(report: Path) -> None:

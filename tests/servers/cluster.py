@@ -17,9 +17,12 @@ SIZE = 3
 
 
 class RabbitCluster(spawn.Server):
-    """Nodes with an epmd and a cookie in common; ``conf`` is every node's. Quorum queues stand on all of them."""
+    """Nodes with an epmd and a cookie in common; ``conf`` is every node's. Quorum queues stand on all of them.
 
-    def __init__(self, conf: Mapping[str, str] | None = None) -> None:
+    ``host`` is where clients find them.
+    """
+
+    def __init__(self, conf: Mapping[str, str] | None = None, *, host: str = HOST) -> None:
         self._epmd = Epmd()
         cookie, name = secrets.token_hex(16), secrets.token_hex(4)
         names = [f"zerver-{name}-{number}@localhost" for number in range(1, SIZE + 1)]
@@ -31,6 +34,7 @@ class RabbitCluster(spawn.Server):
             node: RabbitServer(
                 {**formation, **(conf or {})},
                 membership=Membership(node=node, cookie=cookie, epmd=self._epmd),
+                host=host,
             )
             for node in names
         }
@@ -60,7 +64,7 @@ class RabbitCluster(spawn.Server):
     def vhost(self) -> Iterator[str]:
         """A QUEUE_URL that names every node, with a fresh vhost."""
         with self.anyone.vhost() as name:
-            hosts = ",".join(f"{HOST}:{node.port}" for node in self.nodes.values())
+            hosts = ",".join(f"{node.host}:{node.port}" for node in self.nodes.values())
             yield f"amqp://{USER}:{PASSWORD}@{hosts}/{quote(name, safe='')}"
 
     # -- who is who
