@@ -22,6 +22,8 @@
 ``measure`` runs the cases, interleaved: a round of each peer, A B C A B C …. ``result`` keeps the figures as JSON,
 ``report`` tells them: on the screen, as docs/performance.md, and as plots. ``goals.GOALS`` are the promised ratios.
 
+``scale`` is a bench beside it, of ours alone, on hosts and a cluster of its own: see there.
+
 To add a case for other transports: write a ``Peer`` whose ``needs`` name its servers (``"rabbitmq"``,
 ``"postgresql"``, ``"sqlite"``) and whose ``migrations`` make its tables, and a ``Case``, or an instance of one that is
 there; name them in ``peers/__init__.py`` and ``cases/__init__.py``. Try it:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from tests.bench.scale.document import to_markdown
 from tests.bench.scale.fleet import deal
 from tests.bench.scale.network import CannotScaleError
 from tests.bench.scale.result import Node, Point, ScaleResult
-from tests.bench.scale.shares import groups, limit
+from tests.bench.scale.shares import PREFIX, groups, limit, limited
 
 SHARDS = [f"orders.{number}" for number in range(4)]
 
@@ -62,6 +64,16 @@ def test_a_share_is_written_as_either_version_of_control_groups_reads_it(tmp_pat
     limit(second, 0.001)
     assert [(first / f"cpu.cfs_{what}_us").read_text() for what in ("period", "quota")] == ["20000", "3200"]
     assert (second / "cpu.max").read_text() == "1000 20000", "the kernel takes no less"
+
+
+def test_what_a_killed_run_left_is_swept_and_nobody_elses(tmp_path: Path) -> None:
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, living = tmp_path / f"{PREFIX}{ended.pid}-7", tmp_path / f"{PREFIX}{os.getpid()}-7"
+    for group in (left, living, tmp_path / "somebody"):
+        group.mkdir()
+    with limited(tmp_path, []):
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["somebody", living.name]
 
 
 def test_control_groups_are_found_in_either_version_and_missed_with_the_place(tmp_path: Path) -> None:
