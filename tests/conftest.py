@@ -169,7 +169,7 @@ def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
 # -- several tests at a time: scripts/test runs folders with ``-n auto``, each worker process with servers of its own
 
 #: Most tests wait for a server or for a process of the project, rather than compute.
-WORKERS_PER_CORE = 1.5
+WORKERS_PER_CORE = 2
 
 
 def pytest_xdist_auto_num_workers() -> int | None:

@@ -104,6 +104,14 @@ class TestRabbitServer:
         with client(rabbit_vhost) as channel:
             assert channel.basic_get("line")[2] == b"[1]"
 
+    def test_a_broker_that_stores_nothing_is_mended_for_the_next_test(
+        self, rabbit_server: RabbitServer, rabbit_vhost: str
+    ) -> None:
+        rabbit_server.evaluate("supervisor:terminate_child(rabbit_sup, rabbit_fifo_dlx_sup)")
+        assert not rabbit_server.can_store()
+        rabbit_server.ensure_healthy()
+        assert rabbit_server.can_store()
+
     def test_a_second_broker_has_a_configuration_of_its_own(
         self, start_rabbit_server: Callable[..., RabbitServer]
     ) -> None:
