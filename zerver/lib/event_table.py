@@ -22,7 +22,8 @@ from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 
 #: Queue, message id and attempt, which are unique together: one message may stand on several queues.
 Key = tuple[str, str, int]
-#: Where a row stands in its queue's line: from when it may be claimed, in milliseconds, and its id.
+#: Where a row stands in its queue: from when it may be claimed, in milliseconds, and its id. In an ordered one: its line,
+#: and its id.
 Place = tuple[int, int]
 T = TypeVar("T")
 
@@ -327,12 +328,12 @@ def _key(row: tuple[Any, ...]) -> Key:
 
 
 def claims_of(queue: str, rows: Sequence[tuple[Any, ...]], bodies: vault.Vault) -> Iterator[Claim]:
-    """In the order of ``_CLAIMED_COLUMNS``, and the place."""
+    """In the order of ``CLAIMED_COLUMNS``, and the place's first half."""
     known_headers: str | None = None
     headers: Mapping[str, str] = {}
     for (
         row_id, lease, redelivered, due_at_ms, message_id, kept, in_json, attempt, published_at_ms, key_name,
-        since_ms,
+        place,
     ) in rows:  # fmt: skip
         if in_json != known_headers:  # most rows say the same
             known_headers, headers = in_json, decode_headers(in_json)
@@ -355,7 +356,7 @@ def claims_of(queue: str, rows: Sequence[tuple[Any, ...]], bodies: vault.Vault) 
             ),
             redelivered=bool(redelivered),
             due_at_ms=due_at_ms,
-            place=(since_ms, row_id),
+            place=(place, row_id),
             problem=problem,
         )
 

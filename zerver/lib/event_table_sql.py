@@ -27,7 +27,7 @@ _STORED_COLUMNS: Final = (
 )
 _OWN_COLUMNS: Final = 3
 #: In the order that ``Claim`` is made from.
-_CLAIMED_COLUMNS: Final = (
+CLAIMED_COLUMNS: Final = (
     "id, lease, redelivered, due_at_ms, message_id, body, headers, attempt, published_at_ms, sealed_with"
 )
 #: What is unique together, in the order of ``Key``.
@@ -55,7 +55,7 @@ class Dialect:
     #: Do rows that are gone stay in its way for a while, so that a claim should begin where the last one ended?
     keeps_dead_rows: bool = False
     #: Ends a claim: the rows that are due, by a CTE of that name, and what is told of them.
-    of_due: str
+    _of_due: str
 
     def now(self) -> str:
         """The database's clock as an expression. ``clock.offset_ms`` moves it, in tests."""
@@ -118,7 +118,7 @@ class Dialect:
             f" WHERE queue = %s AND available_at_ms <= {now} AND {readable(keys)}{beyond}"
             f" ORDER BY available_at_ms, id LIMIT %s{self.skip_locked})"
             # Whoever takes without order may take several of one line, of when the queue was ordered.
-            f" UPDATE {TABLE} SET {self.claimed()}, line = NULL {self.of_due}"
+            f" UPDATE {TABLE} SET {self.claimed()}, line = NULL {self._of_due}"
         )
 
     def claimed(self) -> str:
@@ -228,7 +228,7 @@ class Sqlite(Dialect):
     # An UPDATE takes the one write lock even if it finds nothing to change; reading disturbs nobody.
     peeks = True
     # Where it stood before it was claimed cannot be had; but nothing asks for that here.
-    of_due = f"WHERE id IN (SELECT due_id FROM due) RETURNING {_CLAIMED_COLUMNS}, due_at_ms"
+    _of_due = f"WHERE id IN (SELECT due_id FROM due) RETURNING {CLAIMED_COLUMNS}, due_at_ms"
 
     def execute(self, connection: BaseDatabaseWrapper, statement: str, values: Sequence[Any]) -> Result:
         """By the driver's connection, unless somebody watches, or has put a cursor of his own in the place of Django's:
@@ -289,7 +289,7 @@ class PostgreSql(Dialect):
     skip_locked = " FOR UPDATE SKIP LOCKED"
     # Versions of rows that any open transaction might still see.
     keeps_dead_rows = True
-    of_due = f"FROM due WHERE id = due_id RETURNING {_CLAIMED_COLUMNS}, since_ms"
+    _of_due = f"FROM due WHERE id = due_id RETURNING {CLAIMED_COLUMNS}, since_ms"
 
 
 _DIALECTS: Final[dict[str, Dialect]] = {"sqlite": Sqlite(), "postgresql": PostgreSql()}

@@ -22,7 +22,7 @@ from zerver.lib import vault
 from zerver.lib.database import perform
 from zerver.lib.errors import BodyUnreadable, ShardKeyUnusable
 from zerver.lib.event_table import Claim, claims_of, ms_of
-from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of, marks, readable
+from zerver.lib.event_table_sql import CLAIMED_COLUMNS, TABLE, Dialect, dialect_of, marks, readable
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.shard_keys import ONE_LINE
 
@@ -85,8 +85,20 @@ class OrderedRows:
         except IntegrityError:
             # Of one of these lines another row was begun since the look.
             rows = [row for row_id in ids for row in self._take_one(row_id, lease_seconds, owner)]
-        claims = claims_of(self._queue.name, rows, vault.current())
-        return sorted(claims, key=lambda claim: claim.row_id)
+        return self._claims(rows)
+
+    def claim_first(self, lines: Sequence[int], lease_seconds: float, owner: str) -> list[Claim]:
+        """Look at these lines alone and take what is first in them, by one statement.
+
+        Shape: in the order of their ids; [] too where one of the lines has been begun by others meanwhile.
+        """
+        names = vault.current().names
+        values = [self._queue.name, *lines, self._queue.name, *names, ms_of(lease_seconds), owner]
+        try:
+            rows = self._run(_claim_first(self._dialect, len(lines), len(names)), values)[0]
+        except IntegrityError:
+            return []
+        return self._claims(rows)
 
     def _take_one(self, row_id: int, lease_seconds: float, owner: str) -> list[tuple[Any, ...]]:
         try:
@@ -97,6 +109,10 @@ class OrderedRows:
     def _take(self, ids: Sequence[int], lease_seconds: float, owner: str) -> list[tuple[Any, ...]]:
         values = [self._queue.name, *ids, ms_of(lease_seconds), owner]
         return self._run(_claim(self._dialect, len(ids)), values)[0]
+
+    def _claims(self, rows: Sequence[tuple[Any, ...]]) -> list[Claim]:
+        claims = claims_of(self._queue.name, rows, vault.current())
+        return sorted(claims, key=lambda claim: claim.row_id)
 
     def retry(self, claim: Claim, after_seconds: float) -> bool:
         """Make the row its own next attempt, in its place in line. False: it is ours no longer, or that attempt is
@@ -162,10 +178,31 @@ def _first_rows(dialect: Dialect, keys: int) -> str:
 def _claim(dialect: Dialect, count: int) -> str:
     """Parameters: queue, ids, lease_ms, owner. What has changed since the look is looked at once more."""
     return (
-        f"WITH due AS (SELECT id AS due_id, available_at_ms AS since_ms FROM {TABLE}"
-        f" WHERE queue = %s AND id IN ({marks(count)}) AND line IS NOT NULL"
-        f" AND available_at_ms <= {dialect.now()}{dialect.skip_locked})"
-        f" UPDATE {TABLE} SET {dialect.claimed()} {dialect.of_due}"
+        f"WITH due AS (SELECT id AS due_id FROM {TABLE} WHERE queue = %s AND id IN ({marks(count)})"
+        f" AND {_may_be_claimed(dialect)}) {_claimed(dialect)}"
+    )
+
+
+def _claim_first(dialect: Dialect, count: int, keys: int) -> str:
+    """Parameters: queue, lines, queue; then see ``readable``; lease_ms, owner."""
+    first = f"SELECT id FROM {TABLE} WHERE queue = %s AND line = column1 ORDER BY {_TURN} LIMIT 1"
+    values = ", ".join(["(%s)"] * count)
+    return (
+        f"WITH ahead AS (SELECT ({first}) AS first_id FROM (VALUES {values}) AS lines),"
+        f" due AS (SELECT id AS due_id FROM {TABLE} WHERE id IN (SELECT first_id FROM ahead) AND queue = %s"
+        f" AND {readable(keys)} AND {_may_be_claimed(dialect)}) {_claimed(dialect)}"
+    )
+
+
+def _may_be_claimed(dialect: Dialect) -> str:
+    return f"line IS NOT NULL AND available_at_ms <= {dialect.now()}{dialect.skip_locked}"
+
+
+def _claimed(dialect: Dialect) -> str:
+    """Parameters: lease_ms, owner. Its place is in its line."""
+    return (
+        f"UPDATE {TABLE} SET {dialect.claimed()} WHERE id IN (SELECT due_id FROM due)"
+        f" RETURNING {CLAIMED_COLUMNS}, line"
     )
 
 

@@ -4,6 +4,7 @@ All that a process has in hand are of different keys, so whatever handles events
 may go on as on any queue. What is settled frees its key, so it is told at once to whoever takes.
 """
 
+from collections import deque
 from collections.abc import Sequence
 from typing import Final
 
@@ -18,6 +19,12 @@ from zerver.lib.transport.database_lane import DatabaseLane, Hold
 #: takes; and no shorter, and no longer, than this. Units: seconds.
 _STRAYS_REST: Final = 20.0
 _STRAYS_REST_SECONDS: Final = (1.0, 30.0)
+#: As long as there is something in lines that were settled here, others wait for so many times as long as it takes to
+#: look at all; and no shorter, and no longer, than this. Units: seconds.
+_ROUND_REST: Final = 10.0
+_ROUND_REST_SECONDS: Final = (0.01, 1.0)
+#: Of more, a look at all of them finds as much, and does not ask for those that are empty by now.
+_FEW_LINES: Final = 10
 #: Statements that give lines to rows in one go; a pause or a stop should not have to wait for a million.
 _STRAYS_AT_ONCE: Final = 10
 
@@ -30,17 +37,38 @@ class OrderedLane(DatabaseLane):
         self._rows = OrderedRows(alias, queue)
         #: The line at which the last look ended before it had come to the last one.
         self._stopped_at: int | None = None
-        #: Monotonic.
+        #: Of which the first has been settled.
+        self._freed_lines: deque[int] = deque()
+        #: Monotonic, like the next.
+        self._round_at = 0.0
         self._strays_at = 0.0
 
     def _claim(self, limit: int) -> list[Claim]:
         if not self._has_given_lines():
             return []
+        claims = self._claim_behind(limit) or self._claim_anywhere(limit)
+        if claims:
+            self._look_now()  # there may be more; if not, the next look says so
+        return claims
+
+    def _claim_behind(self, limit: int) -> list[Claim]:
+        """What is first by now in the few lines that were settled here, unless it is time to look at all of them."""
+        with self._lock:
+            if len(self._freed_lines) > _FEW_LINES or clock.monotonic() >= self._round_at:
+                self._freed_lines.clear()
+            count = min(limit, len(self._freed_lines))
+            lines = [self._freed_lines.popleft() for _ in range(count)]
+        return self._rows.claim_first(lines, self._lease_seconds, self._owner) if lines else []
+
+    def _claim_anywhere(self, limit: int) -> list[Claim]:
+        """What is first in any line: from where the last look ended, and then from the front."""
+        begun_at = clock.monotonic()
         claims: list[Claim] = []
         for after in dict.fromkeys((self._stopped_at, None)):
             claims = claims or self._claim_after(after, limit)
-        if claims:
-            self._look_now()  # there may be more; if not, the next look says so
+        shortest, longest = _ROUND_REST_SECONDS
+        now = clock.monotonic()
+        self._round_at = now + min(max((now - begun_at) * _ROUND_REST, shortest), longest)
         return claims
 
     def _claim_after(self, line: int | None, limit: int) -> list[Claim]:
@@ -80,7 +108,10 @@ class OrderedLane(DatabaseLane):
         return True
 
     def _delete(self, claims: list[Claim]) -> None:
-        self._table.delete(claims, announce=True)
+        # Whoever has nothing else in hand goes on with the next himself, and at once.
+        self._table.delete(claims, announce=self._is_paused or bool(self._unbegun))
+        with self._lock:
+            self._freed_lines.extend(line for line, _ in (claim.place for claim in claims))
         self._look_again()
 
     def _look_again(self) -> None:
