@@ -22,8 +22,8 @@ from zerver.lib.event_table_sql import TABLE, Dialect, dialect_of
 
 #: Queue, message id and attempt, which are unique together: one message may stand on several queues.
 Key = tuple[str, str, int]
-#: Where a row stands in its queue: from when it may be claimed, in milliseconds, and its id. In an ordered one: its line,
-#: and its id.
+#: Where a row stands in its queue: from when it may be claimed, in milliseconds, and its id. In an ordered one: its
+#: line, and its id.
 Place = tuple[int, int]
 T = TypeVar("T")
 
