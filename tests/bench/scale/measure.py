@@ -6,7 +6,6 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +32,8 @@ IN_HAND = 1_000
 #: What is measured lasts about so long, by what one worker does, and by what is the most that was ever seen.
 SECONDS = 3.0
 RATE_EACH, MOST_RATE = 2_500, 9_000
+#: The last events are not measured: not everybody has some.
+MEASURED_PART = 0.85
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +99,7 @@ def _point(site: ScaleSite, peer: ZerverOnHosts, line: Line, setting: Setting) -
     # Clients have so much in hand before the broker, and they, are kept to their shares.
     ahead = IN_HAND * peer.consumers(setting)
     count = ahead + round(SECONDS * min(RATE_EACH * setting.workers, MOST_RATE))
-    with site.round(peer, setting, slots=1 + WARM_UP + count) as this, ExitStack() as stack:
+    with site.round(peer, setting, slots=1 + WARM_UP + count) as this:
         this.publish(Job(verb="many", count=WARM_UP))
         if line.is_spread:
             _spread(site, this)
@@ -116,17 +117,19 @@ def _point(site: ScaleSite, peer: ZerverOnHosts, line: Line, setting: Setting) -
             *((pid, NODE_SHARE) for pid in nodes.values()),
             *((pid, WORKER_SHARE) for pid in this.worker_pids()),
         ]
-        stack.enter_context(limited(groups(), shares))
-        this.thaw_workers()
-        before = _look(this, nodes, at_least=WARM_UP + ahead)
-        after = _look(this, nodes, at_least=WARM_UP + ahead + round(0.85 * (count - ahead)))
+        with limited(groups(), shares):
+            this.thaw_workers()
+            before = _look(this, nodes, at_least=WARM_UP + ahead)
+            after = _look(this, nodes, at_least=WARM_UP + ahead + round(MEASURED_PART * (count - ahead)))
+        this.wait_handled(1 + WARM_UP, count)
     events, seconds = after.handled - before.handled, after.at - before.at
+    taken = (after.workers - before.workers) / seconds
     return Point(
         line=line.name,
         workers=setting.workers,
         rate=events / seconds,
-        cpu_us=(after.workers - before.workers) / events * 1e6,
-        busy=(after.workers - before.workers) / seconds / WORKER_SHARE / setting.workers,
+        cpu_us=taken * seconds / events * 1e6,
+        busy=taken / WORKER_SHARE / setting.workers,
         nodes=[
             Node(
                 leads=leads[name],
