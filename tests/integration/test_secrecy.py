@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pika
@@ -27,10 +28,12 @@ _QUEUES = ("ledger", "ledger_typed", "ledger_batch", "ledger_transactional")
 
 
 @pytest.fixture
-def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
-    """Here each has arguments of its own, which are looked at: warm ones have those of where they began."""
-    with project_processes(tmp_path) as start:
-        yield start
+def cold_spine(spine: Spine, tmp_path: Path) -> Iterator[Spine]:
+    """Its processes have arguments of their own, which are looked at: warm ones have those of where they began."""
+    directory = tmp_path / "cold"
+    directory.mkdir()
+    with project_processes(directory) as start:
+        yield replace(spine, start=start)
 
 
 def _command_lines() -> str:
@@ -57,21 +60,21 @@ def _publish_raw(spine: Spine, queue: str, body: bytes) -> None:
     connection.close()
 
 
-def test_what_events_say_is_in_no_log_file_or_title(spine: Spine, tmp_path: Path) -> None:
+def test_what_events_say_is_in_no_log_file_or_title(cold_spine: Spine, tmp_path: Path) -> None:
     """Good events, and all the ways in which the framework itself finds fault with one, at the level DEBUG."""
     health = tmp_path / "health"
-    spine.env["LOG_LEVEL"] = "DEBUG"
+    cold_spine.env["LOG_LEVEL"] = "DEBUG"
     usual = {"timeout_seconds": 2, "max_crashes": 2, "retry": {"max_attempts": 2, "base_seconds": 0.01}}
     options = dict.fromkeys(_QUEUES, usual)
     arguments = ("--multi_threaded", *_QUEUES, "--health-file", str(health))
-    process = spine.work(*arguments, **options)
+    process = cold_spine.work(*arguments, **options)
     process.wait_for_output("worker started")
 
-    spine.publish("ledger", n=1, secret=CANARY)
-    spine.publish("ledger", *[["sleep", 0.05]] * 200, n=2, secret=CANARY)
-    spine.publish("ledger_batch", n=3, outcome="nonsense", secret=CANARY)
-    spine.publish("ledger_batch", n=4, outcome="dead with an exception", secret=CANARY)
-    spine.publish("ledger_transactional", ["swallow_a_database_error"], n=5, secret=CANARY)
+    cold_spine.publish("ledger", n=1, secret=CANARY)
+    cold_spine.publish("ledger", *[["sleep", 0.05]] * 200, n=2, secret=CANARY)
+    cold_spine.publish("ledger_batch", n=3, outcome="nonsense", secret=CANARY)
+    cold_spine.publish("ledger_batch", n=4, outcome="dead with an exception", secret=CANARY)
+    cold_spine.publish("ledger_transactional", ["swallow_a_database_error"], n=5, secret=CANARY)
     for body in (
         f'{{"n":"{CANARY}"}}',
         f'{{"n":1,"text":["{CANARY}"]}}',
@@ -79,24 +82,24 @@ def test_what_events_say_is_in_no_log_file_or_title(spine: Spine, tmp_path: Path
         CANARY,
         f'"{CANARY}',
     ):
-        _publish_raw(spine, "ledger_typed", body.encode())
-    spine.failed(9)
-    spine.publish("ledger", ["die"], n=6, secret=CANARY)
+        _publish_raw(cold_spine, "ledger_typed", body.encode())
+    cold_spine.failed(9)
+    cold_spine.publish("ledger", ["die"], n=6, secret=CANARY)
     assert process.wait() == -signal.SIGKILL
-    again = spine.work(*arguments, **options)
-    spine.failed(9)
+    again = cold_spine.work(*arguments, **options)
+    cold_spine.failed(9)
     titles = _command_lines()
     wait_for(lambda: health.exists() and WorkerProcess.objects.exists(), 30, "the first beat")
-    files = "".join(path.read_text() for path in [health, *Path(spine.env["QUEUE_STATE_DIR"]).iterdir()])
+    files = "".join(path.read_text() for path in [health, *Path(cold_spine.env["QUEUE_STATE_DIR"]).iterdir()])
     again.wait_for_output("comes again and runs alone")
     assert again.wait() == -signal.SIGKILL
-    last = spine.work(*arguments, **options)
-    spine.failed(10)
+    last = cold_spine.work(*arguments, **options)
+    cold_spine.failed(10)
     last.signal(signal.SIGTERM)
     assert last.wait() == 0
 
     rows = repr(list(WorkerProcess.objects.values()))
-    outputs = [each.output for each in spine.processes]
+    outputs = [each.output for each in cold_spine.processes]
     assert CANARY not in titles
     assert CANARY not in files
     assert CANARY not in rows
@@ -137,30 +140,30 @@ def test_commands_that_look_show_nothing_of_an_event(spine: Spine, settings: Set
 @on_rabbitmq
 @pytest.mark.parametrize("in_file", [False, True], ids=["in QUEUE_URL", "in a file"])
 def test_the_brokers_password_is_told_to_nobody(
-    spine: Spine,
+    cold_spine: Spine,
     rabbit_server: RabbitServer,
     tcp_proxy: Callable[[int], TcpProxy],
     tmp_path: Path,
     in_file: bool,
 ) -> None:
     """Logged in, refused, and cut off; in the log at DEBUG, in tracebacks, in commands, in arguments."""
-    vhost = spine.env["QUEUE_URL"].rpartition("/")[2]
+    vhost = cold_spine.env["QUEUE_URL"].rpartition("/")[2]
     rabbit_server.api("PUT", "/users/shop", {"password": PASSWORD, "tags": ""})
     try:
         everything = dict.fromkeys(("configure", "write", "read"), ".*")
         rabbit_server.api("PUT", f"/permissions/{vhost}/shop", everything)
         proxy = tcp_proxy(rabbit_server.port)
         login = "shop" if in_file else f"shop:{PASSWORD}"
-        spine.env["QUEUE_URL"] = f"amqp://{login}@127.0.0.1:{proxy.port}/{vhost}"
-        spine.env["LOG_LEVEL"] = "DEBUG"
+        cold_spine.env["QUEUE_URL"] = f"amqp://{login}@127.0.0.1:{proxy.port}/{vhost}"
+        cold_spine.env["LOG_LEVEL"] = "DEBUG"
         secret = tmp_path / "password"
         secret.write_text(PASSWORD)
         if in_file:
-            spine.env["QUEUE_PASSWORD_FILE"] = str(secret)
-        said = _run_with_that_login(spine, proxy)
+            cold_spine.env["QUEUE_PASSWORD_FILE"] = str(secret)
+        said = _run_with_that_login(cold_spine, proxy)
         rabbit_server.api("PUT", "/users/shop", {"password": f"another-{PASSWORD}", "tags": ""})
-        spine.publish("ledger", n=2)
-        refused = spine.start("queue_check", "--traceback", env=spine.env)
+        cold_spine.publish("ledger", n=2)
+        refused = cold_spine.start("queue_check", "--traceback", env=cold_spine.env)
         refused.wait()
         assert "refuses the login" in refused.output
         assert PASSWORD not in said + refused.output
