@@ -189,7 +189,9 @@ def _claim_first(dialect: Dialect, count: int, keys: int) -> str:
     values = ", ".join(["(%s)"] * count)
     return (
         f"WITH ahead AS (SELECT ({first}) AS first_id FROM (VALUES {values}) AS lines),"
-        f" due AS (SELECT id AS due_id FROM {TABLE} WHERE id IN (SELECT first_id FROM ahead) AND queue = %s"
+        f" due AS (SELECT id AS due_id FROM {TABLE} WHERE id IN (SELECT first_id FROM ahead)"
+        # Without its name alone, or SQLite goes through all that is due in the queue.
+        " AND queue || '' = %s"
         f" AND {readable(keys)} AND {_may_be_claimed(dialect)}) {_claimed(dialect)}"
     )
 
