@@ -18,7 +18,7 @@ from pytest_django import DjangoDbBlocker, Settings
 from tests.chaos.balance import Ledger
 from tests.chaos.stage import Scale, Stage, open_stage
 from tests.servers.databases import use_database
-from tests.servers.processes import REPOSITORY, ProjectProcess
+from tests.servers.processes import REPOSITORY, ProjectProcess, project_processes
 from tests.servers.rabbitmq import RabbitServer
 from tests.servers.rabbitmq_programs import Programs
 
@@ -61,6 +61,13 @@ long_form_only = pytest.mark.skipif(not is_long(), reason=f"takes minutes: runs 
 @pytest.fixture
 def scale() -> Scale:
     return Scale(is_long=is_long())
+
+
+@pytest.fixture
+def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
+    """Cold in the long form: what a soak tells of memory is quoted, and warm ones have loaded a little more."""
+    with project_processes(tmp_path, is_warm=not is_long()) as start:
+        yield start
 
 
 @pytest.fixture
