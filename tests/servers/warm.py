@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -85,7 +86,8 @@ class WarmPython(spawn.Server):
         self, command: Sequence[str], env: Mapping[str, str], cwd: Path, outputs: Sequence[int]
     ) -> WarmProcess:
         """``outputs``: descriptors for standard output and standard error."""
-        request = json.dumps({"command": command, "env": env, "cwd": str(cwd)}).encode()
+        asked = {"command": command, "env": env, "cwd": str(cwd), "limits": _limits()}
+        request = json.dumps(asked).encode()
         told, tells = os.pipe()
         try:
             socket.send_fds(self._control, [request], [*outputs, tells])
@@ -136,6 +138,12 @@ def close() -> None:
     if _python is not None:
         _python.close()
         _python = None
+
+
+def _limits() -> dict[str, tuple[int, int]]:
+    """Of this process, which its children would inherit: the soft one and the hard one of each resource."""
+    names = (name for name in dir(resource) if name.startswith("RLIMIT_"))
+    return {name: resource.getrlimit(getattr(resource, name)) for name in names}
 
 
 def _heard_at_start(env: Mapping[str, str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ import gc
 import importlib
 import json
 import os
+import resource
 import runpy
 import select
 import signal
@@ -42,7 +43,6 @@ LOADED = (
     "msgspec",
     "pika",
     "psycopg",
-    "resource",
     "rich.live",
     "rich.progress",
     "statistics",
@@ -99,8 +99,10 @@ def _end_with(parent: int) -> None:
 
 
 def _become(request: bytes) -> list[str]:
-    """What a program finds that was started by itself: a session, a directory and an environment of its own."""
+    """What a program finds that was started by itself: session, directory, environment, and the limits of the tests."""
     asked = json.loads(request)
+    for name, limits in asked["limits"].items():
+        resource.setrlimit(getattr(resource, name), limits)
     os.setsid()
     os.chdir(asked["cwd"])
     os.environ.clear()
