@@ -23,6 +23,7 @@ from zerver.lib.event import Event, next_attempt
 from zerver.lib.event_table import EventTable
 from zerver.lib.ordered_rows import LINES_PER_LOOK, OrderedRows
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.resharding import move_rows
 from zerver.lib.shard_keys import line_of
 from zerver.lib.transport import ordered_lane
 from zerver.lib.transport.base import Delivery
@@ -149,6 +150,19 @@ def test_a_retry_that_is_settled_once_more_is_neither_lost_nor_put_off(
     [again] = begin(lane)
     assert again.event.attempt == 2
     assert WaitingEvent.objects.count() == 1
+
+
+def test_a_retry_of_what_was_handed_back_meanwhile_loses_nothing(
+    table: EventTable, lanes: Callable[..., DatabaseLane]
+) -> None:
+    publish(table, "a")
+    lane = lanes()
+    [delivery] = begin(lane)
+    lane.release([delivery])  # since the process ends, though its handler has not
+    assert lane.retry(delivery, 60)
+    lane.flush()
+    [again] = begin(lanes())
+    assert (numbers([again]), again.event.attempt) == ([0], 1)
 
 
 def test_a_retry_that_is_there_already_stays_as_it_is(
@@ -322,6 +336,23 @@ def test_a_queue_that_is_no_longer_ordered_gives_all_that_it_has(
     let_time_pass(600)
     lane._look_now()
     assert sorted(numbers(begin(lane))) == [0, 1, 2, 3]
+
+
+def test_what_two_dead_had_begun_of_one_key_on_two_shards_comes_together(
+    table: EventTable, lanes: Callable[..., DatabaseLane]
+) -> None:
+    other = QueueDeclaration(name="claims_other", ordered=True, shard_key="key")
+    for number, queue in enumerate((QUEUE, other)):
+        table.store([keyed(number, "a", queue)])
+        assert len(begin(lanes(queue))) == 1
+    let_time_pass(600)
+    moved = move_rows("default", [QUEUE.name, other.name], lambda *_: other.name, lambda _: None)
+    assert moved[QUEUE.name].count == 1
+    lane, seen = lanes(other), []
+    while taken := begin(lane):
+        seen += [(*numbers([delivery]), delivery.redelivered) for delivery in taken]
+        lane.done(taken)
+    assert sorted(seen) == [(0, True), (1, True)]
 
 
 # -- costs

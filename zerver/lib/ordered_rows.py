@@ -121,6 +121,10 @@ class OrderedRows:
         delay_ms = ms_of(after_seconds)
         return self._run(_retry(self._dialect), [delay_ms, delay_ms, claim.row_id, claim.lease])[1] == 1
 
+    def drop(self, claim: Claim) -> None:
+        """Delete the row, if it is begun and still ours: what was handed back meanwhile is to come again."""
+        self._run(_drop(), [claim.row_id, claim.lease])
+
     def give_lines(self) -> int:
         """Give due rows that have none their line, some hundreds at most; how many.
 
@@ -217,6 +221,11 @@ def _retry(dialect: Dialect) -> str:
         f" AND NOT EXISTS (SELECT 1 FROM {TABLE} AS other WHERE other.message_id = {TABLE}.message_id"
         f" AND other.queue = {TABLE}.queue AND other.attempt = {TABLE}.attempt + 1)"
     )
+
+
+def _drop() -> str:
+    """Parameters: id, lease."""
+    return f"DELETE FROM {TABLE} WHERE id = %s AND lease = %s AND lease_owner <> ''"
 
 
 def _strays(dialect: Dialect, keys: int) -> str:

@@ -1,14 +1,14 @@
 """Rows of the event table that belong to another queue than they stand under, since the number of shards changed.
 
-A row changes its queue and nothing else, by one statement and only while nobody has it in hand: it keeps its id and its
-due time, and so its place among those of its key. Whoever breaks it off has lost nothing.
+A row changes its queue, by one statement and only while nobody has it in hand: it keeps its id and its due time, and so
+its place among those of its key. Whoever breaks it off has lost nothing.
 """
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from django.db.models import BigIntegerField, Exists, F, OuterRef, Q
+from django.db.models import BigIntegerField, Case, Exists, F, OuterRef, Q, When
 from django.db.models.expressions import RawSQL
 
 from zerver.lib import vault
@@ -88,5 +88,7 @@ def _move(alias: str, ids: Sequence[int], source: str, target: str) -> int:
     twin = Exists(
         table.filter(message_id=OuterRef("message_id"), queue=target, attempt=OuterRef("attempt")).order_by()
     )
-    moved = perform(alias, lambda _: rows.filter(~twin).update(queue=target))
+    # Of a line one row may be begun, and that queue may have one of its own: workers give it its line anew.
+    line = Case(When(lease_owner="", then=F("line")))
+    moved = perform(alias, lambda _: rows.filter(~twin).update(queue=target, line=line))
     return moved + perform(alias, lambda _: rows.filter(twin).delete()[0])

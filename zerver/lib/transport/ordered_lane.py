@@ -101,10 +101,9 @@ class OrderedLane(DatabaseLane):
 
     def retry(self, delivery: Delivery, after_seconds: float) -> bool:
         hold: Hold = delivery.token
-        if self._rows.retry(hold.claim, after_seconds):
-            self._look_again()
-        else:
-            self.done([delivery])
+        if not self._rows.retry(hold.claim, after_seconds):
+            self._rows.drop(hold.claim)
+        self._look_again()
         return True
 
     def _delete(self, claims: list[Claim]) -> None:
