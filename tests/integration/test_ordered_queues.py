@@ -14,6 +14,8 @@ from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
 from tests.ledger.apps import BEAT_SECONDS
 from tests.wait import wait_for
+from zerver.lib.event import Event
+from zerver.lib.failed_events import file_failed
 from zerver.lib.queue import queue_json_publish_many
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -114,6 +116,21 @@ def test_resharding_leaves_every_event_in_its_line(spine: Spine) -> None:
     assert {row.queue for row in WaitingEvent.objects.all()} == {
         queues.lookup("ledger").place(bytes(row.body)) for row in WaitingEvent.objects.all()
     }
+
+
+@on_sqlite
+def test_a_replay_stands_in_line_before_what_is_published_after_it(spine: Spine) -> None:
+    file_failed(
+        Event(queue="ledger", message_id="dead", body=b'{"n":0,"key":"k0"}', published_at_ms=1),
+        error="no",
+        traceback="",
+        worker="host:1",
+        alias="default",
+    )
+    assert run("queue_failed", "replay", "dead", "--by=ann").code == 0
+    publish(range(KEYS))
+    [replayed, *_] = WaitingEvent.objects.order_by("id")
+    assert replayed.line == queues.lookup("ledger").line(bytes(replayed.body)) is not None
 
 
 @on_sqlite

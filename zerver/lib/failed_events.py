@@ -15,7 +15,7 @@ from django.db.models.expressions import RawSQL
 
 from zerver.lib import clock, vault
 from zerver.lib.database import delete_by_chunks, perform, streamed
-from zerver.lib.errors import BodyUnreadable
+from zerver.lib.errors import BodyUnreadable, ShardKeyUnusable, UnknownQueue
 from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
 from zerver.lib.registry import queues
@@ -111,13 +111,15 @@ def replay(
     Shape: the new event's message id; None when somebody else replayed or discarded it first.
     Raises: TransportUnavailable; BodyUnreadable, and nothing was done.
     """
-    message_id = clock.new_message_id()
+    message_id, place = clock.new_message_id(), queue or failed.queue
+    body = body_of(failed) if body is None else body
     event = Event(
-        queue=queue or failed.queue,
+        queue=place,
         message_id=message_id,
-        body=body_of(failed) if body is None else body,
+        body=body,
         published_at_ms=clock.now_ms(),
         headers={**decode_headers(failed.headers), REPLAY_HEADER: failed.message_id},
+        line=_line(place, body),
     )
 
     resolved = _Resolved(state=State.REPLAYED, by=by, at_ms=EventTable(alias).now_ms(), message_id=message_id)
@@ -131,6 +133,14 @@ def replay(
             return True
 
     return message_id if perform(alias, swap) else None
+
+
+def _line(queue: str, body: bytes) -> int | None:
+    """None too where it cannot be told here; then a worker tells it."""
+    try:
+        return queues.lookup(queue).line(body)
+    except (UnknownQueue, ShardKeyUnusable):
+        return None
 
 
 def discard(failed: FailedEvent, *, by: str, alias: str) -> bool:
