@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import pytest
+from django.core.management import call_command
 from django.db import IntegrityError, connection, connections, transaction
 from msgspec.structs import replace
 
@@ -353,6 +354,22 @@ def test_what_two_dead_had_begun_of_one_key_on_two_shards_comes_together(
         seen += [(*numbers([delivery]), delivery.redelivered) for delivery in taken]
         lane.done(taken)
     assert sorted(seen) == [(0, True), (1, True)]
+
+
+def test_a_version_that_knows_no_order_may_come_back_once_the_index_is_dropped_and_go_again(
+    table: EventTable, lanes: Callable[..., DatabaseLane]
+) -> None:
+    publish(table, "a", "a", "b")
+    call_command("migrate", "zerver", "0008", verbosity=0)
+    # As it claims: it knows of no lines, and leaves them.
+    WaitingEvent.objects.update(lease_owner="before")
+    call_command("migrate", "zerver", verbosity=0)
+    lane, seen = lanes(), []
+    while taken := begin(lane):
+        seen += numbers(taken)
+        lane.done(taken)
+    assert sorted(seen) == [0, 1, 2]
+    assert seen.index(0) < seen.index(1)
 
 
 # -- costs
