@@ -271,6 +271,12 @@ class TestProjectProcess:
         process.kill()
         assert wait_until_dead([process.pid, *children])
 
+    def test_it_may_be_killed_before_it_has_begun(self, project_process: Callable[..., ProjectProcess]) -> None:
+        for _ in range(10):
+            process = project_process("shell", "--command", "pass", env={})
+            process.kill()
+            assert process.returncode == -signal.SIGKILL
+
     def test_it_ends_as_its_command_does(self, project_process: Callable[..., ProjectProcess]) -> None:
         process = project_process("nonsense", env={})
         assert process.wait() == 1

@@ -74,12 +74,14 @@ def serve(control: int) -> list[str]:
                 parent, pid = os.getpid(), os.fork()
                 if pid == 0:
                     _end_with(parent)
+                    # Told only then: who ends a process ends its group, and might do so at once.
+                    os.setsid()
+                    os.write(told, b"%d\n" % os.getpid())
                     for number, output in enumerate(outputs, start=1):
                         os.dup2(output, number)
                     return _become(request)
                 for output in outputs:
                     os.close(output)
-                os.write(told, b"%d\n" % pid)
                 process = os.pidfd_open(pid)
                 running[process] = pid, told
                 happened.register(process, select.EPOLLIN)
@@ -99,11 +101,10 @@ def _end_with(parent: int) -> None:
 
 
 def _become(request: bytes) -> list[str]:
-    """What a program finds that was started by itself: session, directory, environment, and the limits of the tests."""
+    """What a program finds that was started by itself: directory, environment, and the limits of the tests."""
     asked = json.loads(request)
     for name, limits in asked["limits"].items():
         resource.setrlimit(getattr(resource, name), limits)
-    os.setsid()
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["env"])
