@@ -112,3 +112,48 @@ GOALS = (
     Goal(case="publish-many-postgresql", figure="rate", than="procrastinate", at_least=2),
     Goal(case="drain-postgresql", figure="rate", than="procrastinate", at_least=2),
 )
+
+#: Why a goal is missed where it is, by case and figure: what the profile of the case ``profile``, and the tables, say.
+WHY_NOT: Mapping[tuple[str, str], str] = {
+    ("drain", "rate"): (
+        "an event takes a worker's threads the time that *Where a worker's time goes* takes apart, all of it under one"
+        " interpreter's lock, and no part of it is large enough to be the one to blame. The program in C takes a tenth"
+        " of that, and waits for the broker. Where processors are few, the broker works beside the worker and what is"
+        " shared with it (caches, halves of a core) makes each step of Python longer than it is alone."
+    ),
+    ("publish-threads", "speedup"): (
+        "one thread's publish already takes most of its time in processors, the broker's and ours, as its table tells:"
+        " there is little waiting that others could use. With processors to spare the ratio grows."
+    ),
+    ("publish-one", "p50_ms"): (
+        "both wait for the same confirm; ours hands over to the thread that has the connection, where pika's blocking"
+        " one reads the socket itself. Within the spread of the rounds they are equal."
+    ),
+    ("publish-many", "rate"): (
+        "an event is looked through for what JSON cannot carry, encoded, and given an id and headers, which the program"
+        " in C has ready; with large events that is most of the difference."
+    ),
+    ("latency", "p50_ms"): (
+        "two thirds of it are the broker's: see the program in C. The rest is Python woken from sleep four times, which"
+        " at 200 events a second always finds its caches cold."
+    ),
+    ("latency", "p99_ms"): (
+        "the slowest of a hundred are those that come upon something else on the same processors, the disk's flush for"
+        " one; from round to round it moves by more than the peers differ."
+    ),
+    ("idle", "rss_mb"): (
+        "a bare Django with its users and sessions is at 42 MB here before anything of ours is loaded, and the driver"
+        " of PostgreSQL takes 11; ours, pika and msgspec come to about 12."
+    ),
+    ("idle-10-queues", "rss_mb"): "as for one queue: the other nine add a megabyte.",
+    ("publish-one-sqlite", "p50_ms"): (
+        "one publish is one commit that waits for the disk, theirs and ours: the ratio is bounded by that wait, and is"
+        " greater the faster the disk."
+    ),
+    ("drain-sqlite", "rate"): (
+        "ours takes as long for an event as its table tells; a peer that is quick on this disk brings the ratio down."
+    ),
+    ("publish-one-postgresql", "p50_ms"): (
+        "one publish is one commit that waits for the disk, theirs and ours, and that is most of either."
+    ),
+}

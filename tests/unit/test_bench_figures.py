@@ -11,7 +11,7 @@ from tests.bench.cases import CASES
 from tests.bench.cases.latency import latencies
 from tests.bench.events import SMALL_BYTES, Templates, write_templates
 from tests.bench.figures import FIGURES, Summary, latency_figures, percentile, ratios, summaries
-from tests.bench.goals import BEST, GOALS
+from tests.bench.goals import BEST, GOALS, WHY_NOT
 from tests.bench.job import Job
 from tests.bench.ledger import Ledger
 from tests.bench.peers import PEERS
@@ -102,3 +102,4 @@ def test_goals_are_of_cases_peers_and_figures_that_there_are() -> None:
         assert goal.figure in CASES[goal.case].figures, goal
         assert goal.than in (None, BEST, *CASES[goal.case].peers), goal
         assert (goal.at_least is None) != (goal.at_most is None), goal
+    assert set(WHY_NOT) <= {(goal.case, goal.figure) for goal in GOALS}

@@ -103,6 +103,7 @@ def test_goals_are_judged_by_the_median_of_ratios_and_told_as_not_measured_witho
         WHOLE, parts={"drain": {**WHOLE.parts["drain"], "zerver": Part(rounds=rounds(20_000, 19_000))}}
     )
     assert {verdict.goal.than: verdict.is_met for verdict in judge(slow)}["pika"] is False
+    assert to_markdown(slow).count("- **drain**, events/s: ") == 1, "the reason, once for all"
 
 
 def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
@@ -114,6 +115,7 @@ def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
     assert "| pika | 5,000 [4,000–5,000] | 200 [200–250] | ×6.00 |" in text
     assert "- not measured: celery: it is not installed \\| at all" in text
     assert "**pika** (pika): pika 1.0" in text
+    assert "Why those that are not met are not" not in text
     assert "10% of the processors' time" in text
 
 

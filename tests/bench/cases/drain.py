@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
+from tests.bench import profile
 from tests.bench.case import Case
 from tests.bench.figures import Figures
 from tests.bench.job import Job
 from tests.bench.peer import Peer
+from tests.bench.round import Round
 from tests.bench.setting import Setting
 from tests.bench.site import Site
 
 #: How long a worker has with its backlog, about.
 DRAIN_SECONDS = 2.0
+#: Looked at for so long.
+PROFILE_SECONDS = 6.0
 #: Handled before the clock runs: modules are loaded, connections opened, caches warm.
 WARM_UP = 200
 
@@ -34,8 +40,46 @@ class Drain(Case):
         return drain(site, peer, self.setting, warm_up=WARM_UP, count=count)
 
 
-def drain(site: Site, peer: Peer, setting: Setting, *, warm_up: int, count: int) -> Figures:
-    """Events that workers handle from a stand, having handled others before. Shape: as ``Drain.figures`` names them."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profiled(Case):
+    group: ClassVar[str] = "Where a worker's time goes"
+    how: ClassVar[str] = (
+        "A drain as above, while py-spy looks at the worker's Python stacks: which of its threads holds the"
+        " interpreter's lock, and at what it is. The samples are shares of the processor time that the worker took"
+        " for an event, all threads together."
+    )
+    figures: ClassVar[tuple[str, ...]] = ("cpu_us", *profile.FIGURES)
+
+    def measure(self, site: Site, peer: Peer) -> Figures:
+        count = site.count(events_in(PROFILE_SECONDS, peer, self.setting))
+        found: list[profile.Profile] = []
+
+        @contextmanager
+        def look(this: Round) -> Iterator[None]:
+            with profile.profiled(this.worker_pids()[0], this.place.directory) as its_profile:
+                found.append(its_profile)
+                yield
+
+        cpu_us = drain(site, peer, self.setting, warm_up=WARM_UP, count=count, beside=look)["cpu_us"]
+        return {"cpu_us": cpu_us, **{name: share * cpu_us for name, share in found[0].shares().items()}}
+
+
+Beside = Callable[[Round], AbstractContextManager[None]]
+
+
+def drain(
+    site: Site,
+    peer: Peer,
+    setting: Setting,
+    *,
+    warm_up: int,
+    count: int,
+    beside: Beside = lambda _: nullcontext(),
+) -> Figures:
+    """Events that workers handle from a stand, having handled others before. Shape: as ``Drain.figures`` names them.
+
+    ``beside``: a context around what is timed.
+    """
     backlog = Job(verb="many", first=1 + warm_up, count=count, is_confirmed=False)
     with site.round(peer, setting, slots=1 + warm_up + count) as this:
         this.publish(Job(verb="many", count=warm_up))
@@ -48,8 +92,9 @@ def drain(site: Site, peer: Peer, setting: Setting, *, warm_up: int, count: int)
         before = this.cost()
         began_ns = time.monotonic_ns()
         this.thaw_workers()
-        this.wait_handled(backlog.first, count)
-        after = this.cost()
+        with beside(this):
+            this.wait_handled(backlog.first, count)
+            after = this.cost()
         ended_ns = max(this.ledger.slots[backlog.first :])
         return {
             "rate": count / (ended_ns - began_ns) * 1e9,
@@ -84,6 +129,13 @@ def _variant(name: str, title: str, setting: Setting) -> Drain:
 
 DRAINS = (
     Drain(name="drain", title="Drain, one worker process", peers=EVERYBODY),
+    Profiled(
+        name="profile",
+        title="A worker of zerver's, event by event",
+        peers=("zerver",),
+        is_long=True,
+        most_rounds=1,
+    ),
     _variant("2", "two worker processes", Setting(workers=2)),
     _variant("classic", "classic queue", Setting(queue_type="classic")),
     _variant("8k", "webhooks of 8 KB", Setting(events="webhooks")),

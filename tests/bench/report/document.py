@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tests.bench.figures import FIGURES
-from tests.bench.goals import Verdict, judge
+from tests.bench.goals import WHY_NOT, Verdict, judge
 from tests.bench.numbers import with_spread
 from tests.bench.report.rows import rows, troubles
 from tests.bench.result import CaseTold, Result
 
+NOT_KNOWN = "nobody has looked into that."
 #: Beside the document: its plots.
 PLOTS = "performance"
 
@@ -62,8 +63,23 @@ def _goals(verdicts: Sequence[Verdict]) -> str:
     ]
     return (
         "## Goals\n\nAs ratios, zerver's by the other's, where another is named.\n\n"
-        "| case | figure | goal | measured | met? |\n|---|---|---|---|---|\n" + "\n".join(lines) + "\n"
+        "| case | figure | goal | measured | met? |\n|---|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+        + _reasons(verdicts)
     )
+
+
+def _reasons(verdicts: Sequence[Verdict]) -> str:
+    """Why goals are not met, each reason once."""
+    missed = dict.fromkeys(
+        (verdict.goal.case, verdict.goal.figure) for verdict in verdicts if verdict.is_met is False
+    )
+    told = [
+        f"- **{case}**, {FIGURES[figure].title}: {WHY_NOT.get((case, figure), NOT_KNOWN)}"
+        for case, figure in missed
+    ]
+    return "\nWhy those that are not met are not:\n\n" + "\n".join(told) + "\n" if told else ""
 
 
 def _met(verdict: Verdict) -> str:
