@@ -271,7 +271,9 @@ class TestProjectProcess:
         process.kill()
         assert wait_until_dead([process.pid, *children])
 
-    def test_it_may_be_killed_before_it_has_begun(self, project_process: Callable[..., ProjectProcess]) -> None:
+    def test_it_may_be_killed_before_it_has_begun(
+        self, project_process: Callable[..., ProjectProcess]
+    ) -> None:
         for _ in range(10):
             process = project_process("shell", "--command", "pass", env={})
             process.kill()
