@@ -279,6 +279,17 @@ class TestProjectProcess:
             process.kill()
             assert process.returncode == -signal.SIGKILL
 
+    def test_some_may_begin_while_others_end(self, tmp_path: Path) -> None:
+        with project_processes(tmp_path, is_warm=True) as start:
+            for _ in range(50):
+                some = [start("shell", "--command", "pass", env={}) for _ in range(4)]
+                for process in some[:2]:
+                    process.signal(signal.SIGKILL)
+                some.append(start("shell", "--command", "pass", env={}))
+                for process in some:
+                    process.kill()
+                assert all(process.returncode is not None for process in some)
+
     def test_it_ends_as_its_command_does(self, project_process: Callable[..., ProjectProcess]) -> None:
         process = project_process("nonsense", env={})
         assert process.wait() == 1

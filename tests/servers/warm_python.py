@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+from contextlib import suppress
 
 #: What processes of the project load of others, or what loads it: all that can be loaded without settings.
 LOADED = (
@@ -65,6 +66,9 @@ def serve(control: int) -> list[str]:
         while True:
             for descriptor, _ in happened.poll():
                 if descriptor != control:
+                    # To close it is not enough: a fork that has only just begun has it as well, and it would be told of
+                    # once more.
+                    happened.unregister(descriptor)
                     _tell_end(descriptor, *running.pop(descriptor))
                     continue
                 request, descriptors, *_ = socket.recv_fds(asked, MOST_REQUEST_BYTES, DESCRIPTORS)
@@ -90,7 +94,8 @@ def serve(control: int) -> list[str]:
 def _tell_end(process: int, pid: int, told: int) -> None:
     _, status = os.waitpid(pid, 0)
     os.close(process)
-    os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
+    with suppress(BrokenPipeError):  # who asked for it no longer wants to know
+        os.write(told, b"%d\n" % os.waitstatus_to_exitcode(status))
     os.close(told)
 
 
