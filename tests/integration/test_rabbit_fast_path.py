@@ -7,9 +7,11 @@ from typing import Any
 
 import pika
 import pytest
+from pika.adapters.blocking_connection import BlockingChannel
 
 from tests.integration.rabbit import Consumer, declaration, event, open_transport
 from tests.servers.rabbitmq import RabbitServer
+from tests.wait import wait_for
 from zerver.lib.event import Event
 from zerver.lib.transport.base import Delivery
 from zerver.lib.transport.rabbitmq import RabbitTransport, in_lists
@@ -56,8 +58,16 @@ def publish_all(url: str) -> list[Event]:
     channel = connection.channel()
     for body, properties in messages:
         channel.basic_publish("", "parcels", body, properties)
+    # None of them is confirmed: a connection that closes sooner takes with it what the queue has not got yet (3.10.8).
+    wait_for(
+        lambda: depth(channel) == len(messages), message=lambda: f"{len(messages)}; {depth(channel)} there"
+    )
     connection.close()
     return [to_event("parcels", properties, body) for body, properties in messages]
+
+
+def depth(channel: BlockingChannel) -> int:
+    return int(channel.queue_declare("parcels", passive=True).method.message_count)
 
 
 def said(each: Event) -> tuple[Any, ...]:
