@@ -43,10 +43,33 @@ _FRAME: Final = re.compile(r"\(((?:zerver|tests)/[^:)]*)[:)]")
 
 
 class Profile:
-    """Filled once its context has ended."""
+    """Filled once ``taken`` has ended."""
 
     def __init__(self) -> None:
         self.samples: Counter[str] = Counter()
+
+    @contextmanager
+    def taken(self, pid: int, directory: Path) -> Iterator[None]:
+        """Of a process, and only while it holds the interpreter's lock, which is what its threads share.
+
+        Raises: CannotRunError where py-spy is missing, or may not look.
+        """
+        if not PY_SPY.exists():
+            raise CannotRunError("py-spy is not installed")
+        stacks = directory / "stacks"
+        command = [str(PY_SPY), "record", "--gil", "--threads", "--format", "raw"]
+        command += ["--rate", str(SAMPLES_A_SECOND), "--output", str(stacks), "--pid", str(pid)]
+        spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            yield
+            spy.send_signal(signal.SIGINT)
+            _, said = spy.communicate(timeout=WAIT_SECONDS)
+        finally:
+            spy.kill()
+            spy.wait()
+        if not stacks.exists():
+            raise CannotRunError(f"py-spy: {' '.join(said.split())[-300:]}")
+        self.samples = count(stacks.read_text())
 
     def shares(self) -> dict[str, float]:
         """By names of ``FIGURES``; together they are 1. Raises: CannotRunError where nothing was seen."""
@@ -54,31 +77,6 @@ class Profile:
         if not total:
             raise CannotRunError("py-spy has seen nothing")
         return {name: self.samples[name] / total for name in FIGURES}
-
-
-@contextmanager
-def profiled(pid: int, directory: Path) -> Iterator[Profile]:
-    """Of a process, and only while it holds the interpreter's lock, which is what its threads share.
-
-    Raises: CannotRunError where py-spy is missing, or may not look.
-    """
-    if not PY_SPY.exists():
-        raise CannotRunError("py-spy is not installed")
-    stacks = directory / "stacks"
-    command = [str(PY_SPY), "record", "--gil", "--threads", "--format", "raw"]
-    command += ["--rate", str(SAMPLES_A_SECOND), "--output", str(stacks), "--pid", str(pid)]
-    found = Profile()
-    spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    try:
-        yield found
-        spy.send_signal(signal.SIGINT)
-        _, said = spy.communicate(timeout=WAIT_SECONDS)
-    finally:
-        spy.kill()
-        spy.wait()
-    if not stacks.exists():
-        raise CannotRunError(f"py-spy: {' '.join(said.split())[-300:]}")
-    found.samples = count(stacks.read_text())
 
 
 def count(stacks: str) -> Counter[str]:

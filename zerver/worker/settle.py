@@ -69,11 +69,11 @@ class Settler:
     def _absolve(self, released: Sequence[Delivery]) -> None:
         """Before they go, or somebody may have them as suspects already. A suspect stays one."""
         innocent = [each for each in released if not (each.redelivered or each.lane.tells_release_from_loss)]
-        for queue in {delivery.event.queue for delivery in innocent}:
-            ids = [each.event.message_id for each in innocent if each.event.queue == queue]
+        if innocent:
             # While the database is away they go back as if somebody had died of them.
             with suppress(*STORE_ERRORS):
-                handed_back.note(queue, ids, self._alias)
+                ids = [each.event.message_id for each in innocent]
+                handed_back.note(innocent[0].event.queue, ids, self._alias)
 
     def _acquit(self, settled: Sequence[tuple[Delivery, Outcome]], kind: type | UnionType) -> None:
         for delivery, outcome in settled:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
-from tests.bench import profile
 from tests.bench.case import Case
 from tests.bench.figures import Figures
 from tests.bench.job import Job
 from tests.bench.peer import Peer
+from tests.bench.profile import FIGURES as PROFILED
+from tests.bench.profile import Profile
 from tests.bench.round import Round
 from tests.bench.setting import Setting
 from tests.bench.site import Site
@@ -48,20 +49,17 @@ class Profiled(Case):
         " interpreter's lock, and at what it is. The samples are shares of the processor time that the worker took"
         " for an event, all threads together."
     )
-    figures: ClassVar[tuple[str, ...]] = ("cpu_us", *profile.FIGURES)
+    figures: ClassVar[tuple[str, ...]] = ("cpu_us", *PROFILED)
 
     def measure(self, site: Site, peer: Peer) -> Figures:
         count = site.count(events_in(PROFILE_SECONDS, peer, self.setting))
-        found: list[profile.Profile] = []
+        found = Profile()
 
-        @contextmanager
-        def look(this: Round) -> Iterator[None]:
-            with profile.profiled(this.worker_pids()[0], this.place.directory) as its_profile:
-                found.append(its_profile)
-                yield
+        def look(this: Round) -> AbstractContextManager[None]:
+            return found.taken(this.worker_pids()[0], this.place.directory)
 
         cpu_us = drain(site, peer, self.setting, warm_up=WARM_UP, count=count, beside=look)["cpu_us"]
-        return {"cpu_us": cpu_us, **{name: share * cpu_us for name, share in found[0].shares().items()}}
+        return {"cpu_us": cpu_us, **{name: share * cpu_us for name, share in found.shares().items()}}
 
 
 Beside = Callable[[Round], AbstractContextManager[None]]

@@ -66,9 +66,7 @@ class OrderedLane(DatabaseLane):
         claims: list[Claim] = []
         for after in dict.fromkeys((self._stopped_at, None)):
             claims = claims or self._claim_after(after, limit)
-        shortest, longest = _ROUND_REST_SECONDS
-        now = clock.monotonic()
-        self._round_at = now + min(max((now - begun_at) * _ROUND_REST, shortest), longest)
+        self._round_at = _rested(begun_at, _ROUND_REST, _ROUND_REST_SECONDS)
         return claims
 
     def _claim_after(self, line: int | None, limit: int) -> list[Claim]:
@@ -87,9 +85,7 @@ class OrderedLane(DatabaseLane):
             return True
         for _ in range(_STRAYS_AT_ONCE):
             if not self._rows.give_lines():
-                shortest, longest = _STRAYS_REST_SECONDS
-                now = clock.monotonic()
-                self._strays_at = now + min(max((now - begun_at) * _STRAYS_REST, shortest), longest)
+                self._strays_at = _rested(begun_at, _STRAYS_REST, _STRAYS_REST_SECONDS)
                 return True
         self._look_again()
         return False
@@ -116,3 +112,10 @@ class OrderedLane(DatabaseLane):
     def _look_again(self) -> None:
         self._look_now()
         self._wake()
+
+
+def _rested(begun_at: float, times: float, bounds_seconds: tuple[float, float]) -> float:
+    """When what has begun then, and ended now, is to be done again. Units: monotonic seconds."""
+    shortest, longest = bounds_seconds
+    now = clock.monotonic()
+    return now + min(max((now - begun_at) * times, shortest), longest)
