@@ -83,6 +83,9 @@ class Broker:
     def ready(self, name: str) -> int:
         return self.admin.depth(name).ready or 0
 
+    def consumers(self, name: str) -> int:
+        return self.admin.depth(name).consumers or 0
+
     def exists(self, name: str) -> bool:
         with self.channel() as channel:
             try:
@@ -124,6 +127,11 @@ def long_way(broker: Broker, rabbit_server: RabbitServer, tcp_proxy: Callable[[i
     proxy = tcp_proxy(rabbit_server.port)
     proxy.set_latency(0.2)
     return proxy.through(broker.url)
+
+
+def kill(migration: ProjectProcess) -> None:
+    migration.kill()
+    assert migration.wait() == -signal.SIGKILL
 
 
 def is_declared(broker: Broker) -> bool:
@@ -244,9 +252,9 @@ def test_killed_on_the_way_out_it_goes_on_and_nothing_is_lost(
     ids = broker.fill("noop", 2000)
     killed = migration(long_way)
     wait_for(lambda: broker.exists(SECOND) and broker.ready(SECOND) > 0, 60, "the move to begin")
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL
+    kill(killed)
     assert broker.ready("noop") > 0, "killed too late to prove anything"
+    wait_for(lambda: not broker.consumers("noop"), 20, "the broker to notice")
     again = migration()
     assert again.wait(90) == 0, again.output
     assert_whole(broker, ids)
@@ -260,9 +268,9 @@ def test_killed_on_the_way_back_it_goes_on_and_nothing_is_lost(
     killed = migration(long_way)
     killed.wait_for_output(f"moving {SECOND} to noop", 60)
     wait_for(lambda: broker.ready("noop") > 0, 30, "the way back to begin")
-    killed.kill()
-    assert killed.wait() == -signal.SIGKILL
+    kill(killed)
     assert broker.ready(SECOND) > 0, "killed too late to prove anything"
+    wait_for(lambda: not broker.consumers(SECOND), 20, "the broker to notice")
     again = migration()
     assert again.wait(90) == 0, again.output
     assert "of a migration that was broken off" in again.output
