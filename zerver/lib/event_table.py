@@ -182,7 +182,11 @@ class EventTable:
         )
 
     def forget(self, keys: Sequence[Key]) -> int:
-        """Delete rows whose events the broker has confirmed, but for those that a worker has claimed."""
+        """Delete rows whose events the broker has confirmed, but for those that a worker has claimed.
+
+        On PostgreSQL without waiting for its disk: what a crash of the server brings back comes twice, as it would if it
+        came before this; nobody is held up for that.
+        """
         dialect = self._dialect
         return sum(
             self._run(dialect.forget(len(chunk)), _key_values(chunk))

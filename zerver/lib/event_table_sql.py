@@ -54,6 +54,8 @@ class Dialect:
     peeks: bool = False
     #: Do rows that are gone stay in its way for a while, so that a claim should begin where the last one ended?
     keeps_dead_rows: bool = False
+    #: In a DELETE outside of transactions: its commit waits for no disk.
+    _unhurried: str = ""
     #: Ends a claim: the rows that are due, by a CTE of that name, and what is told of them.
     _of_due: str
 
@@ -159,7 +161,7 @@ class Dialect:
 
     def forget(self, keys: int) -> str:
         """Parameters: see ``_of_keys``."""
-        return f"DELETE FROM {TABLE} WHERE lease_owner = '' AND {_of_keys(keys)}"
+        return f"DELETE FROM {TABLE}{self._unhurried} WHERE lease_owner = '' AND {_of_keys(keys)}"
 
     def hold(self, keys: int) -> str:
         """Parameters: lease_ms; then see ``_of_keys``. Never shortens a lease.
@@ -289,6 +291,8 @@ class PostgreSql(Dialect):
     skip_locked = " FOR UPDATE SKIP LOCKED"
     # Versions of rows that any open transaction might still see.
     keeps_dead_rows = True
+    # The last argument: for this transaction alone. It is a subquery, so that the planner leaves it be, and runs it once.
+    _unhurried = " USING (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried"
     _of_due = f"FROM due WHERE id = due_id RETURNING {CLAIMED_COLUMNS}, since_ms"
 
 
