@@ -8,7 +8,7 @@ import json
 import math
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 
 _RATIO = 1.1
@@ -26,8 +26,11 @@ class Histogram:
 
     def add(self, duration_ms: float, count: int = 1) -> None:
         """Durations below 0.1 ms, or negative ones by clocks that disagree, count as 0.1 ms."""
-        bucket = int(math.log(duration_ms / _FLOOR_MS) / _LOG_RATIO) + 1 if duration_ms > _FLOOR_MS else 0
-        self._counts[bucket] += count
+        self._counts[_bucket(duration_ms)] += count
+
+    def add_each(self, durations_ms: Iterable[float]) -> None:
+        """``add`` for many, each of which was once."""
+        self._counts.update(map(_bucket, durations_ms))
 
     def merge(self, other: "Histogram") -> None:
         """Add another's counts to this one's."""
@@ -75,6 +78,10 @@ class Histogram:
     def from_json(cls, text: str | None) -> "Histogram":
         """None, where nobody tells, is an empty one."""
         return cls({int(bucket): int(count) for bucket, count in json.loads(text or "{}").items()})
+
+
+def _bucket(duration_ms: float) -> int:
+    return int(math.log(duration_ms / _FLOOR_MS) / _LOG_RATIO) + 1 if duration_ms > _FLOOR_MS else 0
 
 
 def _middle_ms(bucket: int) -> float:

@@ -1,13 +1,20 @@
 """What a worker process counts at a queue."""
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Final, TypeVar
 
 from zerver.lib.event import Event
 from zerver.lib.latency import Histogram
 from zerver.lib.transport.base import Delivery
 from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
+
+T = TypeVar("T")
+
+#: So many that are simply done are counted together: one by one, that takes longer than many a handler.
+_TOGETHER: Final = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +52,18 @@ def _since(now: str, earlier: str) -> str:
 
 
 class Counters:
-    """Counts outcomes; thread-safe, in memory, written to the database now and then by somebody else."""
+    """Counts outcomes; thread-safe, in memory, written to the database now and then by somebody else.
+
+    What happens most, that one event begins and is simply done, is noted without the lock, and counted by whoever comes
+    next with the lock in hand.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        #: How many were begun at once.
+        self._begun: deque[int] = deque()
+        #: How long it was in hand, in seconds; its lag, in milliseconds; its attempt.
+        self._done: deque[tuple[float, int, int]] = deque()
         self._in_flight = 0
         self._by_kind: dict[type, int] = dict.fromkeys((Done, Retry, Dead, Discard, Release), 0)
         self._lag_ms: int | None = None
@@ -56,8 +71,7 @@ class Counters:
         self._consume_times = Histogram()
 
     def started(self, count: int) -> None:
-        with self._lock:
-            self._in_flight += count
+        self._begun.append(count)
 
     def took(self, event_seconds: float, count: int) -> None:
         """So many events were in hand, each for this time."""
@@ -67,40 +81,55 @@ class Counters:
     def took_each(self, event_seconds: Iterable[float]) -> None:
         """Events were in hand beside each other, one for each of these times."""
         with self._lock:
-            for seconds in event_seconds:
-                self._consume_times.add(seconds * 1000)
+            self._consume_times.add_each(seconds * 1000 for seconds in event_seconds)
 
     def done(self, event: Event, event_seconds: float, now_ms: int) -> None:
-        """One that was alone in hand is simply done: ``took`` and ``ended`` in one, for it happens most."""
-        lag_ms = now_ms - event.published_at_ms
-        with self._lock:
-            self._in_flight -= 1
-            self._by_kind[Done] += 1
-            self._consume_times.add(event_seconds * 1000)
-            self._note_lag(lag_ms, event.attempt)
+        """One that was alone in hand is simply done: ``took`` and ``ended`` in one."""
+        done = self._done
+        done.append((event_seconds, now_ms - event.published_at_ms, event.attempt))
+        if len(done) >= _TOGETHER:
+            with self._lock:
+                self._count_noted()
 
     def ended(self, settled: Sequence[tuple[Delivery, Outcome]], now_ms: int, *, left: int = 0) -> None:
         """These left the hand; and ``left`` others, which were dropped because somebody else has them."""
+        lags = [
+            (now_ms - delivery.event.published_at_ms, delivery.event.attempt)
+            for delivery, outcome in settled
+            if type(outcome) is Done
+        ]
         with self._lock:
+            self._count_noted()
             self._in_flight -= len(settled) + left
-            for delivery, outcome in settled:
+            for _, outcome in settled:
                 self._by_kind[type(outcome)] += 1
-                if type(outcome) is Done:
-                    self._note_lag(now_ms - delivery.event.published_at_ms, delivery.event.attempt)
+            self._count_lags(lags)
 
-    def _note_lag(self, lag_ms: int, attempt: int) -> None:
-        self._lag_ms = max(0, lag_ms)
-        if attempt == 1:
-            self._latencies.add(lag_ms)
+    def _count_noted(self) -> None:
+        """Under the lock."""
+        # First what ended: what it began with was noted before.
+        done = _taken(self._done)
+        self._in_flight += sum(_taken(self._begun)) - len(done)
+        self._by_kind[Done] += len(done)
+        self._consume_times.add_each(seconds * 1000 for seconds, _, _ in done)
+        self._count_lags([(lag_ms, attempt) for _, lag_ms, attempt in done])
+
+    def _count_lags(self, lags: Sequence[tuple[int, int]]) -> None:
+        """Under the lock. Shape: each with its attempt."""
+        if lags:
+            self._lag_ms = max(0, lags[-1][0])
+            self._latencies.add_each(lag_ms for lag_ms, attempt in lags if attempt == 1)
 
     @property
     def settled(self) -> int:
         """Events settled in any way but handed back."""
         with self._lock:
+            self._count_noted()
             return sum(self._by_kind.values()) - self._by_kind[Release]
 
     def read(self) -> Counts:
         with self._lock:
+            self._count_noted()
             return Counts(
                 in_flight=self._in_flight,
                 consumed=self._by_kind[Done],
@@ -111,3 +140,8 @@ class Counters:
                 latencies=self._latencies.to_json(),
                 consume_times=self._consume_times.to_json(),
             )
+
+
+def _taken(noted: deque[T]) -> list[T]:
+    """All of it. Others may append meanwhile, but only whoever has the lock takes."""
+    return [noted.popleft() for _ in range(len(noted))]
