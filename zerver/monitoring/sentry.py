@@ -36,6 +36,7 @@ _WITH_FRAMES: Final = ("exception", "threads", "stacktrace")
 _SAYING: Final = ("message", "logentry", "exception", "breadcrumbs", "threads", "tags", "extra", "contexts")
 _DEEPEST: Final = 20
 _HINT: Final = "zerver"
+_NOTHING: Final = nullcontext()
 
 
 def connect() -> None:
@@ -50,7 +51,7 @@ class Sentry(Tracker):
 
     def watching(self, queue: QueueDeclaration, events: Sequence[Event]) -> AbstractContextManager[None]:
         sdk = _active()
-        return nullcontext() if sdk is None else _watched(sdk, queue, events)
+        return _NOTHING if sdk is None else _watched(sdk, queue, events)
 
     def picture(self, error: BaseException) -> object:
         """Shape: Sentry's own event, and the hint that the project's ``before_send`` gets; no frame is left in it."""
