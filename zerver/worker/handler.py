@@ -4,7 +4,7 @@ import traceback as tracebacks
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 
 from django.db import transaction
 
@@ -47,8 +47,6 @@ from zerver.worker.surroundings import (
 )
 from zerver.worker.timeouts import HandlerTimeout, SoftDeadline
 
-T = TypeVar("T")
-
 Result = Outcome | Failure | Again
 #: A delivery and its event as the handler wants it.
 Pair = tuple[Delivery, Any]
@@ -70,8 +68,12 @@ class Handler:
     def __init__(self, queue: QueueDeclaration, worker: QueueProcessingWorker, alias: str) -> None:
         self._queue = queue
         self._worker = worker
-        #: Only tests call a coroutine function from here.
-        self._consume = plainly(worker.consume)
+        # The author's code. Only tests call a coroutine function by this.
+        self._consume = in_this_process(plainly(worker.consume))
+        self._upgrade = in_this_process(worker.upgrade)
+        self._consume_batch = (
+            in_this_process(worker.consume_batch) if isinstance(worker, LoopQueueProcessingWorker) else None
+        )
         self._alias = alias
 
     def run(self, deliveries: Sequence[Delivery], deadline: SoftDeadline) -> list[Result]:
@@ -199,22 +201,16 @@ class Handler:
 
     def _call(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Outcome]:
         """The handler itself, under the deadline and in a context of its own."""
-        worker = self._worker
-        deliveries = [delivery for delivery, _ in pairs]
+        seconds, consume_batch = self._queue.timeout_seconds, self._consume_batch
+        if consume_batch is None:
+            [(delivery, event)] = pairs
+            handled_events.set([delivery.event])
+            deadline.run(seconds, [delivery], lambda: self._consume(event))
+            return [DONE]
+        deliveries, events = zip(*pairs, strict=True)
         handled_events.set([delivery.event for delivery in deliveries])
-        if isinstance(worker, LoopQueueProcessingWorker):
-            events = [event for _, event in pairs]
-            answer = self._within(deadline, deliveries, worker.consume_batch, events)
-            return self._read_answer(answer, len(events))
-        [(_, event)] = pairs
-        self._within(deadline, deliveries, self._consume, event)
-        return [DONE]
-
-    def _within(
-        self, deadline: SoftDeadline, deliveries: Sequence[Delivery], call: Callable[[Any], T], argument: Any
-    ) -> T:
-        """The author's code, and nothing else."""
-        return deadline.run(self._queue.timeout_seconds, deliveries, in_this_process, call, argument)
+        answer = deadline.run(seconds, deliveries, lambda: consume_batch([*events]))
+        return self._read_answer(answer, len(events))
 
     def _decode(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The delivery with its event as the handler wants it; or what came of it already: a body that is not JSON is
@@ -228,15 +224,16 @@ class Handler:
         except NotJson as error:
             return Dead(str(error))
         except WrongEventType:
-            return self._upgrade(delivery, deadline)
+            return self._upgraded(delivery, deadline)
         except Exception as error:  # a type's own code, such as a Struct's __post_init__
             return self.result_of(error, [delivery])
 
-    def _upgrade(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
+    def _upgraded(self, delivery: Delivery, deadline: SoftDeadline) -> Pair | Result:
         """The author's hook, which may choose an outcome as a handler may."""
+        seconds = self._queue.timeout_seconds
         try:
             event = decode_json(delivery.event.body)
-            upgraded = in_context(self._within, deadline, [delivery], self._worker.upgrade, event)
+            upgraded = in_context(deadline.run, seconds, [delivery], lambda: self._upgrade(event))
             return delivery, self._queue.event_type.convert(self._queue.name, upgraded)
         except BaseException as error:  # as in _attempt
             return self.result_of(error, [delivery])

@@ -81,13 +81,19 @@ class Journey:
             if not self._renew(delivery):
                 return Travelled(settled=[], left=[delivery], again=[])
             result = self.handler.run_one(delivery, deadline)
-            if result is DONE:
-                with suppress(*STORE_ERRORS):
-                    delivery.lane.done([delivery])
-                    if self.breaker.succeeded():
-                        self.on_breaker(True)
-                    return None
+            if result is DONE and self._settle_done(delivery):
+                return None
             return self._tracked(self._go_on([delivery], [], self._run([delivery], deadline, [result])))
+
+    def _settle_done(self, delivery: Delivery) -> bool:
+        """False: it is to be tried again by the longer way, which waits until the database is back."""
+        try:
+            delivery.lane.done([delivery])
+        except STORE_ERRORS:
+            return False
+        if self.breaker.succeeded():
+            self.on_breaker(True)
+        return True
 
     # in two parts, for runs that begin and end apart from each other
 

@@ -19,6 +19,7 @@ from django.utils import translation
 
 from zerver.lib import clock
 
+A = TypeVar("A")
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
@@ -143,20 +144,24 @@ class _Forks:
 os.register_at_fork(after_in_child=_Forks.one)
 
 
-def in_this_process(call: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """Run a handler's code. Should it fork, the child ends here, as at the end of a program.
+def in_this_process(call: Callable[[A], T]) -> Callable[[A], T]:
+    """A handler's code, wrapped: should it fork, the child ends here, as at the end of a program.
 
     What lies beyond is its parent's: the events in hand, and connections that both would write to. It would go on as a
     worker that nobody watches, and that no signal to its parent ends.
     """
-    forks = _Forks.count
-    try:
-        result = call(*arguments)
-    except BaseException as error:
-        end_if_child(forks, error)
-        raise
-    end_if_child(forks, None)
-    return result
+
+    def guarded(argument: A) -> T:
+        forks = _Forks.count
+        try:
+            result = call(argument)
+        except BaseException as error:
+            end_if_child(forks, error)
+            raise
+        end_if_child(forks, None)
+        return result
+
+    return guarded
 
 
 def fork_count() -> int:

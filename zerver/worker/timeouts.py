@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Sequence
 from types import FrameType
-from typing import ClassVar, TypeVar, TypeVarTuple
+from typing import ClassVar, TypeVar
 
 import msgspec
 
@@ -22,7 +22,6 @@ from zerver.lib import clock, signals
 from zerver.lib.transport.base import Delivery
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 #: How much longer than its soft limit a handler may run before its process ends.
 HARD_GRACE_SECONDS = 5.0
@@ -70,9 +69,7 @@ class SoftDeadline(ABC):
     """Runs a call and raises HandlerTimeout inside it when it takes too long. One per handler thread."""
 
     @abstractmethod
-    def run(
-        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
-    ) -> T:
+    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
         """Raises: HandlerTimeout, and whatever the call raises."""
 
     def rest(self) -> None:
@@ -91,9 +88,7 @@ class _WatchedDeadline(SoftDeadline):
         self._queue = queue
         self._give_up = give_up
 
-    def run(
-        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
-    ) -> T:
+    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
         entry = Running(
             self._queue,
             deliveries,
@@ -107,7 +102,7 @@ class _WatchedDeadline(SoftDeadline):
         thread_id = threading.get_ident()
         try:
             self._watchdog.running[thread_id] = entry
-            return self._call(entry, call, *arguments)
+            return self._call(entry, call)
         finally:
             # HandlerTimeout may land in ``_call``'s own ``finally``, but once only: nothing interrupts this one.
             self._watchdog.running.pop(thread_id, None)
@@ -115,7 +110,7 @@ class _WatchedDeadline(SoftDeadline):
                 tell_timeout(entry, is_hard=False)
 
     @abstractmethod
-    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
         """Call it, and raise HandlerTimeout in it in time. Once this has ended in any way, nothing more is raised."""
 
 
@@ -135,12 +130,12 @@ class MainThreadDeadline(_WatchedDeadline):
         self._rings_at = 0.0
         signal.signal(signal.SIGALRM, self._fire)
 
-    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
         self._armed = entry
         try:
             if not entry.started_at < self._rings_at <= entry.started_at + entry.timeout_seconds:
                 self._set(entry.timeout_seconds)
-            return call(*arguments)
+            return call()
         finally:
             # A signal that lands before the next line still raises, out of this block: the event counts as timed
             # out, though it had just finished. ``_fire`` has disarmed then what is not disarmed here.
@@ -181,10 +176,10 @@ class ThreadDeadline(_WatchedDeadline):
 
     needs_soft = True
 
-    def _call(self, entry: Running, call: Callable[[*Ts], T], *arguments: *Ts) -> T:
+    def _call(self, entry: Running, call: Callable[[], T]) -> T:
         thread_id = threading.get_ident()
         try:
-            return call(*arguments)
+            return call()
         finally:
             with self._watchdog.soft_lock:
                 self._watchdog.running.pop(thread_id, None)
