@@ -21,7 +21,7 @@ _SelectConnection: Any = pika.SelectConnection
 _Channel: Any = pika.channel.Channel
 
 #: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again.
-READ_BYTES = 65_536
+READ_BYTES = 131_072
 
 OnDeliveries = Callable[[list[Delivered]], object]
 
