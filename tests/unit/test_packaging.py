@@ -59,6 +59,16 @@ def test_every_exception_to_a_rule_of_security_has_its_reason_beside_it() -> Non
     assert exceptions == []
 
 
+def test_no_worker_loads_what_draws_on_terminals() -> None:
+    """It would cost each two megabytes."""
+    code = (
+        "import os, sys, django; os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'tests.settings'); django.setup();"
+        " import zerver.management.commands.process_queue; sys.exit('rich.console' in sys.modules)"
+    )
+
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
 def test_what_must_answer_while_everything_else_is_down_imports_no_django() -> None:
     code = f"import sys, {', '.join(_ALONE)}; sys.exit(not {{'django', 'pika'}}.isdisjoint(sys.modules))"
 

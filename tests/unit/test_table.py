@@ -7,7 +7,8 @@ from rich.cells import cell_len
 
 from zerver.management import failed_listing, worker_listing
 from zerver.management.commands import queue_status
-from zerver.management.table import Column, table_display, table_text
+from zerver.management.display import table_display
+from zerver.management.table import Column, table_text
 
 WIDTHS = (200, 140, 100, 80, 60, 40, 10)
 MESSAGE_ID = "0190c1de-8f2b-7cc3-98c4-dc0c0c07398f"

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.text import Text
 
 from zerver.lib.printable import printable
 
@@ -45,20 +44,12 @@ class _Layout:
 def table_text(columns: Sequence[Column], rows: Sequence[Sequence[str]], *, is_terminal: bool) -> str:
     """The whole table as text, without the last line's end."""
     if not is_terminal:
-        return "\n".join(_lines(columns, rows, None))
-    head, *lines = _lines(columns, rows, shutil.get_terminal_size().columns)
+        return "\n".join(table_lines(columns, rows, None))
+    head, *lines = table_lines(columns, rows, shutil.get_terminal_size().columns)
     return "\n".join([f"\x1b[1m{head}\x1b[0m", *lines])
 
 
-def table_display(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int) -> Text:
-    """For rich's own displays, which count lines: one that is too long all the same is cut off."""
-    head, *lines = _lines(columns, rows, width)
-    # Text, never markup: an error message may hold brackets.
-    shown = Text(no_wrap=True, overflow="ellipsis").append(head, style="bold")
-    return shown.append("".join(f"\n{line}" for line in lines))
-
-
-def _lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+def table_lines(columns: Sequence[Column], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
     """The head, the rows, and what there was no room for; ``width`` in cells, None where lines may be of any length."""
     cells = [[printable(_flat(cell)) for cell in row] for row in rows]
     has_text = not columns[-1].is_number

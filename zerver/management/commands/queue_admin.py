@@ -20,7 +20,7 @@ from zerver.lib.transport.base import Depth
 from zerver.management import resealing_report
 from zerver.management.base import QueueCommand
 from zerver.management.broker_admin import broker_admin
-from zerver.management.output import progress
+from zerver.management.display import progress
 from zerver.models import QueueTotals, WorkerProcess
 from zerver.monitoring.workers import live_workers
 from zerver.worker import totals

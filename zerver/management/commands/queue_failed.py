@@ -25,9 +25,9 @@ from zerver.lib.registry import QueueDeclaration, queues
 from zerver.lib.shard_names import family_of
 from zerver.management import failed_listing
 from zerver.management.base import QueueCommand, is_terminal
+from zerver.management.display import progress
 from zerver.management.editor import Draft, drafting
 from zerver.management.options import add_by
-from zerver.management.output import progress
 from zerver.models import FailedEvent
 from zerver.monitoring.explain.ids import PREFIX_LENGTH
 

@@ -19,9 +19,9 @@ from zerver.lib.queue import MAX_DELAY_SECONDS, queue_json_publish, queue_json_p
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.management.base import QueueCommand, is_terminal
+from zerver.management.display import Bar, progress
 from zerver.management.event_lines import BadLine, LineEvent, read_events
 from zerver.management.line_source import LineSource
-from zerver.management.output import Bar, progress
 
 #: Published with one wait for the broker; so many may come twice if this process dies before it has said what it did.
 CHUNK = 500

@@ -12,7 +12,8 @@ from zerver.lib.counted import counted
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.management.base import QueueCommand
 from zerver.management.broker_admin import broker_admin
-from zerver.management.output import Column, figure, progress
+from zerver.management.display import progress
+from zerver.management.output import Column, figure
 from zerver.management.queue_resharding import Resharding, told_left
 
 

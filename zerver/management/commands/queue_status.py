@@ -14,6 +14,7 @@ from zerver.lib.printable import printable
 from zerver.lib.registry import queues
 from zerver.lib.shard_names import family_of
 from zerver.management.base import QueueCommand
+from zerver.management.display import table_display
 from zerver.management.output import (
     UNKNOWN,
     Column,
@@ -21,7 +22,6 @@ from zerver.management.output import (
     figure,
     json_line,
     moment,
-    table_display,
 )
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level

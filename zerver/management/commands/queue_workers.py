@@ -17,9 +17,9 @@ from zerver.lib.registry import queues
 from zerver.lib.shard_names import family_of
 from zerver.management import obedience, worker_listing
 from zerver.management.base import QueueCommand
+from zerver.management.display import progress
 from zerver.management.obedience import HasObeyed, Reply
 from zerver.management.options import add_by, seconds
-from zerver.management.output import progress
 from zerver.models import WorkerProcess
 from zerver.monitoring.workers import live_workers
 

@@ -13,7 +13,7 @@ from zerver.management.dev.address import Address
 from zerver.management.dev.console import Console
 from zerver.management.dev.tally import Ledger, QueueTally, Rows
 from zerver.management.dev.webhooks import Answer, Sender
-from zerver.management.output import progress
+from zerver.management.display import progress
 from zerver.monitoring.snapshot import QueueSnapshot, take_snapshot
 
 WEBHOOK_QUEUE = "incoming_webhooks"
