@@ -184,8 +184,8 @@ class EventTable:
     def forget(self, keys: Sequence[Key]) -> int:
         """Delete rows whose events the broker has confirmed, but for those that a worker has claimed.
 
-        On PostgreSQL without waiting for its disk: what a crash of the server brings back comes twice, as it would if it
-        came before this; nobody is held up for that.
+        On PostgreSQL without waiting for its disk: a row that a crash of the server brings back comes twice, as it does
+        where the crash comes before this.
         """
         dialect = self._dialect
         return sum(

@@ -291,7 +291,7 @@ class PostgreSql(Dialect):
     skip_locked = " FOR UPDATE SKIP LOCKED"
     # Versions of rows that any open transaction might still see.
     keeps_dead_rows = True
-    # The last argument: for this transaction alone. It is a subquery, so that the planner leaves it be, and runs it once.
+    # The last argument: for this transaction alone. In a subquery the planner leaves it be, and runs it once.
     _unhurried = " USING (SELECT set_config('synchronous_commit', 'off', true)) AS unhurried"
     _of_due = f"FROM due WHERE id = due_id RETURNING {CLAIMED_COLUMNS}, since_ms"
 

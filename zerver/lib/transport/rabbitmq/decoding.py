@@ -41,7 +41,10 @@ def _header(name: str, kind: str) -> bytes:
 
 #: What the publisher writes where it carries no trace, up to the first number: nothing that differs between events.
 _USUAL_HEADERS: Final = (
-    _header(VERSION, "S") + struct.pack(">I", len(WIRE_VERSION)) + WIRE_VERSION.encode() + _header(ATTEMPT, "I")
+    _header(VERSION, "S")
+    + struct.pack(">I", len(WIRE_VERSION))
+    + WIRE_VERSION.encode()
+    + _header(ATTEMPT, "I")
 )
 _USUAL_PUBLISHED_AT_MS: Final = _header(PUBLISHED_AT_MS, "l")
 _USUAL_BEGINNING: Final = (
