@@ -113,15 +113,22 @@ def _timed_each(publish: Callable[[Event], object], job: Job, templates: Templat
 
 
 def _pace(publisher: Publisher, job: Job, templates: Templates) -> None:
-    """By the clock, and not by when the last one was done: who is late catches up, and its events are late."""
+    """By the clock, and not by when the last one was done: who is late catches up, and its events are late. Where they
+    come in bursts, he publishes together what has become due meanwhile.
+    """
     began_ns = time.monotonic_ns()
-    for first in range(job.first, job.first + job.count, job.burst):
-        burst = list(templates.events(first, min(job.burst, job.first + job.count - first)))
+    first, end = job.first, job.first + job.count
+    while first < end:
         _sleep_until(job.due_ns(began_ns, first))
         if job.burst == 1:
-            publisher.publish(burst[0])
-        else:
-            publisher.publish_many(burst)
+            publisher.publish(templates.event(first))
+            first += 1
+            continue
+        now_ns, past = time.monotonic_ns(), first + job.burst
+        while past < end and job.due_ns(began_ns, past) <= now_ns:
+            past += job.burst
+        publisher.publish_many(list(templates.events(first, min(past, end) - first)))
+        first = past
 
 
 def _sleep_until(at_ns: int) -> None:

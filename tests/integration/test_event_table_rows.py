@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from msgspec.structs import replace
 
 from tests.contract.harness import event
@@ -43,6 +43,25 @@ def test_one_message_on_two_queues_is_two_events(table: EventTable) -> None:
     assert table.forget([key(second)]) == 1
     assert ids(claim(table)) == [first.message_id]
     assert table.depths().keys() == {QUEUE.name}
+
+
+def test_forgetting_alone_waits_for_no_disk_and_nothing_after_it_does_so(
+    table: EventTable, queue_database: TestDatabase
+) -> None:
+    if queue_database.vendor != "postgresql":
+        pytest.skip("SQLite has one way to commit on a connection")
+    events = stored(table, 2, lease_seconds=30)
+    assert synchronous_commit() == "on"
+    with transaction.atomic():
+        assert table.forget([key(item) for item in events]) == 2
+        assert synchronous_commit() == "off"
+    assert synchronous_commit() == "on"
+
+
+def synchronous_commit() -> str:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW synchronous_commit")
+        return str(cursor.fetchone()[0])
 
 
 def test_keys_are_found_by_an_index_on_both_databases(
