@@ -60,7 +60,8 @@ class Growth(Case):
             this.start_workers()
             memories = []
             for number in range(PARTS):
-                job = Job(verb="many", first=1 + number * part, count=part, is_confirmed=False)
+                # Confirmed: of what was not, RabbitMQ (3.10.8) may lose the last when its publisher leaves.
+                job = Job(verb="many", first=1 + number * part, count=part)
                 this.publish(job)
                 this.wait_handled(job.first, job.count)
                 memories.append(this.memory())
