@@ -104,18 +104,35 @@ def test_what_was_counted_since_an_earlier_reading_can_be_told() -> None:
     assert Histogram.from_json(found.consume_times).count == 2
 
 
+def test_what_is_simply_done_counts_as_if_it_had_been_counted_step_by_step() -> None:
+    by_step, at_once = Counters(), Counters()
+    for number in range(250):
+        each = delivery(published_at_ms=1000 - number, attempt=1 + number % 3)
+        by_step.started(1)
+        by_step.took(number / 100, 1)
+        by_step.ended([(each, DONE)], now_ms=2000)
+        at_once.started(1)
+        at_once.done(each.event, number / 100, now_ms=2000)
+        assert at_once.settled == number + 1
+    assert at_once.read() == by_step.read()
+
+
 def test_many_threads_count_together() -> None:
     counters, each = Counters(), delivery()
+    seen: list[int] = []
 
     def work() -> None:
         for _ in range(200):
             counters.started(1)
             counters.ended([(each, DONE)], now_ms=1)
+            counters.started(1)
+            counters.done(each.event, 0.001, now_ms=1)
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
-    for thread in threads:
-        thread.join()
+    while any(thread.is_alive() for thread in threads):
+        seen.append(counters.read().in_flight)
     counts = counters.read()
-    assert (counts.consumed, counts.in_flight) == (800, 0)
+    assert (counts.consumed, counts.in_flight) == (1600, 0)
+    assert set(seen) <= {0, 1, 2, 3, 4}

@@ -9,6 +9,7 @@ import pika
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from pika.spec import BasicProperties
 
 from zerver.lib import clock
@@ -98,16 +99,18 @@ NAMES = [
     b"nul\x00",
     b"\xff",
 ]
-_OURS = to_properties(
-    Event(
-        queue="parcels",
-        message_id="0190a6f2-0000-7000-8000-000000000000",
-        body=b"{}",
-        published_at_ms=1_700_000_000_123,
-        attempt=3,
-        headers={"traceparent": "00-1-2-3", "tenant": "caf\u00e9"},
-    )
+_EVENT = Event(
+    queue="parcels",
+    message_id="0190a6f2-0000-7000-8000-000000000000",
+    body=b"{}",
+    published_at_ms=1_700_000_000_123,
+    attempt=3,
+    headers={"traceparent": "00-1-2-3", "tenant": "caf\u00e9"},
 )
+_OURS = to_properties(_EVENT)
+#: As they are of most events: beside the two numbers there is nothing in them.
+_BARE = to_properties(replace(_EVENT, headers={}))
+BYTES = [b"".join(properties.encode()) for properties in (_OURS, _BARE)]
 
 
 @given(
@@ -134,20 +137,28 @@ def test_a_message_id_is_kept_or_replaced_as_it_is_of_pika(message_id: bytes) ->
     check(encoded(table(STAMP), message_id))
 
 
-def test_a_byte_too_many_or_too_few_means_what_it_means_to_pika() -> None:
-    ours = b"".join(_OURS.encode())
+@pytest.mark.parametrize("ours", BYTES)
+def test_a_byte_too_many_or_too_few_or_another_means_what_it_means_to_pika(ours: bytes) -> None:
     for at in range(len(ours) + 1):
         check(ours[:at])
         check(ours[:at] + ours[at + 1 :])
         check(ours[:at] + b"\x01" + ours[at:])
+        check(ours[:at] + b"z" + ours[at + 1 :])
 
 
-@given(at=st.integers(0, 250), cut=st.integers(0, 3), put=st.binary(max_size=3))
+@given(ours=st.sampled_from(BYTES), at=st.integers(0, 250), cut=st.integers(0, 3), put=st.binary(max_size=3))
 @swift
-def test_bytes_out_of_place_mean_what_they_mean_to_pika(at: int, cut: int, put: bytes) -> None:
-    ours = b"".join(_OURS.encode())
+def test_bytes_out_of_place_mean_what_they_mean_to_pika(ours: bytes, at: int, cut: int, put: bytes) -> None:
     at %= len(ours)
     check(ours[:at] + put + ours[at + cut :])
+
+
+def test_in_the_place_of_the_second_number_may_stand_anything_of_its_length() -> None:
+    version, attempt = (b"x-version", text(b"1")), (b"x-attempt", b"I" + struct.pack(">i", 2))
+    for name, value in ((b"x-Published-at-ms", STAMP[1]), (STAMP[0], b"T" + struct.pack(">Q", 1_700_000_000))):
+        check(encoded(table(version, attempt, (name, value))))
+    for number in (-1, 0, 253_402_300_800_000):
+        check(encoded(table(version, attempt, (STAMP[0], b"l" + struct.pack(">q", number)))))
 
 
 @pytest.mark.parametrize("added", [{}, {"x-delivery-count": 2, "x-acquired-count": 3}, {"tries": 7}])

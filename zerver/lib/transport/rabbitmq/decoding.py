@@ -92,11 +92,12 @@ def _our_event(queue: str, properties: bytes, body: bytes) -> Event | None:
     """
     headers: dict[str, str] = {}
     attempt = published_at_ms = 0
-    name = b""
+    usual = (0, b"", 0)
     try:
         if properties.startswith(_USUAL_BEGINNING):
-            attempt, name, published_at_ms = _usual_numbers(properties, _USUAL_NUMBERS_AT)
-        if name == _USUAL_PUBLISHED_AT_MS:
+            usual = _usual_numbers(properties, _USUAL_NUMBERS_AT)
+        if usual[1] == _USUAL_PUBLISHED_AT_MS:
+            attempt, _, published_at_ms = usual
             headers[VERSION] = WIRE_VERSION
             at = headers_end = _USUAL_HEADERS_END
         elif properties.startswith(_OUR_BEGINNING):
