@@ -42,6 +42,8 @@ class Peer(ABC):
     at_once: ClassVar[int] = 1
     #: Whether its publisher begins with the events of ``job.warm_ups``.
     warms_up: ClassVar[bool] = True
+    #: False: its processes are there to be weighed. The first slot of the ledger says that they are.
+    has_handlers: ClassVar[bool] = True
     #: Module with the ``Publisher``.
     app: ClassVar[str]
     python: ClassVar[Path] = PEERS_PYTHON

@@ -155,7 +155,10 @@ def test_bytes_out_of_place_mean_what_they_mean_to_pika(ours: bytes, at: int, cu
 
 def test_in_the_place_of_the_second_number_may_stand_anything_of_its_length() -> None:
     version, attempt = (b"x-version", text(b"1")), (b"x-attempt", b"I" + struct.pack(">i", 2))
-    for name, value in ((b"x-Published-at-ms", STAMP[1]), (STAMP[0], b"T" + struct.pack(">Q", 1_700_000_000))):
+    for name, value in (
+        (b"x-Published-at-ms", STAMP[1]),
+        (STAMP[0], b"T" + struct.pack(">Q", 1_700_000_000)),
+    ):
         check(encoded(table(version, attempt, (name, value))))
     for number in (-1, 0, 253_402_300_800_000):
         check(encoded(table(version, attempt, (STAMP[0], b"l" + struct.pack(">q", number)))))

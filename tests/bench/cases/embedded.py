@@ -113,12 +113,12 @@ DATABASES = (
 
 EMBEDDED = (
     *(
-        kind(name=f"{verb}-{name}", title=f"{words} on {title}", on=on, peers=peers)
+        kind(name=f"{verb}-{name}", title=f"{words} on {title}", on=on, peers=(*peers, *limits))
         for name, title, on, peers in DATABASES
-        for kind, verb, words in (
-            (EmbeddedDrain, "drain", "Drain"),
-            (EmbeddedOne, "publish-one", "Publish one"),
-            (EmbeddedMany, "publish-many", "Publish many"),
+        for kind, verb, words, limits in (
+            (EmbeddedDrain, "drain", "Drain", ()),
+            (EmbeddedOne, "publish-one", "Publish one", (f"insert-{name}",)),
+            (EmbeddedMany, "publish-many", "Publish many", ()),
         )
     ),
     EmbeddedAtomic(

@@ -36,10 +36,14 @@ class Idle(Case):
     def measure(self, site: Site, peer: Peer) -> Figures:
         with site.round(peer, self.setting, slots=1 + FIRST_EVENTS) as this:
             this.start_workers()
-            this.wait_consumers()
-            if self.setting.queues == 1:
+            if not peer.has_handlers:
+                this.wait_handled(1, 1)
+            elif self.setting.queues == 1:
+                this.wait_consumers()
                 this.publish(Job(verb="many", count=FIRST_EVENTS))
                 this.wait_handled(1, FIRST_EVENTS)
+            else:
+                this.wait_consumers()
             time.sleep(REST_SECONDS)
             memory = this.memory()
             return {"rss_mb": memory.rss, "pss_mb": memory.pss}
@@ -96,7 +100,7 @@ class Start(Case):
 IDLE_PEERS = ("zerver", "celery-solo", "celery", "dramatiq")
 
 MEMORY = (
-    Idle(name="idle", title="Memory of an idle worker", peers=IDLE_PEERS, most_rounds=2),
+    Idle(name="idle", title="Memory of an idle worker", peers=(*IDLE_PEERS, "django"), most_rounds=2),
     Idle(
         name="idle-10-processes",
         title="Memory of ten queues in ten processes",

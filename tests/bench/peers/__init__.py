@@ -15,6 +15,7 @@ from tests.bench.peers.embedded import (
     ZerverOnSqlite,
 )
 from tests.bench.peers.faststream import FastStream
+from tests.bench.peers.limits import Django, InsertOnPostgres, InsertOnSqlite
 from tests.bench.peers.on_commit import CeleryOnCommit, PotatoqOnCommit
 from tests.bench.peers.pika import Pika
 from tests.bench.peers.potatoq import Potatoq
@@ -48,5 +49,8 @@ PEERS: dict[str, Peer] = {
         DjangoTasksDb(),
         DjangoQ2(),
         Procrastinate(),
+        Django(),
+        InsertOnSqlite(),
+        InsertOnPostgres(),
     )
 }
