@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from msgspec.structs import replace
 
 from tests.contract.harness import event
@@ -45,17 +46,20 @@ def test_one_message_on_two_queues_is_two_events(table: EventTable) -> None:
     assert table.depths().keys() == {QUEUE.name}
 
 
-def test_forgetting_alone_waits_for_no_disk_and_nothing_after_it_does_so(
+def test_forgetting_waits_for_no_disk_and_lets_nobody_else_do_so(
     table: EventTable, queue_database: TestDatabase
 ) -> None:
     if queue_database.vendor != "postgresql":
         pytest.skip("SQLite has one way to commit on a connection")
-    events = stored(table, 2, lease_seconds=30)
+    first, second = stored(table, 2, lease_seconds=30)
+    with CaptureQueriesContext(connection) as alone:
+        assert table.forget([key(first)]) == 1
     assert synchronous_commit() == "on"
-    with transaction.atomic():
-        assert table.forget([key(item) for item in events]) == 2
-        assert synchronous_commit() == "off"
-    assert synchronous_commit() == "on"
+    with CaptureQueriesContext(connection) as amid_others, transaction.atomic():
+        assert table.forget([key(second)]) == 1
+        assert synchronous_commit() == "on"
+    assert "'synchronous_commit', 'off'" in str(alone.captured_queries)
+    assert "'synchronous_commit', 'off'" not in str(amid_others.captured_queries)
 
 
 def synchronous_commit() -> str:
@@ -75,7 +79,7 @@ def test_keys_are_found_by_an_index_on_both_databases(
     with connection.cursor() as cursor:
         cursor.execute("ANALYZE")
         for statement, parameters in [
-            (dialect.forget(3), values),
+            (dialect.forget(3, is_alone=True), values),
             (dialect.free(3), values),
             (dialect.present(3), values),
             (dialect.hold(3), [30_000, *values]),

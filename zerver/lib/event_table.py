@@ -184,12 +184,12 @@ class EventTable:
     def forget(self, keys: Sequence[Key]) -> int:
         """Delete rows whose events the broker has confirmed, but for those that a worker has claimed.
 
-        On PostgreSQL without waiting for its disk: a row that a crash of the server brings back comes twice, as it does
-        where the crash comes before this.
+        Outside of transactions PostgreSQL does not wait for its disk: a row that a crash of the server brings back
+        comes twice, as it does where the crash comes before this.
         """
-        dialect = self._dialect
+        dialect, is_alone = self._dialect, not connections[self._alias].in_atomic_block
         return sum(
-            self._run(dialect.forget(len(chunk)), _key_values(chunk))
+            self._run(dialect.forget(len(chunk), is_alone=is_alone), _key_values(chunk))
             for chunk in _chunks(keys, _KEYS_PER_STATEMENT)
         )
 

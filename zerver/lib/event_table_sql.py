@@ -54,7 +54,7 @@ class Dialect:
     peeks: bool = False
     #: Do rows that are gone stay in its way for a while, so that a claim should begin where the last one ended?
     keeps_dead_rows: bool = False
-    #: In a DELETE outside of transactions: its commit waits for no disk.
+    #: In a DELETE: the commit of its transaction waits for no disk.
     _unhurried: str = ""
     #: Ends a claim: the rows that are due, by a CTE of that name, and what is told of them.
     _of_due: str
@@ -159,9 +159,10 @@ class Dialect:
         """Parameters: see ``_of_keys``."""
         return f"UPDATE {TABLE} SET available_at_ms = due_at_ms WHERE lease_owner = '' AND {_of_keys(keys)}"
 
-    def forget(self, keys: int) -> str:
-        """Parameters: see ``_of_keys``."""
-        return f"DELETE FROM {TABLE}{self._unhurried} WHERE lease_owner = '' AND {_of_keys(keys)}"
+    def forget(self, keys: int, *, is_alone: bool) -> str:
+        """Parameters: see ``_of_keys``. ``is_alone``: no transaction is open that its commit would be the commit of."""
+        unhurried = self._unhurried if is_alone else ""
+        return f"DELETE FROM {TABLE}{unhurried} WHERE lease_owner = '' AND {_of_keys(keys)}"
 
     def hold(self, keys: int) -> str:
         """Parameters: lease_ms; then see ``_of_keys``. Never shortens a lease.
