@@ -15,8 +15,9 @@ class Job:
     """Publish events number ``first`` up to ``first + count``.
 
     ``one``: one by one, each confirmed before the next. ``many``: as fast as may be, confirmed at the end at the
-    latest. ``paced``: ``per_second``, in bursts of ``burst``. ``atomic``: ``per_second``, each in a transaction of its
-    own that also writes a row. ``nothing``: the same transactions, and no event.
+    latest. ``paced``: ``per_second``, in bursts of ``burst``, or of several of these where it is late. ``atomic``:
+    ``per_second``, each in a transaction of its own that also writes a row. ``nothing``: the same transactions, and no
+    event.
     """
 
     verb: Literal["one", "many", "paced", "atomic", "nothing"]

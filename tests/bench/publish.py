@@ -119,16 +119,18 @@ def _pace(publisher: Publisher, job: Job, templates: Templates) -> None:
     began_ns = time.monotonic_ns()
     first, end = job.first, job.first + job.count
     while first < end:
+        events = list(templates.events(first, min(job.burst, end - first)))
         _sleep_until(job.due_ns(began_ns, first))
+        first += len(events)
         if job.burst == 1:
-            publisher.publish(templates.event(first))
-            first += 1
+            publisher.publish(events[0])
             continue
-        now_ns, past = time.monotonic_ns(), first + job.burst
-        while past < end and job.due_ns(began_ns, past) <= now_ns:
-            past += job.burst
-        publisher.publish_many(list(templates.events(first, min(past, end) - first)))
-        first = past
+        now_ns = time.monotonic_ns()
+        while first < end and job.due_ns(began_ns, first) <= now_ns:
+            late = min(job.burst, end - first)
+            events += templates.events(first, late)
+            first += late
+        publisher.publish_many(events)
 
 
 def _sleep_until(at_ns: int) -> None:

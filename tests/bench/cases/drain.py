@@ -78,6 +78,7 @@ def drain(
 
     ``beside``: a context around what is timed.
     """
+    # Should RabbitMQ (3.10.8) lose the last of what was not confirmed, the round fails where it waits for all of it.
     backlog = Job(verb="many", first=1 + warm_up, count=count, is_confirmed=False)
     with site.round(peer, setting, slots=1 + warm_up + count) as this:
         this.publish(Job(verb="many", count=warm_up))

@@ -31,7 +31,8 @@ class Latency(Case):
     how: ClassVar[str] = (
         "A process publishes by the clock, and a worker handles. Counted from the moment when an event was due to be"
         " published, so who publishes late has it counted. Half of capacity is half of what one publishing process and"
-        " one worker let through together, asked for in bursts of up to 5 ms."
+        " one worker let through together, asked for in bursts of up to 5 ms; who is late publishes together what has"
+        " become due meanwhile."
     )
     figures: ClassVar[tuple[str, ...]] = ("p50_ms", "p99_ms", "p999_ms", "per_second")
 
