@@ -16,6 +16,7 @@ from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq import decoding
 from zerver.lib.transport.rabbitmq.decoding import decode_event
+from zerver.lib.transport.rabbitmq.encoding import encode_publish
 from zerver.lib.transport.rabbitmq.properties import to_event, to_properties
 
 swift = settings(max_examples=30, derandomize=True, deadline=None)
@@ -151,6 +152,10 @@ def test_a_byte_too_many_or_too_few_or_another_means_what_it_means_to_pika(ours:
 def test_bytes_out_of_place_mean_what_they_mean_to_pika(ours: bytes, at: int, cut: int, put: bytes) -> None:
     at %= len(ours)
     check(ours[:at] + put + ours[at + cut :])
+
+
+def test_most_that_our_publisher_writes_is_read_by_one_struct() -> None:
+    assert decoding._USUAL_BEGINNING in encode_publish(1, "parcels", replace(_EVENT, headers={}), 131_072)
 
 
 def test_in_the_place_of_the_second_number_may_stand_anything_of_its_length() -> None:

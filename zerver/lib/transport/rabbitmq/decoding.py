@@ -10,6 +10,7 @@ from typing import Final
 from pika.spec import BasicProperties
 
 from zerver.lib.event import WIRE_VERSION, Event
+from zerver.lib.transport.rabbitmq.encoding import USUAL_HEADERS
 from zerver.lib.transport.rabbitmq.properties import (
     ATTEMPT,
     CONTENT_TYPE,
@@ -34,27 +35,14 @@ _HEADERS_AT: Final = len(_OUR_BEGINNING) + 4
 _STAMP_BYTES: Final = 8
 
 
-def _header(name: str, kind: str) -> bytes:
-    """Up to its value."""
-    return bytes([len(name)]) + name.encode() + kind.encode()
-
-
-#: What the publisher writes where it carries no trace, up to the first number: nothing that differs between events.
-_USUAL_HEADERS: Final = (
-    _header(VERSION, "S")
-    + struct.pack(">I", len(WIRE_VERSION))
-    + WIRE_VERSION.encode()
-    + _header(ATTEMPT, "I")
-)
-_USUAL_PUBLISHED_AT_MS: Final = _header(PUBLISHED_AT_MS, "l")
-_USUAL_BEGINNING: Final = (
-    _OUR_BEGINNING
-    + struct.pack(">I", len(_USUAL_HEADERS) + 4 + len(_USUAL_PUBLISHED_AT_MS) + 8)
-    + _USUAL_HEADERS
-)
-_USUAL_NUMBERS_AT: Final = len(_USUAL_BEGINNING)
+_USUAL_START, _USUAL_PUBLISHED_AT_MS = USUAL_HEADERS
 #: The attempt, and when it was published.
 _USUAL_NUMBERS: Final = struct.Struct(f">i {len(_USUAL_PUBLISHED_AT_MS)}s q")
+#: Of what the publisher writes where it carries no trace, all that does not differ between events.
+_USUAL_BEGINNING: Final = (
+    _OUR_BEGINNING + struct.pack(">I", len(_USUAL_START) + _USUAL_NUMBERS.size) + _USUAL_START
+)
+_USUAL_NUMBERS_AT: Final = len(_USUAL_BEGINNING)
 _USUAL_HEADERS_END: Final = _USUAL_NUMBERS_AT + _USUAL_NUMBERS.size
 _usual_numbers = _USUAL_NUMBERS.unpack_from
 

@@ -45,6 +45,8 @@ _CONTENT_TYPE = _short(CONTENT_TYPE)
 _VERSION = _short(VERSION) + b"S" + _long(WIRE_VERSION)
 _ATTEMPT = _short(ATTEMPT) + b"I"
 _PUBLISHED_AT_MS = _short(PUBLISHED_AT_MS) + b"l"
+#: The headers that every event has, up to the two numbers' values: of most there are no others.
+USUAL_HEADERS: Final = (_VERSION + _ATTEMPT, _PUBLISHED_AT_MS)
 
 #: Frame type, channel and payload size; class, weight and body size; flags, content type, and the size of the headers.
 _HEAD = struct.Struct(f">BHI HHQ H{len(_CONTENT_TYPE)}sI")

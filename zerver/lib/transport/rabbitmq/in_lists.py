@@ -20,8 +20,9 @@ from zerver.lib.transport.rabbitmq.known_pika import PlainTransport, changed_in_
 _SelectConnection: Any = pika.SelectConnection
 _Channel: Any = pika.channel.Channel
 
-#: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again.
-READ_BYTES = 131_072
+#: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again. From
+#: 128 KiB on glibc would ask the system for the memory of each read.
+READ_BYTES = 120 << 10
 
 OnDeliveries = Callable[[list[Delivered]], object]
 
