@@ -183,7 +183,7 @@ class TableMachine(RuleBasedStateMachine):
         #: Ids that may be gone: done, discarded, purged, or confirmed by the broker.
         self.gone: set[str] = set()
         self.failed: set[Key] = set()
-        self.settler = Settler("default", "host:1")
+        self.settler = Settler(QUEUE, "default", "host:1")
         self.claims_made: list[Claim] = []
         #: What the open transaction has published; None while there is none.
         self.uncommitted: dict[Key, Row] | None = None

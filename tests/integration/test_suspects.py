@@ -43,7 +43,7 @@ def journey(queue_database: TestDatabase) -> Journey:
         alias="default",
         worker="test:1",
         handler=Handler(QUEUE, get_worker(QUEUE), "default"),
-        settler=Settler("default", "test:1"),
+        settler=Settler(QUEUE.name, "default", "test:1"),
         guard=DatabaseGuard(QUEUE.name, "default", stopping),
         breaker=Breaker(),
         stopping=stopping,

@@ -29,7 +29,7 @@ class Histogram:
         self._counts[_bucket(duration_ms)] += count
 
     def add_each(self, durations_ms: Iterable[float]) -> None:
-        """``add`` for many, each of which was once."""
+        """``add``, once for each."""
         self._counts.update(map(_bucket, durations_ms))
 
     def merge(self, other: "Histogram") -> None:

@@ -1,6 +1,6 @@
 """Indexes of tables that are in use while a migration runs."""
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 
 from django.db import migrations, models
 from django.db.backends.base.schema import BaseDatabaseSchemaEditor
@@ -8,7 +8,7 @@ from django.db.migrations.operations.base import Operation
 from django.db.migrations.state import ProjectState
 
 
-class _BesideWriters(Operation):
+class _BesideWriters(Operation, ABC):
     """Builds an index on PostgreSQL without keeping anybody from the table; for migrations with ``atomic = False``.
 
     May be run again after it was broken off: the unfinished index that PostgreSQL leaves then is dropped first. Unlike
@@ -54,7 +54,7 @@ class _BesideWriters(Operation):
 
 
 class AddIndexBesideWriters(_BesideWriters, migrations.AddIndex):
-    """See ``_BesideWriters``."""
+    """An index of a model's Meta, built beside writers."""
 
     @property
     def _index_name(self) -> str:
@@ -66,7 +66,7 @@ class AddIndexBesideWriters(_BesideWriters, migrations.AddIndex):
 
 
 class AddUniqueIndexBesideWriters(_BesideWriters, migrations.AddConstraint):
-    """The same for a unique constraint that is an index alone, as those with expressions or conditions are."""
+    """A unique constraint that is an index alone, as those with expressions or conditions are; built beside writers."""
 
     constraint: models.UniqueConstraint
 

@@ -4,7 +4,7 @@ For users to try whether their own workers bear repetition: delivery is at least
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, TypeVarTuple
+from typing import Any, TypeVar
 
 from msgspec.structs import replace
 
@@ -23,7 +23,6 @@ from zerver.worker.queue_processors import get_worker
 from zerver.worker.timeouts import SoftDeadline
 
 T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 #: Takes a queue's name and an event; returns how often the handler ran.
 Deliver = Callable[[str, Any], int]
@@ -64,9 +63,9 @@ class _Process:
 
     def __init__(self, queue: QueueDeclaration) -> None:
         self._worker = get_worker(queue)
+        plainly(self._worker.setup)()
         self._handler = Handler(queue, self._worker, get_settings().database)
         self._deadline = _NoDeadline()
-        plainly(self._worker.setup)()
 
     @property
     def runs(self) -> int:
@@ -99,13 +98,11 @@ class _NoDeadline(SoftDeadline):
         self.runs = 0
         self.error: BaseException | None = None
 
-    def run(
-        self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[*Ts], T], *arguments: *Ts
-    ) -> T:
+    def run(self, seconds: float, deliveries: Sequence[Delivery], call: Callable[[], T]) -> T:
         self.runs += 1
         self.error = None
         try:
-            return call(*arguments)
+            return call()
         except BaseException as error:
             self.error = error
             raise

@@ -124,8 +124,7 @@ class Counters:
     def settled(self) -> int:
         """Events settled in any way but handed back."""
         with self._lock:
-            self._count_noted()
-            return sum(self._by_kind.values()) - self._by_kind[Release]
+            return sum(self._by_kind.values()) - self._by_kind[Release] + len(self._done)
 
     def read(self) -> Counts:
         with self._lock:

@@ -176,7 +176,7 @@ class QueueRunner:
             alias=self._host.alias,
             worker=self._host.name,
             handler=Handler(self.queue, worker, self._host.alias),
-            settler=Settler(self._host.alias, self._host.name),
+            settler=Settler(self.queue.name, self._host.alias, self._host.name),
             guard=DatabaseGuard(self.queue.name, self._host.alias, self.stopping),
             breaker=self.breaker,
             stopping=self.stopping,

@@ -26,7 +26,8 @@ from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 class Settler:
     """Settles the deliveries of one queue in one worker process."""
 
-    def __init__(self, alias: str, worker: str) -> None:
+    def __init__(self, queue: str, alias: str, worker: str) -> None:
+        self._queue = queue
         self._alias = alias
         self._table = EventTable(alias)
         #: ``host:pid``, kept with failed events.
@@ -73,7 +74,7 @@ class Settler:
             # While the database is away they go back as if somebody had died of them.
             with suppress(*STORE_ERRORS):
                 ids = [each.event.message_id for each in innocent]
-                handed_back.note(innocent[0].event.queue, ids, self._alias)
+                handed_back.note(self._queue, ids, self._alias)
 
     def _acquit(self, settled: Sequence[tuple[Delivery, Outcome]], kind: type | UnionType) -> None:
         for delivery, outcome in settled:

@@ -66,7 +66,7 @@ class OrderedLane(DatabaseLane):
         claims: list[Claim] = []
         for after in dict.fromkeys((self._stopped_at, None)):
             claims = claims or self._claim_after(after, limit)
-        self._round_at = _rested(begun_at, _ROUND_REST, _ROUND_REST_SECONDS)
+        self._round_at = _due_again_at(begun_at, _ROUND_REST, _ROUND_REST_SECONDS)
         return claims
 
     def _claim_after(self, line: int | None, limit: int) -> list[Claim]:
@@ -85,7 +85,7 @@ class OrderedLane(DatabaseLane):
             return True
         for _ in range(_STRAYS_AT_ONCE):
             if not self._rows.give_lines():
-                self._strays_at = _rested(begun_at, _STRAYS_REST, _STRAYS_REST_SECONDS)
+                self._strays_at = _due_again_at(begun_at, _STRAYS_REST, _STRAYS_REST_SECONDS)
                 return True
         self._look_again()
         return False
@@ -114,7 +114,7 @@ class OrderedLane(DatabaseLane):
         self._wake()
 
 
-def _rested(begun_at: float, times: float, bounds_seconds: tuple[float, float]) -> float:
+def _due_again_at(begun_at: float, times: float, bounds_seconds: tuple[float, float]) -> float:
     """When what has begun then, and ended now, is to be done again. Units: monotonic seconds."""
     shortest, longest = bounds_seconds
     now = clock.monotonic()
