@@ -259,10 +259,14 @@ def keep(report: Report, directory: Path) -> str:
 
 
 def assert_nothing_stays_behind(growth: Growth, minutes: float) -> None:
-    """The memory fails when even the least that the samples allow is too much."""
+    """The memory fails when even the least that the samples allow is too much.
+
+    One thread may be new: the timer of acknowledgements begins with the first that has to wait, which no
+    warm-up forces.
+    """
     assert growth.slope.low * minutes <= ONCE_KIB + MOST_KIB_A_MINUTE * minutes, f"memory: {growth}"
     assert growth.descriptors.after <= growth.descriptors.before, f"descriptors: {growth}"
-    assert growth.threads.after <= growth.threads.before, f"threads: {growth}"
+    assert growth.threads.after <= growth.threads.before + 1, f"threads: {growth}"
 
 
 def assert_connections_are_those_of(

@@ -82,8 +82,11 @@ def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
     count: int, data: st.DataObject
 ) -> None:
     ledger = TagLedger()
+    last_of_the_first = data.draw(st.integers(0, count))
     for tag in range(1, count + 1):
         ledger.delivered([tag])
+        if tag == last_of_the_first:
+            ledger.on_consumer()
     order = data.draw(st.permutations(range(1, count + 1)))
     settled = order[: data.draw(st.integers(0, count))]
     outstanding = set(range(1, count + 1))
@@ -96,6 +99,7 @@ def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
             outstanding -= set(range(1, tag + 1)) if multiple else {tag}
         assert outstanding == expected
         assert len(ledger) == len(expected)
+        assert ledger.of_consumer == sum(tag > last_of_the_first for tag in expected)
 
 
 @given(st.dictionaries(st.text(), _values, max_size=3), _values)

@@ -223,20 +223,53 @@ def test_as_much_is_fetched_as_is_handled_in_about_a_second(rabbit_vhost: str, q
         consumer.close()
 
 
-def test_no_acknowledgement_waits_for_another_consumer_while_events_trickle_in(
+def test_a_consumer_that_does_not_have_all_that_it_may_is_exchanged_for_no_other(
     transport: RabbitTransport,
 ) -> None:
     consumer = Consumer(transport, declaration(prefetch=1000), pace_seconds=0.0015)
     publish(transport, 1)
     consumer.lane.done(consumer.take(1))
     consumer.lane.pace_seconds = 0.004  # less is wanted, and more than that does not come anyway
-    most = 0
     for _ in range(300):
         publish(transport, 1)
         consumer.lane.done(consumer.take(1))
-        most = max(most, len(consumer.lane._acks))
-    assert most < 10
     assert consumer.lane._prefetch.count == 666
+    consumer.close()
+
+
+def test_what_an_earlier_consumer_left_in_hand_does_not_make_the_next_one_s_hand_full(
+    transport: RabbitTransport,
+) -> None:
+    publish(transport, 300)
+    consumer = Consumer(transport, declaration(prefetch=200), pace_seconds=0.001)
+    held = consumer.take(200)
+    consumer.lane.pace_seconds = 0.1
+
+    def works_until(count: int) -> Callable[[], bool]:
+        def work() -> bool:
+            consumer.lane.done(consumer.take(1))
+            return consumer.lane._prefetch.count == count
+
+        return work
+
+    consumer.lane.done(held[:1])
+    wait_for(works_until(10), 20, "it to want fewer")
+
+    def has_empty_hand() -> bool:
+        consumer.lane.done(consumer.lane.take(1))
+        consumer.lane.flush()
+        return consumer.lane._ledger.of_consumer == 0
+
+    wait_for(has_empty_hand, 20, "the backlog to end")
+    consumer.lane.pace_seconds = 0.001
+    for _ in range(60):
+        publish(transport, 1)
+        wait_for(lambda: consumer.lane._ledger.of_consumer == 1, message="it to come")
+        wait_for(has_empty_hand, message="it to be settled")
+    assert (consumer.lane._prefetch.count, len(consumer.lane._ledger) > 190) == (10, True)
+    publish(transport, 20)
+    wait_for(works_until(200), 20, "it to want more, now that it has all that it may have")
+    consumer.lane.done(held[1:])
     consumer.close()
 
 

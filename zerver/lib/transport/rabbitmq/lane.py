@@ -31,8 +31,6 @@ ACK_HOLD_SECONDS = 0.005
 UNBEGUN_PART = 1 / 4
 #: How often it is looked whether the prefetch is right.
 ADAPT_SECONDS = 0.1
-#: When nothing has come for so long, what the broker may send it has sent.
-QUIET_SECONDS = 0.02
 
 
 class RabbitLane(Lane, Subscriber):
@@ -57,11 +55,8 @@ class RabbitLane(Lane, Subscriber):
         self._adapt_at = 0.0
         #: What the present consumer asked for.
         self._asked = 0
-        #: How much had come when the consumer was to be exchanged; None otherwise. For that moment nothing is
-        #: acknowledged, so that nothing comes.
-        self._before_exchange: int | None = None
+        #: It gives way to another one.
         self._is_exchanged = False
-        self._received = 0
         self._handed_back = HandedBack()
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
@@ -148,7 +143,7 @@ class RabbitLane(Lane, Subscriber):
 
     def flush(self) -> None:
         if self._acks:
-            self._post(self._send_acks_at_last)
+            self._post(self._send_acks)
 
     def pause(self) -> None:
         self._post(self._subscription.pause)
@@ -191,7 +186,6 @@ class RabbitLane(Lane, Subscriber):
 
     def on_channel(self) -> None:
         self._ledger = TagLedger()
-        self._before_exchange = None
         self._is_exchanged = False
         self._is_told_of_acks = self._is_told_of_enough = False
         self._prefetch.begin(self.pace_seconds)
@@ -201,8 +195,7 @@ class RabbitLane(Lane, Subscriber):
 
     def on_deliveries(self, deliveries: list[Delivered]) -> None:
         now = monotonic()
-        self._received += len(deliveries)
-        self._ledger.delivered(each.delivery_tag for each in deliveries)
+        self._ledger.delivered([each.delivery_tag for each in deliveries])
         self._in_hand.add([self._delivery(each, now) for each in deliveries])
         self._wake()
         self._prefetch.saw(sum(len(each.body) for each in deliveries), len(deliveries))
@@ -219,7 +212,7 @@ class RabbitLane(Lane, Subscriber):
         )
 
     def on_leaving(self) -> None:
-        self._send_acks_at_last()
+        self._send_acks()
         self._in_hand = InHand()
 
     def on_void(self) -> None:
@@ -251,6 +244,7 @@ class RabbitLane(Lane, Subscriber):
 
     def on_consuming(self, prefetch: int) -> None:
         self._asked, self._is_exchanged = prefetch, False
+        self._ledger.on_consumer()
 
     def holds_nothing(self) -> bool:
         return not len(self._ledger)
@@ -270,15 +264,8 @@ class RabbitLane(Lane, Subscriber):
             self._send_acks_soon()
         self._send_acks()
 
-    def _send_acks_at_last(self) -> None:
-        """Whatever they wait for."""
-        self._before_exchange = None
-        self._send_acks()
-
     def _send_acks(self) -> None:
         self._is_told_of_enough = False
-        if self._before_exchange is not None:
-            return
         acks = [self._acks.popleft() for _ in range(len(self._acks))]
         channel = self._subscription.channel
         if channel is None:
@@ -288,7 +275,6 @@ class RabbitLane(Lane, Subscriber):
             for tag, multiple in self._ledger.settle(tags):
                 channel.basic_ack(tag, multiple)
         self._subscription.consume()
-        self._adapt(monotonic())
 
     def _nack(self, deliveries: Sequence[Delivery]) -> None:
         """Those of the present channel."""
@@ -326,11 +312,9 @@ class RabbitLane(Lane, Subscriber):
         stale = self._in_hand.take_back(monotonic() - seconds)
         if stale and not self._subscription.is_paused and self._prefetch.were_not_begun():
             # At once, or what goes back would come here again.
-            self._before_exchange = None
             self._subscription.cancel()
         elif not stale and not self._in_hand:
             self._prefetch.were_all_begun()
-            self._adapt_now(monotonic())
         for delivery in stale:
             if not delivery.redelivered:
                 # It comes again to this very lane, most often; of others it is to run alone, once.
@@ -341,27 +325,16 @@ class RabbitLane(Lane, Subscriber):
     # -- how much to fetch
 
     def _adapt(self, now: float) -> None:
-        """Where the prefetch is what keeps more from coming: else it does not matter what it is."""
-        if now >= self._adapt_at and len(self._ledger) >= self._asked:
-            self._adapt_at = now + ADAPT_SECONDS
-            self._adapt_now(now)
+        """The consumer for another, where another prefetch is wanted: the broker's limit is of the consumer, for all
+        its life.
 
-    def _adapt_now(self, now: float) -> None:
-        if self._before_exchange is None and self._prefetch.adapt(self.pace_seconds, now):
-            self._before_exchange = self._received
-            self._subscription.later(QUIET_SECONDS, self._exchange_if_quiet)
-
-    def _exchange_if_quiet(self) -> None:
-        """The consumer for another, for the broker's limit is of the consumer, for all its life.
-
-        What is between a quorum queue and the broker's channel when a consumer is cancelled goes back, as redelivered
-        (3.10.8). So it is cancelled when it has all that it may have, and nothing has come for a moment; or not now.
+        Only when it has all that it may have. Else it does not matter how much that is; and of what is on its way
+        between a quorum queue and the broker's channel when a consumer is cancelled, each goes back, as redelivered
+        (3.10.8).
         """
-        if self._before_exchange is None:
+        if now < self._adapt_at or self._ledger.of_consumer < self._asked:
             return
-        if self._received == self._before_exchange:
+        self._adapt_at = now + ADAPT_SECONDS
+        if not self._subscription.is_paused and self._prefetch.adapt(self.pace_seconds, now):
             self._is_exchanged = True
             self._subscription.cancel()
-        else:
-            self._prefetch.count = self._asked
-        self._send_acks_at_last()

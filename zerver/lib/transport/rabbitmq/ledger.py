@@ -1,7 +1,7 @@
 """Which deliveries of a channel are unsettled, so that many acknowledgements can travel as one."""
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class TagLedger:
@@ -14,13 +14,28 @@ class TagLedger:
         self._unsettled: deque[int] = deque()
         #: Settled out of order: some older tag is not.
         self._ahead: set[int] = set()
+        #: The last tag before the present consumer's, and how many up to it are unsettled.
+        self._mark = 0
+        self._left = 0
+        self._newest = 0
 
     def __len__(self) -> int:
         """How many are unsettled."""
         return len(self._unsettled) - len(self._ahead)
 
-    def delivered(self, tags: Iterable[int]) -> None:
+    @property
+    def of_consumer(self) -> int:
+        """How many are unsettled of what came since ``on_consumer``."""
+        return len(self) - self._left
+
+    def on_consumer(self) -> None:
+        """What comes from now on is another consumer's."""
+        self._mark, self._left = self._newest, len(self)
+
+    def delivered(self, tags: Sequence[int]) -> None:
+        """Shape: at least one."""
         self._unsettled.extend(tags)
+        self._newest = tags[-1]
 
     def settle(self, tags: Iterable[int]) -> list[tuple[int, bool]]:
         """Shape: (tag, multiple) for each acknowledgement to be sent, in order.
@@ -30,6 +45,8 @@ class TagLedger:
         fresh = set(tags) - self._ahead
         lowest, highest = (self._unsettled[0], self._unsettled[-1]) if self._unsettled else (1, 0)
         fresh = {tag for tag in fresh if lowest <= tag <= highest}
+        if self._left:
+            self._left -= sum(tag <= self._mark for tag in fresh)
         last = 0
         count = 0
         while self._unsettled and (self._unsettled[0] in fresh or self._unsettled[0] in self._ahead):
