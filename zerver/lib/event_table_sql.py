@@ -242,7 +242,7 @@ class Sqlite(Dialect):
         connection.ensure_connection()
         connection.validate_no_broken_transaction()
         with connection.wrap_database_errors:
-            cursor = connection.connection.execute(_in_sqlite(statement), values)
+            cursor = connection.connection.execute(in_sqlite(statement), values)
             return cursor.fetchall(), cursor.rowcount
 
     def write_wait(
@@ -257,7 +257,7 @@ class Sqlite(Dialect):
 
 
 @lru_cache
-def _in_sqlite(statement: str) -> str:
+def in_sqlite(statement: str) -> str:
     """With the marks of SQLite's own; nothing in our statements stands for itself."""
     return statement.replace("%s", "?")
 

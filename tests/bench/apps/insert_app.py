@@ -15,7 +15,7 @@ from django.db import connection  # noqa: E402
 
 from zerver.lib import clock  # noqa: E402
 from zerver.lib.event import encode_headers  # noqa: E402
-from zerver.lib.event_table_sql import dialect_of  # noqa: E402
+from zerver.lib.event_table_sql import dialect_of, in_sqlite  # noqa: E402
 
 
 class Publisher:
@@ -26,8 +26,8 @@ class Publisher:
         self._execute = connection.connection.execute
         dialect = dialect_of(connection)
         statement = dialect.insert(1, is_timed=False, is_leased=False, is_in_line=False) + dialect.telling
-        self._statement = statement.replace("%s", "?") if connection.vendor == "sqlite" else statement
-        self._common = ["bench_small", encode_headers({"x-version": "1"}), 1, None, 0, 0]
+        self._statement = in_sqlite(statement) if connection.vendor == "sqlite" else statement
+        self._common = ["bench_small", encode_headers({}), 1, None, 0, 0]
         self._body = b"x" * 150
 
     def publish(self, event: Mapping[str, Any]) -> None:

@@ -36,14 +36,13 @@ class Idle(Case):
     def measure(self, site: Site, peer: Peer) -> Figures:
         with site.round(peer, self.setting, slots=1 + FIRST_EVENTS) as this:
             this.start_workers()
-            if not peer.has_handlers:
-                this.wait_handled(1, 1)
-            elif self.setting.queues == 1:
+            if peer.has_handlers:
                 this.wait_consumers()
+            else:
+                this.wait_handled(1, 1)
+            if peer.has_handlers and self.setting.queues == 1:
                 this.publish(Job(verb="many", count=FIRST_EVENTS))
                 this.wait_handled(1, FIRST_EVENTS)
-            else:
-                this.wait_consumers()
             time.sleep(REST_SECONDS)
             memory = this.memory()
             return {"rss_mb": memory.rss, "pss_mb": memory.pss}

@@ -34,7 +34,6 @@ _OUR_BEGINNING: Final = struct.pack(">HB", _OUR_FLAGS, len(CONTENT_TYPE)) + CONT
 _HEADERS_AT: Final = len(_OUR_BEGINNING) + 4
 _STAMP_BYTES: Final = 8
 
-
 _USUAL_START, _USUAL_PUBLISHED_AT_MS = USUAL_HEADERS
 #: The attempt, and when it was published.
 _USUAL_NUMBERS: Final = struct.Struct(f">i {len(_USUAL_PUBLISHED_AT_MS)}s q")
