@@ -45,11 +45,11 @@ def main() -> int:
         result = run(_cases(options), options)
         result.write(options.json)
     print(to_text(result))
-    if options.against is not None:
-        print(compare(result, options.against))
+    for other in options.against:
+        print(compare(result, other))
     if options.docs is not None or is_whole(result):
         docs = options.docs or DOCS
-        write(result, docs)
+        write(result, docs, options.against)
         print(f"\nwritten: {docs / 'performance.md'}")
     if options.earlier is None:
         print(f"\n{result.minutes:.1f} minutes; figures for machines: {options.json}")
@@ -70,7 +70,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=_rounds, metavar="N", help=f"{ROUNDS} unless said")
     parser.add_argument("--json", type=Path, default=LAST, metavar="FILE", help="where the figures go")
     parser.add_argument(
-        "--against", type=_result, metavar="FILE", help="figures of an earlier run, to compare with"
+        "--against",
+        nargs="+",
+        type=_result,
+        default=[],
+        metavar="FILE",
+        help="figures of earlier runs, to compare with; the documents tell whether goals were met in each",
     )
     parser.add_argument(
         "--docs", type=Path, metavar="DIR", help="write performance.md there, whatever was run"

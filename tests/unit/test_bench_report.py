@@ -119,6 +119,15 @@ def test_the_document_has_machine_goals_tables_reasons_and_settings() -> None:
     assert "10% of the processors' time" in text
 
 
+def test_goals_are_told_as_earlier_runs_found_them_too() -> None:
+    slow = replace(WHOLE, parts={"drain": {**WHOLE.parts["drain"], "zerver": Part(rounds=rounds(20_000))}})
+    alone = replace(WHOLE, day="2026-01-30", parts={"drain": {"zerver": Part(rounds=rounds(20_000))}})
+    text = to_markdown(WHOLE, earlier=[slow, alone])
+    assert "| met? | in an earlier run | in an earlier run |" in text
+    assert "| drain | events/s | at least 6 × pika | 6.00 [5.00–6.20] | yes | 4.00, **no** | – |" in text
+    assert "each whole and by itself: 2026-01-31, 12 minutes; 2026-01-30, 12 minutes." in text
+
+
 def test_figures_of_a_busy_machine_and_of_a_quick_run_are_called_what_they_are() -> None:
     told = "No figure here is worth quoting"
     assert told not in to_markdown(WHOLE)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from tests.bench.figures import FIGURES
 from tests.bench.goals import WHY_NOT, Verdict, judge
-from tests.bench.numbers import with_spread
+from tests.bench.numbers import short, with_spread
 from tests.bench.report.rows import rows, troubles
 from tests.bench.result import CaseTold, Result
 
@@ -29,12 +29,12 @@ mean little. Peers do more or less for an event than zerver does: these are cost
 """
 
 
-def to_markdown(result: Result, drawn: Iterable[str] = ()) -> str:
-    """``drawn``: the cases that have a plot."""
+def to_markdown(result: Result, drawn: Iterable[str] = (), earlier: Sequence[Result] = ()) -> str:
+    """``drawn``: the cases that have a plot. ``earlier``: runs that the goals are also told of."""
     sections = [
         INTRODUCTION,
         _where(result),
-        _goals(judge(result)),
+        _goals(judge(result), earlier),
         *_groups(result, set(drawn)),
         _peers(result),
     ]
@@ -53,21 +53,38 @@ def _where(result: Result) -> str:
     )
 
 
-def _goals(verdicts: Sequence[Verdict]) -> str:
+def _goals(verdicts: Sequence[Verdict], earlier: Sequence[Result]) -> str:
     if not verdicts:
         return ""
-    lines = [
-        f"| {verdict.goal.case} | {FIGURES[verdict.goal.figure].title} | {verdict.goal.words()} |"
-        f" {with_spread(verdict.measured) if verdict.measured else '–'} | {_met(verdict)} |"
+    by_run = [{verdict.goal: verdict for verdict in judge(run)} for run in earlier]
+    head = ["case", "figure", "goal", "measured", "met?"]
+    table = [
+        [
+            verdict.goal.case,
+            FIGURES[verdict.goal.figure].title,
+            verdict.goal.words(),
+            with_spread(verdict.measured) if verdict.measured else "–",
+            _met(verdict),
+            *(_told_before(run.get(verdict.goal)) for run in by_run),
+        ]
         for verdict in verdicts
     ]
+    head += ["in an earlier run"] * len(by_run)
+    runs = [f"{run.day}, {run.minutes:.0f} minutes" for run in earlier]
+    told = f" Earlier runs, each whole and by itself: {'; '.join(runs)}." if runs else ""
     return (
-        "## Goals\n\nAs ratios, zerver's by the other's, where another is named.\n\n"
-        "| case | figure | goal | measured | met? |\n|---|---|---|---|---|\n"
-        + "\n".join(lines)
+        f"## Goals\n\nAs ratios, zerver's by the other's, where another is named.{told}\n\n"
+        + "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, table)])
         + "\n"
         + _reasons(verdicts)
     )
+
+
+def _told_before(verdict: Verdict | None) -> str:
+    """The median, and whether that was enough; – where it was not measured."""
+    if verdict is None or verdict.measured is None:
+        return "–"
+    return f"{short(verdict.measured.median)}, {_met(verdict)}"
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:
