@@ -86,7 +86,7 @@ def test_however_they_are_settled_the_broker_is_told_exactly_what_was(
     for tag in range(1, count + 1):
         ledger.delivered([tag])
         if tag == last_of_the_first:
-            ledger.on_consumer()
+            ledger.begin_consumer()
     order = data.draw(st.permutations(range(1, count + 1)))
     settled = order[: data.draw(st.integers(0, count))]
     outstanding = set(range(1, count + 1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -243,6 +244,7 @@ def test_what_an_earlier_consumer_left_in_hand_does_not_make_the_next_one_s_hand
     publish(transport, 300)
     consumer = Consumer(transport, declaration(prefetch=200), pace_seconds=0.001)
     held = consumer.take(200)
+    assert all(consumer.lane.renew(delivery, 30) for delivery in held[:195]), "they are begun"
     consumer.lane.pace_seconds = 0.1
 
     def works_until(count: int) -> Callable[[], bool]:
@@ -252,7 +254,7 @@ def test_what_an_earlier_consumer_left_in_hand_does_not_make_the_next_one_s_hand
 
         return work
 
-    consumer.lane.done(held[:1])
+    consumer.lane.done(held[195:])
     wait_for(works_until(10), 20, "it to want fewer")
 
     def has_empty_hand() -> bool:
@@ -269,7 +271,59 @@ def test_what_an_earlier_consumer_left_in_hand_does_not_make_the_next_one_s_hand
     assert (consumer.lane._prefetch.count, len(consumer.lane._ledger) > 190) == (10, True)
     publish(transport, 20)
     wait_for(works_until(200), 20, "it to want more, now that it has all that it may have")
-    consumer.lane.done(held[1:])
+    consumer.lane.done(held[:195])
+    consumer.close()
+
+
+def test_of_what_is_too_much_for_slow_handlers_the_newest_goes_back_to_those_who_have_time(
+    transport: RabbitTransport,
+) -> None:
+    publish(transport, 200)
+    consumer = Consumer(transport, declaration(prefetch=50), pace_seconds=0.001)
+    wait_for_depth(transport, ready=150, unacked=50)
+    consumer.lane.pace_seconds = 0.25
+    bodies: list[bytes] = []
+
+    def works() -> bool:
+        (delivery,) = consumer.take(1)
+        bodies.append(delivery.event.body)
+        assert not delivery.redelivered, "it was not lost"
+        consumer.lane.done([delivery])
+        consumer.lane.flush()
+        time.sleep(0.03)  # slowly enough that there is still a backlog after a second
+        return consumer.lane._prefetch.count == 4
+
+    wait_for(works, 20, "it to want fewer")
+    wait_for(lambda: len(consumer.lane._ledger) <= 8, 20, "the others to go back")
+    while len(bodies) < 200:
+        bodies += consumer.bodies(1)
+    assert bodies == [b'{"n":%d}' % n for n in range(200)], "in their order"
+    consumer.close()
+
+
+def test_a_worker_that_has_nothing_to_do_takes_no_more_at_once_than_its_pace_asks_for(
+    transport: RabbitTransport,
+) -> None:
+    publish(transport, 1)
+    consumer = Consumer(transport, declaration(prefetch=50), pace_seconds=0.001, consumer_timeout_seconds=3.2)
+    consumer.lane.done(consumer.take(1))
+    consumer.lane.pace_seconds = 0.25
+    wait_for(lambda: consumer.lane._asked == 4, 20, "another consumer")
+    publish(transport, 40)
+    wait_for_depth(transport, ready=36, unacked=4)
+    consumer.close()
+
+
+def test_no_handler_is_without_work_because_others_are_slow_after_a_pause(transport: RabbitTransport) -> None:
+    publish(transport, 20)
+    consumer = Consumer(transport, declaration(threads=8), pace_seconds=0.125)
+    taken = consumer.take(8)
+    assert all(consumer.lane.renew(delivery, 30) for delivery in taken), "they are begun"
+    consumer.lane.pause()
+    consumer.lane.done(taken[:3])
+    wait_for_depth(transport, ready=12, unacked=5)
+    consumer.lane.resume()
+    assert len(consumer.take(3)) == 3
     consumer.close()
 
 
@@ -278,11 +332,12 @@ def test_a_queue_is_not_without_a_consumer_while_a_large_hand_is_worked_off(rabb
     with open_transport(rabbit_vhost, queue_type="classic") as transport:
         publish(transport, 300)
         consumer = Consumer(transport, declaration(queue_type="classic", prefetch=200), pace_seconds=0.001)
-        wait_for(lambda: len(consumer.lane._ledger) == 200, message="all that it may have")
+        held = consumer.take(200)
+        assert all(consumer.lane.renew(delivery, 30) for delivery in held[20:]), "they are begun"
         consumer.lane.pace_seconds = 0.5
 
         def works() -> bool:
-            consumer.lane.done(consumer.take(1))
+            consumer.lane.done([held.pop(0)] if len(held) > 180 else consumer.take(1))
             consumer.lane.flush()
             return consumer.lane._prefetch.count == 2
 

@@ -24,6 +24,7 @@ from tests.integration.rabbit import (
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
+from zerver.lib.registry import shards_of
 from zerver.lib.transport.base import Fate
 from zerver.lib.transport.rabbitmq import RabbitTransport, subscription
 from zerver.lib.transport.rabbitmq.topology import arguments
@@ -210,6 +211,25 @@ def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transp
     consumer.lane.done(taken[:1])
     consumer.close()
     wait_for_depth(transport, ready=0)
+
+
+def test_what_a_shard_hands_back_takes_all_that_came_after_it_along(transport: RabbitTransport) -> None:
+    family = declaration(shards=2, shard_key="n", prefetch=10)
+    queue, _ = shards_of(family)
+    numbers = [n for n in range(100) if family.place(b'{"n":%d}' % n) == queue.name][:20]
+    first, second = (
+        [event(queue=queue.name, body=b'{"n":%d}' % n) for n in some] for some in (numbers[:6], numbers[6:])
+    )
+    transport.publish(first, AMPLE_SECONDS)
+    consumer = Consumer(transport, queue, consumer_timeout_seconds=8.0)
+    (slow,) = consumer.take(1)
+    assert consumer.lane.renew(slow, 30), "it is begun"
+    time.sleep(1)
+    transport.publish(second, AMPLE_SECONDS)  # these have not waited long when the first ones have
+    wait_for(lambda: consumer.lane._prefetch.count < 10, 20, "the first to go stale")
+    consumer.lane.done([slow])
+    assert [consumer.bodies(1) for _ in range(19)] == [[b'{"n":%d}' % n] for n in numbers[1:]]
+    consumer.close()
 
 
 def test_a_queue_of_other_arguments_is_told_and_leaves_the_other_lanes_alone(

@@ -54,6 +54,23 @@ def test_it_grows_at_once_and_shrinks_only_when_fewer_are_wanted_for_a_second() 
     assert paced(made, *[0.1] * 12, start=10)[-1] == 10
 
 
+def test_what_was_wanted_long_ago_does_not_count_for_the_second() -> None:
+    made = prefetch(prefetch=1000)
+    made.begin(0.0001)
+    assert paced(made, 0.1) == [1000]
+    assert paced(made, 0.1, start=3600) == [1000], "one slow look, an hour later"
+    assert paced(made, *[0.1] * 12, start=3600.1)[-1] == 10
+
+
+def test_with_nothing_in_hand_it_shrinks_at_once() -> None:
+    made = prefetch(prefetch=1000)
+    made.begin(0.0001)
+    assert not made.adapt_idle(0.0015)
+    assert made.adapt_idle(0.25)
+    assert made.count == 4
+    assert not made.adapt_idle(0.0001), "and grows where more is there"
+
+
 def test_what_would_change_little_stays() -> None:
     made = prefetch(prefetch=1000)
     made.begin(0.01)

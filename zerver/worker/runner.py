@@ -272,12 +272,9 @@ class QueueRunner:
         return kind(self._host.watchdog, self.queue.name, self.give_up)
 
     def _take(self) -> list[list[Delivery]]:
-        """Groups to be handled one after the other: single events, or one batch with its suspects apart."""
+        """Groups to be handled one after the other: single events, or batches, suspects apart."""
         if self.queue.is_batch:
-            batch = self._gather()
-            suspects_ = [[delivery] for delivery in batch if delivery.redelivered]
-            fresh = [delivery for delivery in batch if not delivery.redelivered]
-            return ([fresh] if fresh else []) + suspects_
+            return runs(self._gather())
         return runs(self._fetched(self.pace.at_once, LOOK_UP_SECONDS))
 
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:

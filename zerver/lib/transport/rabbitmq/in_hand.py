@@ -61,11 +61,15 @@ class InHand:
         """Oldest first."""
         return list(self._unbegun.values())
 
-    def take_back(self, before: float = math.inf) -> list[Delivery]:
-        """Those that came before then (monotonic seconds) and were not begun, as new deliveries: the caller alone has
-        them now.
+    def is_older(self, before: float) -> bool:
+        """Whether one that was not begun came before then (monotonic seconds)."""
+        return any(delivery.received_at < before for delivery in self.unbegun()[:1])
+
+    def take_back(self, before: float = math.inf, *, keep: int = 0) -> list[Delivery]:
+        """Those that came before then (monotonic seconds) and were not begun, but for so many of the oldest, as new
+        deliveries: the caller alone has them now.
         """
-        old = takewhile(lambda each: each.received_at < before, self.unbegun())
+        old = takewhile(lambda each: each.received_at < before, self.unbegun()[keep:])
         back = [delivery for delivery in old if self._unbegun.pop(delivery.token, None) is not None]
         return [_taken_back(delivery) for delivery in back]
 

@@ -36,7 +36,9 @@ _KNOWN = (
     ("pika.channel:Channel._on_deliver", "self method_frame header_frame body", "_consumers consumer_tag"),
     ("pika.channel:ContentFrameAssembler.process", "self frame_value", "_method_frame _header_frame"),
     ("pika.channel:ContentFrameAssembler._reset", "self", "_method_frame _header_frame"),
+    ("pika.adapters.base_connection:BaseConnection._adapter_emit_data", "self data", "_transport write"),
     ("pika.adapters.base_connection:BaseConnection._proto_connection_made", "self transport", "_transport"),
+    ("pika.channel:Channel.basic_cancel", "self consumer_tag callback", "_cancelled"),
     (
         "pika.adapters.utils.io_services_utils:_AsyncTransportBase._consume",
         "self",

@@ -4,6 +4,7 @@ The I/O thread fills a buffer and sends what handler threads settled. A delivery
 that is gone its tag is void, and the event comes again.
 """
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -53,10 +54,15 @@ class RabbitLane(Lane, Subscriber):
         self._prefetch = Prefetch(queue)
         #: When to look again whether the prefetch is right. Units: monotonic seconds.
         self._adapt_at = 0.0
-        #: What the present consumer asked for.
+        #: What the present consumer asked for. Units: events.
         self._asked = 0
-        #: It gives way to another one.
+        #: The consumer is being cancelled for another one, which begins at once.
         self._is_exchanged = False
+        #: It is being cancelled because events wait too long here: what has come before then goes back after that.
+        #: Units: monotonic seconds; None: it is not.
+        self._stale_before: float | None = None
+        #: When something came last. Units: monotonic seconds.
+        self._came_at = 0.0
         self._handed_back = HandedBack()
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
@@ -146,7 +152,7 @@ class RabbitLane(Lane, Subscriber):
             self._post(self._send_acks)
 
     def pause(self) -> None:
-        self._post(self._subscription.pause)
+        self._post(self._pause)
 
     def resume(self) -> None:
         self._post(self._subscription.resume)
@@ -187,6 +193,7 @@ class RabbitLane(Lane, Subscriber):
     def on_channel(self) -> None:
         self._ledger = TagLedger()
         self._is_exchanged = False
+        self._stale_before = None
         self._is_told_of_acks = self._is_told_of_enough = False
         self._prefetch.begin(self.pace_seconds)
         self._generation += 1
@@ -194,7 +201,7 @@ class RabbitLane(Lane, Subscriber):
         self._watch_unbegun()
 
     def on_deliveries(self, deliveries: list[Delivered]) -> None:
-        now = monotonic()
+        now = self._came_at = monotonic()
         self._ledger.delivered([each.delivery_tag for each in deliveries])
         self._in_hand.add([self._delivery(each, now) for each in deliveries])
         self._wake()
@@ -237,14 +244,21 @@ class RabbitLane(Lane, Subscriber):
 
     def wanted_prefetch(self) -> int:
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in
-        # hand adds a whole prefetch to it, at every pause.
-        # One that follows another at once may: the broker calls a queue without any one that nobody takes from.
+        # hand adds a whole prefetch to it, at every pause. As long as no handler is without work, it can wait.
+        # One that follows another at once may do so: else the queue would have no consumer for a while, and checks
+        # would say that nobody takes from it.
         wanted = self._prefetch.count
-        return 0 if len(self._ledger) > wanted // 2 and not self._is_exchanged else wanted
+        has_enough = len(self._ledger) > wanted // 2 and len(self._ledger) >= self._prefetch.least
+        return 0 if has_enough and not self._is_exchanged else wanted
 
     def on_consuming(self, prefetch: int) -> None:
         self._asked, self._is_exchanged = prefetch, False
-        self._ledger.on_consumer()
+        self._ledger.begin_consumer()
+
+    def on_ceased(self) -> None:
+        before, self._stale_before = self._stale_before, None
+        if before is not None:
+            self._hand_back(self._in_hand.take_back(before))
 
     def holds_nothing(self) -> bool:
         return not len(self._ledger)
@@ -302,39 +316,71 @@ class RabbitLane(Lane, Subscriber):
     def _watch_unbegun(self) -> None:
         seconds = self._subscription.consumer_timeout_seconds * UNBEGUN_PART
         self._unbegun_timer = self._subscription.later(
-            seconds / 8, lambda: self._hand_back_unbegun(seconds), instead_of=self._unbegun_timer
+            seconds / 8, lambda: self._look_for_unbegun(seconds), instead_of=self._unbegun_timer
         )
 
-    def _hand_back_unbegun(self, seconds: float) -> None:
+    def _look_for_unbegun(self, seconds: float) -> None:
         """Events that nobody began go to somebody who has time, before the broker's patience ends."""
         self._unbegun_timer = None
         self._watch_unbegun()  # first: whatever goes wrong below, it is looked again
-        stale = self._in_hand.take_back(monotonic() - seconds)
-        if stale and not self._subscription.is_paused and self._prefetch.were_not_begun():
-            # At once, or what goes back would come here again.
+        now = monotonic()
+        before = now - seconds
+        if not self._in_hand.is_older(before):
+            if not self._in_hand:
+                self._prefetch.were_all_begun()
+            self._adapt_idle(now)
+            return
+        if self._queue.is_sharded:
+            before = math.inf  # what came later must not overtake it
+        if not self._subscription.is_paused and self._prefetch.were_not_begun():
+            # First the consumer: what goes back would come here again, and what is on its way here would overtake it.
+            self._is_exchanged = False
             self._subscription.cancel()
-        elif not stale and not self._in_hand:
-            self._prefetch.were_all_begun()
-        for delivery in stale:
+        if self._subscription.is_ceasing:
+            self._stale_before = before
+        else:
+            self._hand_back(self._in_hand.take_back(before))
+
+    def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Those that are nobody else's any more, as ``InHand.take_back`` gives them."""
+        for delivery in deliveries:
             if not delivery.redelivered:
                 # It comes again to this very lane, most often; of others it is to run alone, once.
                 self._handed_back.add(delivery.event.message_id)
-        if stale:
-            self._nack(stale)
+        if deliveries:
+            self._nack(deliveries)
+
+    def _pause(self) -> None:
+        self._is_exchanged = False
+        self._subscription.pause()
 
     # -- how much to fetch
 
     def _adapt(self, now: float) -> None:
-        """The consumer for another, where another prefetch is wanted: the broker's limit is of the consumer, for all
-        its life.
+        """Where another prefetch is wanted, when the consumer has all that it may have.
 
-        Only when it has all that it may have. Else it does not matter how much that is; and of what is on its way
-        between a quorum queue and the broker's channel when a consumer is cancelled, each goes back, as redelivered
-        (3.10.8).
+        Only then, because of what is on its way between a quorum queue and the broker's channel when a consumer is
+        cancelled each goes back, as redelivered (3.10.8); and as long as less is there, more than that does not come.
         """
         if now < self._adapt_at or self._ledger.of_consumer < self._asked:
             return
         self._adapt_at = now + ADAPT_SECONDS
         if not self._subscription.is_paused and self._prefetch.adapt(self.pace_seconds, now):
-            self._is_exchanged = True
-            self._subscription.cancel()
+            self._exchange()
+
+    def _adapt_idle(self, now: float) -> None:
+        """Nothing is there, nor has been for a moment: so that what comes then is not taken as a whole, if it is much.
+
+        What is on its way just now would be redelivered, which costs it some company.
+        """
+        is_idle = self.holds_nothing() and now - self._came_at > ADAPT_SECONDS
+        if is_idle and not self._subscription.is_paused and self._prefetch.adapt_idle(self.pace_seconds):
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """The consumer for another, for the broker's limit is of the consumer, for all its life. Where fewer are
+        wanted, so many are kept, and the others go back: handlers have become slow, and somebody else may have time.
+        """
+        self._is_exchanged = self._subscription.cancel()
+        if self._is_exchanged and self._prefetch.count < self._asked:
+            self._hand_back(self._in_hand.take_back(keep=self._prefetch.count))

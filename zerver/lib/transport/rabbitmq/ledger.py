@@ -15,8 +15,8 @@ class TagLedger:
         #: Settled out of order: some older tag is not.
         self._ahead: set[int] = set()
         #: The last tag before the present consumer's, and how many up to it are unsettled.
-        self._mark = 0
-        self._left = 0
+        self._last_before = 0
+        self._unsettled_before = 0
         self._newest = 0
 
     def __len__(self) -> int:
@@ -25,12 +25,12 @@ class TagLedger:
 
     @property
     def of_consumer(self) -> int:
-        """How many are unsettled of what came since ``on_consumer``."""
-        return len(self) - self._left
+        """How many are unsettled of what came since ``begin_consumer``."""
+        return len(self) - self._unsettled_before
 
-    def on_consumer(self) -> None:
+    def begin_consumer(self) -> None:
         """What comes from now on is another consumer's."""
-        self._mark, self._left = self._newest, len(self)
+        self._last_before, self._unsettled_before = self._newest, len(self)
 
     def delivered(self, tags: Sequence[int]) -> None:
         """Shape: at least one."""
@@ -45,8 +45,8 @@ class TagLedger:
         fresh = set(tags) - self._ahead
         lowest, highest = (self._unsettled[0], self._unsettled[-1]) if self._unsettled else (1, 0)
         fresh = {tag for tag in fresh if lowest <= tag <= highest}
-        if self._left:
-            self._left -= sum(tag <= self._mark for tag in fresh)
+        if self._unsettled_before:
+            self._unsettled_before -= sum(tag <= self._last_before for tag in fresh)
         last = 0
         count = 0
         while self._unsettled and (self._unsettled[0] in fresh or self._unsettled[0] in self._ahead):

@@ -23,11 +23,13 @@ class Prefetch:
     """Of one lane. Its times are monotonic seconds."""
 
     def __init__(self, queue: QueueDeclaration) -> None:
-        self._least = smallest_prefetch(queue)
+        #: With fewer, handlers would be without work.
+        self.least = smallest_prefetch(queue)
         self._declared = self._most = min(queue.in_hand, _MOST)
         self._mean_bytes = 0.0
         #: Since when fewer were wanted each time; None: they are not.
         self._too_many_since: float | None = None
+        self._looked_at = float("-inf")
         #: For the next consumer.
         self.count = self._most
 
@@ -43,6 +45,9 @@ class Prefetch:
     def adapt(self, pace_seconds: float, now: float) -> bool:
         """Whether ``count`` has changed. ``pace_seconds``: what an event takes the process; 0: nobody has said."""
         wanted = self._wanted(pace_seconds)
+        if now - self._looked_at > _STEADY_SECONDS:
+            self._too_many_since = None  # nobody has looked whether it was so all the time
+        self._looked_at = now
         if wanted * _WORTH <= self.count:
             self._too_many_since = now if self._too_many_since is None else self._too_many_since
             is_due = now - self._too_many_since >= _STEADY_SECONDS
@@ -53,9 +58,17 @@ class Prefetch:
             self.count, self._too_many_since = wanted, None
         return is_due
 
+    def adapt_idle(self, pace_seconds: float) -> bool:
+        """Whether ``count`` has changed, for much less; with nothing in hand that need not be steady."""
+        wanted = self._wanted(pace_seconds)
+        is_due = wanted * _WORTH <= self.count
+        if is_due:
+            self.count, self._too_many_since = wanted, None
+        return is_due
+
     def were_not_begun(self) -> bool:
         """Some waited until they had to go back. Whether ``count`` has changed."""
-        self._most = max(self._least, self.count // 2)
+        self._most = max(self.least, self.count // 2)
         before, self.count = self.count, min(self.count, self._most)
         return self.count != before
 
@@ -69,4 +82,4 @@ class Prefetch:
             wanted = min(wanted, int(WORK_SECONDS / pace_seconds))
         if self._mean_bytes:
             wanted = min(wanted, int(MOST_BYTES / self._mean_bytes))
-        return max(self._least, wanted)
+        return max(self.least, wanted)

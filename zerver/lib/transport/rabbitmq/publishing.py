@@ -16,6 +16,7 @@ from zerver.lib.event import Event
 from zerver.lib.transport.rabbitmq.encoding import FRAME_OVERHEAD_BYTES, encode_publish
 from zerver.lib.transport.rabbitmq.in_lists import ListChannel, ListConnection
 from zerver.lib.transport.rabbitmq.known_pika import PlainTransport
+from zerver.lib.transport.rabbitmq.properties import to_properties
 
 #: Frame type, channel, size of the payload; method, delivery tag, whether all before it are meant; the frame's end.
 _ACK: Final = struct.Struct(">BHI IQBB")
@@ -48,12 +49,14 @@ class PublishChannel(ListChannel):
         self.connection.read_confirms()
 
     def publish(self, event: Event) -> None:
-        """To the queue that it names, mandatory; as pika's ``basic_publish`` would, without its objects.
+        """To the queue that it names, mandatory: as pika's ``basic_publish``, without its objects where it is known.
 
         Raises: pika's, when it is not open; whatever encoding raises, and then nothing has been sent.
         """
-        self._raise_if_not_open()
         connection = self.connection
+        if not (connection.is_known and self.is_open):
+            self.basic_publish("", event.queue, event.body, to_properties(event), mandatory=True)
+            return
         connection.emit(encode_publish(self.channel_number, event.queue, event, connection.params.frame_max))
 
 

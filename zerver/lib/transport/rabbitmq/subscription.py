@@ -28,7 +28,7 @@ SILENCE_SECONDS = 60.0
 
 
 class Subscription(ConnectionListener, Asker):
-    """Runs on the I/O thread; only ``problem``, ``has_consumed`` and ``closed`` may be looked at from any."""
+    """Runs on the I/O thread; only its events, ``problem`` and ``has_consumed`` may be looked at from any."""
 
     def __init__(
         self, queue: QueueDeclaration, subscriber: Subscriber, consumer_timeout_seconds: float
@@ -50,9 +50,9 @@ class Subscription(ConnectionListener, Asker):
         self._channel: Any = None
         self._consumer_tag: str | None = None
         #: A consumer was cancelled, and the broker has not said yet that it sends nothing more for it.
-        self._is_ceasing = False
+        self.is_ceasing = False
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
-        #: When the present consumer began, or last got an event. Units: monotonic seconds.
+        #: When the present consumer began, last got an event, or was cancelled. Units: monotonic seconds.
         self._heard_at = 0.0
         self._silence_timer: Any = None
         self._is_paused = False
@@ -152,7 +152,7 @@ class Subscription(ConnectionListener, Asker):
     def consume(self) -> None:
         """Fetch, unless it does already or should not now."""
         worker = self._worker
-        if worker is None or self.channel is None or self._consumer_tag is not None or self._is_ceasing:
+        if worker is None or self.channel is None or self._consumer_tag is not None or self.is_ceasing:
             return  # what is on its way for the one that ceases counts as well, once it is here
         if self._wants_nothing or not self._subscriber.wanted_prefetch():
             worker.turns.answered(self)
@@ -235,7 +235,8 @@ class Subscription(ConnectionListener, Asker):
         self._silence_timer = None
         self._watch_silence_soon()  # first: whatever goes wrong below, it is looked again
         connection = self._connection
-        is_silent = self._consumer_tag is not None and monotonic() - self._heard_at > SILENCE_SECONDS
+        awaits = self._consumer_tag is not None or self.is_ceasing
+        is_silent = awaits and monotonic() - self._heard_at > SILENCE_SECONDS
         if is_silent and connection is not None and connection.is_open and self._subscriber.holds_nothing():
             self._leave_channel()
             self._subscribe(connection)
@@ -283,26 +284,30 @@ class Subscription(ConnectionListener, Asker):
     def is_paused(self) -> bool:
         return self._is_paused
 
-    def cancel(self) -> None:
-        """What is on its way arrives still (see ``WireChannel``).
+    def cancel(self) -> bool:
+        """Whether there is a consumer to cancel. What is on its way to it arrives still (see ``WireChannel``).
 
         But what is between a quorum queue and the broker's own channel goes back, as redelivered (3.10.8).
         """
         tag, self._consumer_tag = self._consumer_tag, None
-        if tag is not None and self.channel is not None and self._worker is not None:
-            self._worker.turns.began(self)
-            self._is_ceasing = True
-            channel = self._channel
-            channel.basic_cancel(tag, callback=lambda _: self._on_ceased(channel))
+        if tag is None or self.channel is None or self._worker is None:
+            return False
+        self._worker.turns.began(self)
+        self.is_ceasing = True
+        self._heard_at = monotonic()
+        channel = self._channel
+        channel.basic_cancel(tag, callback=lambda _: self._on_ceased(channel))
+        return True
 
     def _on_ceased(self, channel: Any) -> None:
         if channel is self._channel:
             self._answered()
             self._ceased()
+            self._subscriber.on_ceased()
             self.consume()
 
     def _ceased(self) -> None:
-        self._is_ceasing = False
+        self.is_ceasing = False
         if self._is_retiring:
             self.retired.set()
 
@@ -310,7 +315,7 @@ class Subscription(ConnectionListener, Asker):
         """For good; what came stays, and can be settled."""
         self._is_retiring = True
         self.cancel()
-        if not self._is_ceasing:
+        if not self.is_ceasing:
             self.retired.set()
 
     def close(self) -> None:

@@ -18,7 +18,8 @@ class WireChannel(PublishChannel):
         """pika cancels the consumers first, which end with the channel anyway: of a queue that has lost its process
         that would close the connection.
         """
-        self._cancelled.update(self._consumers)
+        if self.connection.is_known:
+            self._cancelled.update(self._consumers)
         super().close(*args, **options)
 
     def _on_deliver(self, method_frame: Any, header_frame: Any, body: bytes) -> None:
