@@ -40,7 +40,7 @@ install_measured_servers() {
 build_limit() {
   local program
   if ! can_build_limit && ! { debian_install gcc libc6-dev librabbitmq-dev && can_build_limit; }; then
-    say "gcc or librabbitmq-dev is missing and was not installed: there will be no column \"limit\""
+    say "gcc or librabbitmq-dev is missing and was not installed: \"C\", the limit, will not be measured"
     rm -rf $LIMIT
     return 0
   fi

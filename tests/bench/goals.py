@@ -116,10 +116,10 @@ GOALS = (
 #: Why a goal is missed where it is, by case and figure: what the profile of the case ``profile``, and the tables, say.
 WHY_NOT: Mapping[tuple[str, str], str] = {
     ("drain", "rate"): (
-        "an event takes a worker's threads the time that *Where a worker's time goes* takes apart, all of it under one"
-        " interpreter's lock, and no part of it is large enough to be the one to blame. The program in C takes a"
-        " fraction of that, and waits for the broker. Where processors are few, the broker works beside the worker, and"
-        " what is shared with it (caches, halves of a core) makes each step of Python longer than it is alone."
+        "an event takes a worker's threads the time that *Where a worker's time goes* takes apart, nearly all of it"
+        " under one interpreter's lock. The program in C takes a fraction of that, and waits for the broker. Where"
+        " processors are few, the broker works beside the worker, and what is shared with it (caches, halves of a core)"
+        " makes each step of Python longer than it is alone."
     ),
     ("publish-threads", "speedup"): (
         "one thread's publish already takes most of its time in processors, the broker's and ours, as its table tells:"

@@ -13,6 +13,9 @@ from tests.bench.report.progress import Progress
 from tests.bench.result import Part
 from tests.bench.site import Site
 
+#: Failures in a case until somebody is out of it: one may be bad luck, as when RabbitMQ (3.10.8) has lost the last of
+#: what was published to it without confirms.
+CHANCES = 2
 #: Whose turn did not come.
 TIME_IS_UP, INTERRUPTED = "the time that a run has was over", "the run was interrupted"
 
@@ -42,19 +45,27 @@ def turns(cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int) -> Iterator
 class _Record:
     """A part in the making."""
 
+    #: Why it takes no further part.
     trouble: str | None
     rounds: list[Figures] = field(default_factory=list)
-    has_failed: bool = False
+    failures: list[str] = field(default_factory=list)
+
+    def fail(self, problem: str) -> None:
+        self.failures.append(problem)
+        if len(self.failures) == CHANCES:
+            self.trouble = problem
 
     def part(self, ended_by: str | None) -> Part:
-        trouble = self.trouble or (None if self.rounds else ended_by)
-        return Part(rounds=self.rounds, trouble=trouble, has_failed=self.has_failed)
+        """One that failed in a round, and not in another, has a round less."""
+        first_failure = next(iter(self.failures), None)
+        trouble = self.trouble or (None if self.rounds else first_failure or ended_by)
+        return Part(rounds=self.rounds, trouble=trouble, has_failed=trouble in self.failures)
 
 
 def measure(
     cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int, site: Site, progress: Progress, deadline: float
 ) -> dict[str, dict[str, Part]]:
-    """Whoever fails once in a case is out of it, with the reason; the others go on. Ctrl-C ends the measuring alone.
+    """Whoever fails twice in a case is out of it, with the reason; the others go on. Ctrl-C ends the measuring alone.
 
     Shape: by case, and by peer in their order. Units: deadline is by ``time.monotonic``; no round begins after it.
     """
@@ -82,24 +93,24 @@ def _take(turn: Turn, site: Site, record: _Record, progress: Progress) -> None:
         progress.skip()
         return
     began = time.monotonic()
-    figures = _round(turn, site, record)
-    progress.tell(turn.case, turn.peer, turn.number, figures, record.trouble, time.monotonic() - began)
+    figures, problem = _round(turn, site, record)
+    progress.tell(turn.case, turn.peer, turn.number, figures, problem, time.monotonic() - began)
 
 
-def _round(turn: Turn, site: Site, record: _Record) -> Figures:
-    """Empty where it came to nothing; the record has it in any case."""
+def _round(turn: Turn, site: Site, record: _Record) -> tuple[Figures, str | None]:
+    """Shape: figures, or none and why; the record has either."""
     try:
         figures = _known(turn.case.measure(site, turn.peer), turn.case)
     except CannotRunError as error:
-        record.trouble = str(error)
+        problem = record.trouble = str(error)
     except Exception as error:
         # Of whatever kind: one peer that cannot do it must not cost the figures of all others.
-        record.trouble = f"{type(error).__name__}: {error}"
-        record.has_failed = True
+        problem = f"{type(error).__name__}: {error}"
+        record.fail(problem)
     else:
         record.rounds.append(figures)
-        return figures
-    return {}
+        return figures, None
+    return {}, problem
 
 
 def _known(figures: Mapping[str, float], case: Case) -> Figures:

@@ -42,6 +42,8 @@ class Peer(ABC):
     at_once: ClassVar[int] = 1
     #: Whether its publisher begins with the events of ``job.warm_ups``.
     warms_up: ClassVar[bool] = True
+    #: Without a broker: the table whose rows are the events that wait.
+    table: ClassVar[str]
     #: False: its processes are there to be weighed. The first slot of the ledger says that they are.
     has_handlers: ClassVar[bool] = True
     #: Module with the ``Publisher``.

@@ -23,6 +23,8 @@ READING: Final = "reading_us"
 PARTS: Final[Mapping[str, tuple[str, ...]]] = {
     "author_us": ("zerver/lib/event.py", "tests/"),
     "guard_us": ("zerver/worker/surroundings.py", "zerver/worker/timeouts.py"),
+    "lane_us": ("zerver/lib/transport/", "zerver/worker/intake.py", "zerver/worker/settle.py"),
+    "journey_us": ("zerver/worker/journey.py", "zerver/worker/handler.py"),
     "counting_us": (
         "zerver/worker/counters.py",
         "zerver/worker/tally.py",
@@ -36,7 +38,7 @@ PARTS: Final[Mapping[str, tuple[str, ...]]] = {
         "zerver/monitoring/",
     ),
 }
-FIGURES: Final = (READING, "author_us", "guard_us", "counting_us", "tracing_us", REST)
+FIGURES: Final = (READING, *PARTS, REST)
 #: Used everywhere: the time is its caller's.
 _NOBODYS: Final = "zerver/lib/clock.py"
 _FRAME: Final = re.compile(r"\(((?:zerver|tests)/[^:)]*)[:)]")
@@ -50,14 +52,14 @@ class Profile:
 
     @contextmanager
     def taken(self, pid: int, directory: Path) -> Iterator[None]:
-        """Of a process, and only while it holds the interpreter's lock, which is what its threads share.
+        """Of a process, wherever one of its threads has a processor: in Python, in C or in a system call.
 
         Raises: CannotRunError where py-spy is missing, or may not look.
         """
         if not PY_SPY.exists():
             raise CannotRunError("py-spy is not installed")
         stacks = directory / "stacks"
-        command = [str(PY_SPY), "record", "--gil", "--threads", "--format", "raw"]
+        command = [str(PY_SPY), "record", "--threads", "--format", "raw"]
         command += ["--rate", str(SAMPLES_A_SECOND), "--output", str(stacks), "--pid", str(pid)]
         spy = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from signal import SIGCONT, SIGKILL, SIGSTOP, Signals
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
+
+import psycopg
 
 from tests.bench.job import Done, Job
 from tests.bench.ledger import Ledger
@@ -25,6 +28,7 @@ T = TypeVar("T")
 
 #: Environment of every process that is measured, as far as its peer has a use for it.
 BROKER_URL, QUEUE_TYPE, QUEUES = "BENCH_BROKER_URL", "BENCH_QUEUE_TYPE", "BENCH_QUEUES"
+DATABASE_URL = "DATABASE_URL"
 POLL_SECONDS = 0.005
 #: The longest that anything in a round may take: most take a few seconds.
 PATIENCE_SECONDS = 90.0
@@ -162,9 +166,22 @@ class Round:
             self.wait(lambda: self._told("consumers") >= wanted, f"{wanted} consumers to be there")
 
     def wait_stored(self, count: int) -> None:
-        """Until so many events are on the broker, in hands or not: an event that took another way is not counted."""
+        """Until so many events are on the broker, in hands or not: an event that took another way is not counted.
+
+        Without a broker: rows of the peer's table.
+        """
         if "rabbitmq" in self.peer.needs:
             self.wait(lambda: self._told("messages") >= count, f"{count} events to be on the broker")
+        else:
+            self.wait(lambda: self._rows() >= count, f"{count} events to be in the table {self.peer.table}")
+
+    def _rows(self) -> int:
+        url = self.place.env[DATABASE_URL]
+        is_sqlite = urlsplit(url).scheme == "sqlite"
+        connect: Any = sqlite3.connect if is_sqlite else psycopg.connect
+        with closing(connect(urlsplit(url).path.removeprefix("/") if is_sqlite else url)) as connection:
+            found = connection.execute(f"SELECT count(*) FROM {self.peer.table}")
+            return int(found.fetchone()[0])
 
     def _told(self, what: str) -> int:
         """Of all its queues together."""

@@ -13,7 +13,7 @@ from tests.bench.events import write_templates
 from tests.bench.ledger import Ledger
 from tests.bench.peer import Peer
 from tests.bench.publish import EVENTS, RESULT
-from tests.bench.round import BROKER_URL, QUEUE_TYPE, QUEUES, Round, RoundError
+from tests.bench.round import BROKER_URL, DATABASE_URL, QUEUE_TYPE, QUEUES, Round, RoundError
 from tests.bench.setting import Place, Setting
 from tests.servers import spawn
 from tests.servers.databases import sqlite_url
@@ -21,7 +21,6 @@ from tests.servers.postgres import PostgresServer
 from tests.servers.processes import REPOSITORY, clean_environment
 from tests.servers.rabbitmq import RabbitServer
 
-DATABASE_URL = "DATABASE_URL"
 MIGRATION_SECONDS = 60.0
 #: A round has no fewer events than this.
 LEAST_EVENTS = 50

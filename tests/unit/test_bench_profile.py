@@ -14,7 +14,9 @@ MAIN = "thread (7): MainThread;<module> (manage.py:9);QueueRunner._handle (zerve
             "thread (8): zerver-worker-io;IOLoop.turn (zerver/lib/transport/rabbitmq/ioloop.py:104)",
             "reading_us",
         ),
-        (f"{MAIN};Journey.travel_alone (zerver/worker/journey.py:85)", "way_us"),
+        (f"{MAIN};Journey.travel_alone (zerver/worker/journey.py:85)", "journey_us"),
+        (f"{MAIN};Intake.take (zerver/worker/intake.py:85)", "lane_us"),
+        (f"{MAIN};QueueRunner._work (zerver/worker/runner.py:85)", "way_us"),
         (
             f"{MAIN};Counters.done (zerver/worker/counters.py:76);Histogram.add (zerver/lib/latency.py:30)",
             "counting_us",

@@ -70,6 +70,22 @@ def test_who_fails_is_out_with_the_reason_and_the_others_go_on() -> None:
     assert parts["pika"] == Part(rounds=[{"rate": 1.0}] * 2)
 
 
+def test_who_fails_once_has_a_round_less() -> None:
+    ends = {"zerver": ValueError("bad luck")}
+    case = Told(name="told", title="Told", peers=("zerver",), ends=ends)
+
+    class Forgiving(Progress):
+        def tell(self, *told: object) -> None:
+            ends.clear()
+
+    parts = measure([(case, [ZERVER])], 2, Site(scale=1), Forgiving(2), math.inf)["told"]
+    assert parts["zerver"] == Part(rounds=[{"rate": 1.0}])
+    ends["zerver"] = ValueError("bad luck")
+    assert measure([(case, [ZERVER])], 1, Site(scale=1), Forgiving(1), math.inf)["told"]["zerver"] == Part(
+        trouble="ValueError: bad luck", has_failed=True
+    )
+
+
 def test_a_lack_that_is_known_is_no_failure() -> None:
     assert run({"pika": CannotRunError("it has no such thing")})["pika"] == Part(
         trouble="it has no such thing"

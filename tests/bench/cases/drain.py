@@ -45,9 +45,9 @@ class Drain(Case):
 class Profiled(Case):
     group: ClassVar[str] = "Where a worker's time goes"
     how: ClassVar[str] = (
-        "A drain as above, while py-spy looks at the worker's Python stacks: which of its threads holds the"
-        " interpreter's lock, and at what it is. The samples are shares of the processor time that the worker took"
-        " for an event, all threads together."
+        "A drain as above, while py-spy looks at the worker's Python stacks: which of its threads have a processor,"
+        " and at what they are. The samples are shares of the processor time that the worker took for an event, all"
+        " threads together."
     )
     figures: ClassVar[tuple[str, ...]] = ("cpu_us", *PROFILED)
 

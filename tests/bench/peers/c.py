@@ -25,8 +25,8 @@ class C(ProjectPeer):
         f"consumes with prefetch {PREFETCH}, one acknowledgement for {ACK_EACH} or for what there is; looks for the"
         " number of the event, and parses nothing else",
     )
-    drains = 60_000
-    publishes = 25_000
+    drains = 120_000
+    publishes = 50_000
     app = ""
     warms_up = False
 

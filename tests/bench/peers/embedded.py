@@ -27,6 +27,7 @@ class ZerverOnSqlite(Zerver):
     packages = ("zerver", "django", "msgspec")
     needs = ("sqlite",)
     publishes = 60_000
+    table = "zerver_event"
 
 
 class ZerverOnPostgres(Zerver):
@@ -38,7 +39,8 @@ class ZerverOnPostgres(Zerver):
     )
     packages = ("zerver", "django", "msgspec", "psycopg")
     needs = ("postgresql",)
-    drains = 8_000
+    drains = 16_000
+    table = "zerver_event"
 
 
 class Huey(Peer):
@@ -53,6 +55,7 @@ class Huey(Peer):
     needs = ("sqlite",)
     drains = 4_000
     publishes = 5_000
+    table = "task"
     app = "tests.bench.apps.huey_app"
 
     def workers(self, place: Place) -> list[list[str]]:
@@ -89,6 +92,7 @@ class DjangoQ2(InDjango):
     packages = ("django-q2", "django")
     drains = 120
     publishes = 200
+    table = "django_q_ormq"
     app = "tests.bench.apps.django_q2_app"
     django_app = "django_q"
 
@@ -106,6 +110,7 @@ class DjangoTasksDb(InDjango):
     packages = ("django-tasks-db", "django")
     drains = 120
     publishes = 1_000
+    table = "django_tasks_database_dbtaskresult"
     app = "tests.bench.apps.django_tasks_db_app"
     django_app = "django_tasks_db"
 
@@ -126,6 +131,7 @@ class Procrastinate(InDjango):
     needs = ("postgresql",)
     drains = 300
     publishes = 4_000
+    table = "procrastinate_jobs"
     app = "tests.bench.apps.procrastinate_app"
     django_app = "procrastinate.contrib.django"
 

@@ -14,7 +14,7 @@ class Pika(Peer):
         "consumes with basic_consume on a blocking channel, prefetch 100, an acknowledgement each, json",
     )
     packages = ("pika",)
-    drains = 6_000
+    drains = 12_000
     publishes = 1_200
     app = "tests.bench.apps.pika_app"
 

@@ -26,8 +26,8 @@ class Zerver(ProjectPeer):
     )
     packages = ("zerver", "django", "pika", "msgspec", "psycopg")
     needs = ("rabbitmq", "postgresql")
-    drains = 20_000
-    publishes = 10_000
+    drains = 50_000
+    publishes = 25_000
     app = "tests.bench.apps.zerver_app"
 
     def workers(self, place: Place) -> list[list[str]]:

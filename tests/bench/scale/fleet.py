@@ -6,10 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 
 from tests.bench.peers.zerver import QUEUE, Zerver
-from tests.bench.round import BROKER_URL
+from tests.bench.round import BROKER_URL, DATABASE_URL
 from tests.bench.scale.network import SERVERS, Host
 from tests.bench.setting import Place, Setting
-from tests.bench.site import DATABASE_URL
 from tests.servers.ports import HOST
 
 FAMILY = "bench_small"
