@@ -73,10 +73,11 @@ def places(numbers: range) -> Counter[str]:
 
 
 def make_due() -> None:
-    """What was later is due now, in its order."""
-    first = WaitingEvent.objects.aggregate(first=Min("due_at_ms"))["first"]
-    shift = first - EventTable("default").now_ms() + 1000
-    for row in WaitingEvent.objects.all():
+    """What was later is due now, in its order. Rows that are done and not yet deleted are left alone."""
+    now_ms = EventTable("default").now_ms()
+    later = WaitingEvent.objects.filter(due_at_ms__gt=now_ms)
+    shift = later.aggregate(first=Min("due_at_ms"))["first"] - now_ms + 1000
+    for row in later:
         row.due_at_ms -= shift
         row.available_at_ms = row.due_at_ms
         row.save()
