@@ -135,7 +135,7 @@ def test_a_lane_with_nothing_to_do_begins_anew_and_misses_nothing(
         while rounds < 100 or consumer.lane._generation <= 5:
             rounds += 1
             assert rounds < 5000, "it begins anew again and again"
-            time.sleep(rounds % 4 / 1000)  # from none to more than enough
+            time.sleep(rounds % 4 / 1000)  # from nothing to longer than the silence that is waited for
             publish(transport, 4)
             assert sorted(consumer.bodies(4)) == [b'{"n":%d}' % n for n in range(4)]
     assert "away" not in [change["state"] for change in told], "and nobody need know"
