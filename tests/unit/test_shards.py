@@ -200,7 +200,7 @@ def test_shards_and_their_key_come_together() -> None:
 @pytest.mark.parametrize("option", ["workers", "threads"])
 def test_a_shard_has_one_worker_with_one_handler(option: str) -> None:
     with pytest.raises(
-        InvalidDeclaration, match=f"{option}=2 with shards=4; each shard has one worker process"
+        InvalidDeclaration, match=f"{option}=2 with shards=4; write {option}=1: each shard has one worker"
     ):
         orders(**{option: 2})
     assert getattr(orders(shards=1, **{option: 2}), option) == 2

@@ -96,15 +96,15 @@ def _problems_of_shards(given: Given) -> Iterator[Problem]:
     if key is None:
         yield f"shards={shards!r} without shard_key", "say by which field an event finds its shard"
     if shards is None and given["ordered"] is not True:
-        yield f"shard_key={key!r} without shards", "say how many; shards=1 is one queue, as without both"
+        yield f"shard_key={key!r} without shards", "say how many (shards=1 is one queue, as without both), or ordered=True"
     if shards is None or shards == 1:
         return
     for option in (*_ONE_AT_A_SHARD, *(OF_COROUTINES if given["is_async"] else ())):
         if given[option] != 1:
             yield (
                 f"{option}={given[option]!r} with shards={shards}",
-                "each shard has one worker process with one handler, or events of one key would overtake each other; "
-                "for more at once raise shards",
+                f"write {option}=1: each shard has one worker process with one handler, or events of one key would "
+                "overtake each other; for more at once raise shards",
             )
     if len(str(family_of(given["name"]))) > LONGEST_FAMILY:
         yield "is too long for a queue with shards", f"give it {LONGEST_FAMILY} characters at most"
