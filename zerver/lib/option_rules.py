@@ -96,7 +96,10 @@ def _problems_of_shards(given: Given) -> Iterator[Problem]:
     if key is None:
         yield f"shards={shards!r} without shard_key", "say by which field an event finds its shard"
     if shards is None and given["ordered"] is not True:
-        yield f"shard_key={key!r} without shards", "say how many (shards=1 is one queue, as without both), or ordered=True"
+        yield (
+            f"shard_key={key!r} without shards",
+            "say how many (shards=1 is one queue, as without both), or ordered=True",
+        )
     if shards is None or shards == 1:
         return
     for option in (*_ONE_AT_A_SHARD, *(OF_COROUTINES if given["is_async"] else ())):
