@@ -157,13 +157,13 @@ def test_both_lanes_drained_at_once(production_stage: Stage) -> None:
     stage.produce(count, per_second=2_000, sleep=0.005, env={"QUEUE_URL": f"amqp://{HOST}:{nobody}"})
     stage.until(lambda: not stage.producers[0].is_running(), "the backlog")
     release_port(nobody)
+    # First, and while workers start: else a fast machine is through with half of the backlog before the flow begins.
+    stage.produce(count, per_second=100, sleep=0.005)
     for _ in range(WORKERS):
         stage.work()
-    stage.produce(count, per_second=100, sleep=0.005)
     for _ in stage.moments(kills, among=count):
         stage.kill(stage.victim())
     stage.balance("worker killed while both lanes are drained", faults=kills, duplicates_per_fault=ACK_WINDOW)
     by_time = sorted(stage.ledger.effects, key=lambda n: min(stage.ledger.effects[n]))
     first_half = by_time[: count // 2]
-    # How many of each is a matter of how soon the flow begins, and how fast the machine is.
-    assert {n < count for n in first_half} == {True, False}, "one lane came after the other"
+    assert 0.05 < sum(n < count for n in first_half) / len(first_half) < 0.95, "one lane came after the other"
