@@ -78,8 +78,13 @@ def test_every_command_says_so_and_nothing_that_only_follows_from_it(spine: Spin
     )
     assert json.loads(health.read_text())["queues"]["ledger"]["paused"].startswith("paused by alice")
     state_dir = Path(spine.env["QUEUE_STATE_DIR"])
-    stats = wait_for(lambda: read_stats(stats_path(state_dir, "ledger", 0)), 10, "the .stats file")
-    assert (stats.paused or "").startswith("paused by alice")
+
+    def paused_in_stats() -> str:
+        """Empty until the beat that writes it; the health file of that beat comes just before."""
+        stats = read_stats(stats_path(state_dir, "ledger", 0))
+        return (stats.paused if stats is not None else None) or ""
+
+    assert wait_for(paused_in_stats, 10, "the .stats file").startswith("paused by alice")
 
 
 @on_sqlite
