@@ -245,6 +245,8 @@ class WorkerProcess(models.Model):
     #: The pause that it obeys, by its time: it takes nothing, and has nothing in hand. Null: it obeys none, and one of
     #: an earlier version never does.
     paused_at_ms = models.BigIntegerField(null=True, blank=True)
+    #: By when the last stray had come to it, see ``worker.strays``. Null: none has, or it does not look.
+    strayed_at_ms = models.BigIntegerField(null=True, blank=True)
     #: Who has told it to stop, by ``queue_workers stop``; null: nobody has.
     stop_asked_by = models.CharField(max_length=150, null=True, blank=True)  # noqa: DJ001 (earlier versions leave it out)
 

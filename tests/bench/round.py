@@ -32,6 +32,8 @@ DATABASE_URL = "DATABASE_URL"
 POLL_SECONDS = 0.005
 #: The longest that anything in a round may take: most take a few seconds.
 PATIENCE_SECONDS = 90.0
+#: For the broker to count what it has: it samples every 5 seconds.
+STORED_SECONDS = 20.0
 LOG_END_CHARACTERS = 1_500
 
 
@@ -166,12 +168,14 @@ class Round:
             self.wait(lambda: self._told("consumers") >= wanted, f"{wanted} consumers to be there")
 
     def wait_stored(self, count: int) -> None:
-        """Until so many events are on the broker, in hands or not: an event that took another way is not counted.
+        """Until so many events are on the broker, in hands or not: an event that took another way is not counted. Who
+        published them has ended: what is not there soon is lost.
 
         Without a broker: rows of the peer's table.
         """
         if "rabbitmq" in self.peer.needs:
-            self.wait(lambda: self._told("messages") >= count, f"{count} events to be on the broker")
+            what = f"{count} events to be on the broker"
+            self.wait(lambda: self._told("messages") >= count, what, STORED_SECONDS)
         else:
             self.wait(lambda: self._rows() >= count, f"{count} events to be in the table {self.peer.table}")
 

@@ -99,10 +99,10 @@ class Consumer:
         pace_seconds: float = 0.0,
         **lane: Any,
     ) -> None:
-        self._woken = threading.Event()
+        self.woken = threading.Event()
         self.lane: RabbitLane = transport.open_lane(queue or declaration(), "test:1", **lane)
         self.lane.pace_seconds = pace_seconds
-        self.lane.start(self._woken.set)
+        self.lane.start(self.woken.set)
 
     def take(self, count: int, timeout_seconds: float = 20.0) -> list[Delivery]:
         """Exactly so many, as soon as they are there."""

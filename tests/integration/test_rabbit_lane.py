@@ -19,6 +19,7 @@ from tests.integration.rabbit import (
     publish,
     wait_for_depth,
 )
+from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.transport.base import Fate
@@ -312,6 +313,28 @@ def test_a_worker_that_has_nothing_to_do_takes_no_more_at_once_than_its_pace_ask
     publish(transport, 40)
     wait_for_depth(transport, ready=36, unacked=4)
     consumer.close()
+
+
+def test_over_a_long_way_more_is_fetched_as_well_though_never_all_of_it_is_in_hand(
+    rabbit_vhost: str, rabbit_server: RabbitServer, tcp_proxy: Callable[[int], TcpProxy]
+) -> None:
+    proxy = tcp_proxy(rabbit_server.port)
+    proxy.set_latency(0.02)
+    with open_transport(proxy.through(rabbit_vhost)) as transport:
+        publish(transport, 2000)
+        consumer = Consumer(transport, pace_seconds=0.1)
+        wait_for_depth(transport, ready=1990)
+        consumer.lane.pace_seconds = 0.005
+        taken = 0
+        while taken < 2000 and consumer.lane._asked == 10:
+            consumer.woken.wait(1)
+            consumer.woken.clear()
+            for delivery in consumer.lane.take(10):
+                time.sleep(0.005)  # what a handler takes, an eighth of what the broker's next event does
+                consumer.lane.done([delivery])
+                taken += 1
+        assert consumer.lane._asked == 200
+        consumer.close()
 
 
 def test_no_handler_is_without_work_because_others_are_slow_after_a_pause(transport: RabbitTransport) -> None:

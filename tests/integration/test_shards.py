@@ -9,7 +9,7 @@ import pytest
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
 
-from tests.integration.checkup import at_work, check, only
+from tests.integration.checkup import at_work, check, of, only
 from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_sqlite
 from tests.integration.sharding import assert_in_order, declare, place_of, publish, work
@@ -17,6 +17,7 @@ from tests.ledger.apps import BEAT_SECONDS
 from tests.wait import wait_for
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.registry import queues
+from zerver.lib.transport import current
 from zerver.models import FailedEvent, InboxEntry, PausedQueue, WaitingEvent, WorkerProcess
 
 SHARDS = [f"ledger.{number}" for number in range(4)]
@@ -201,6 +202,42 @@ def test_the_doctor_tells_of_two_workers_at_one_shard(spine: Spine) -> None:
     assert (found["queue"], found["severity"]) == ("ledger.1", "warning")
     assert "2 worker processes" in found["what"]
     WorkerProcess.objects.all().delete()
+
+
+@on_sqlite_and_rabbitmq
+def test_a_publisher_with_another_number_of_shards_is_found(spine: Spine) -> None:
+    """The number has grown, one publisher was forgotten, and all that it writes to are shards that exist."""
+    process = work(spine, 4, "--queue=ledger")
+    publish(range(20))
+    spine.wait_for_numbers(range(20))
+    wait_for(lambda: _told(spine, 20), 20, "the rows to tell of all")
+    assert {row.strayed_at_ms for row in spine.process_rows()} == {None}
+    declare(2)
+    publish(range(20, 40))
+    strays = {place_of(n) for n in range(20)}
+    declare(4)
+    spine.wait_for_numbers(range(40))
+    assert strays == {"ledger.0", "ledger.1"}
+    wait_for(
+        lambda: {row.queue for row in spine.process_rows() if row.strayed_at_ms} == strays,
+        20,
+        "it to be told",
+    )
+    found = of(check("--only", "workers"), "workers.strays")
+    assert {(each["queue"], each["severity"]) for each in found} == {(name, "warning") for name in strays}
+    assert "whose keys belong to other shards, the last " in found[0]["what"]
+    assert process.output.count("gets events of other shards: one belongs to ledger.") == len(strays)
+
+
+@on_sqlite
+def test_what_came_astray_a_while_ago_is_told_no_more(spine: Spine) -> None:
+    at_work("ledger.1", pid=1, strayed_at_ms=current.table().now_ms() - 14 * 60_000)
+    at_work("ledger.2", pid=2, strayed_at_ms=current.table().now_ms() - 16 * 60_000)
+    assert only(check("--only", "workers"), "workers.strays")["queue"] == "ledger.1"
+
+
+def _told(spine: Spine, count: int) -> bool:
+    return sum(row.consumed for row in spine.process_rows()) == count
 
 
 def _ready(name: str) -> int:

@@ -71,6 +71,19 @@ def test_with_nothing_in_hand_it_shrinks_at_once() -> None:
     assert not made.adapt_idle(0.0001), "and grows where more is there"
 
 
+def test_what_is_far_too_few_and_never_full_grows_after_a_while() -> None:
+    made = prefetch(prefetch=1000)
+    made.begin(0.1)
+    looks = [number * 0.1 for number in range(100)]
+    assert [made.adapt_unfilled(0.06, now) for now in looks] == [False] * 100, "that is not far"
+    assert [made.adapt_unfilled(0.01, now) for now in looks[:50]] == [False] * 50
+    assert not made.adapt_unfilled(0.1, 5.0), "one slow look begins the while anew"
+    assert not any(made.adapt_unfilled(0.01, 5.1 + now) for now in looks[:50])
+    assert made.adapt_unfilled(0.01, 10.2)
+    assert made.count == 100
+    assert not any(made.adapt_unfilled(1.0, 20 + now) for now in looks), "nothing too many comes anyway"
+
+
 def test_what_would_change_little_stays() -> None:
     made = prefetch(prefetch=1000)
     made.begin(0.01)

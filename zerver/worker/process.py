@@ -100,6 +100,19 @@ class _Telling:
         self._before = self._told
 
 
+@dataclass(slots=True)
+class _LastStray:
+    """When the last stray had come, by the beat that told of it."""
+
+    _count: int = 0
+    at_ms: int | None = None
+
+    def look(self, count: int, now_ms: int) -> int | None:
+        if count != self._count:
+            self._count, self.at_ms = count, now_ms
+        return self.at_ms
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRow:
     """One runner's row, written by the housekeeper."""
@@ -110,6 +123,7 @@ class ProcessRow:
     runner: QueueRunner
     _telling: _Telling = field(default_factory=_Telling)
     _standstill: Standstill = field(default_factory=Standstill)
+    _last_stray: _LastStray = field(default_factory=_LastStray)
 
     @property
     def number(self) -> int:
@@ -190,6 +204,7 @@ class ProcessRow:
             "unbegun": unbegun.count,
             "oldest_unbegun_ms": unbegun.oldest_ms,
             "paused_at_ms": None if obeyed is None else obeyed.at_ms,
+            "strayed_at_ms": self._last_stray.look(self.runner.strays.count, now_ms),
             **asdict(self._telling.of_this_row(counts)),
         }
         if is_last:

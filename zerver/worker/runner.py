@@ -23,6 +23,7 @@ from zerver.worker.intake import Intake
 from zerver.worker.journey import Journey
 from zerver.worker.settle import Settler
 from zerver.worker.start import Starter, failure
+from zerver.worker.strays import Strays
 from zerver.worker.suspects import Solitude
 from zerver.worker.tally import Tally
 from zerver.worker.threads import running
@@ -69,6 +70,7 @@ class QueueRunner:
         self._tally = Tally(queue)
         self.counters, self.pace = self._tally.counters, self._tally.pace
         self.breaker = Breaker()
+        self.strays = Strays(queue)
         #: Set to drain: what runs finishes, what has not begun goes back.
         self.stopping = threading.Event()
         self._host = host
@@ -280,7 +282,9 @@ class QueueRunner:
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
         """What the lanes have, those no suspects that were handed back."""
         self._intake.tell_pace(self.pace.process_seconds)
-        return self._journey.absolved(self._intake.take(limit, timeout_seconds))
+        found = self._intake.take(limit, timeout_seconds)
+        self.strays.look(found)
+        return self._journey.absolved(found)
 
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""

@@ -7,6 +7,7 @@ from zerver import __version__
 from zerver.lib.counted import counted, worker_processes
 from zerver.lib.pauses import Pause
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.shard_names import family_of
 from zerver.lib.transport.survey import BrokerSurvey
 from zerver.models import WorkerProcess
 from zerver.monitoring.checkup.finding import Finding, Severity, expected
@@ -15,6 +16,9 @@ from zerver.monitoring.words import duration
 from zerver.monitoring.workers import live_workers, workers_at_work
 from zerver.worker.housekeeper import LATE_MS
 from zerver.worker.process import SILENT_MS
+
+#: A stray that came longer ago is no sign of how things are now: its publisher may have been restarted.
+_STRAYED_MS = 15 * 60_000
 
 
 def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
@@ -51,6 +55,8 @@ def judge(
             yield _other_version(process)
         if (finding := stopped(process)) is not None:
             yield finding
+        if process.strayed_at_ms is not None and snapshot.taken_at_ms - process.strayed_at_ms < _STRAYED_MS:
+            yield _strays(process, snapshot.taken_at_ms - process.strayed_at_ms)
     for queue in declared:
         if queue.shard is not None:
             yield from _shared_shard(queue.name, live)
@@ -110,6 +116,21 @@ def _shared_shard(name: str, live: Sequence[WorkerProcess]) -> Iterator[Finding]
             mend="let one host, or one program of its supervisor, run it; for more at once raise shards",
             queue=name,
         )
+
+
+def _strays(process: WorkerProcess, ago_ms: int) -> Finding:
+    family = family_of(process.queue)
+    return Finding(
+        code="workers.strays",
+        severity=Severity.WARNING,
+        what=f"events came to it whose keys belong to other shards, the last {duration(ago_ms)} ago",
+        place=_place(process),
+        why="who published them reckons with another number of shards, or another shard_key: of one key two workers "
+        "handle events, which may overtake each other",
+        mend=f"restart the publishers of {family} with the code that is deployed, and those that are not yours with "
+        "its number; then ./manage.py queue_reshard, while it is paused, sorts what waits",
+        queue=process.queue,
+    )
 
 
 def _not_paused(process: WorkerProcess) -> Finding:

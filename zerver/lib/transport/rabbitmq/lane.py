@@ -361,11 +361,16 @@ class RabbitLane(Lane, Subscriber):
 
         Only then, because of what is on its way between a quorum queue and the broker's channel when a consumer is
         cancelled each goes back, as redelivered (3.10.8); and as long as less is there, more than that does not come.
+        But for one that lacks much, and is never full, since the way is long.
         """
-        if now < self._adapt_at or self._ledger.of_consumer < self._asked:
+        if now < self._adapt_at or self._subscription.is_paused:
             return
-        self._adapt_at = now + ADAPT_SECONDS
-        if not self._subscription.is_paused and self._prefetch.adapt(self.pace_seconds, now):
+        if self._ledger.of_consumer < self._asked:
+            has_changed = self._prefetch.adapt_unfilled(self.pace_seconds, now)
+        else:
+            self._adapt_at = now + ADAPT_SECONDS
+            has_changed = self._prefetch.adapt(self.pace_seconds, now)
+        if has_changed:
             self._exchange()
 
     def _adapt_idle(self, now: float) -> None:

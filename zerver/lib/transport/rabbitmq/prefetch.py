@@ -17,6 +17,8 @@ _MOST: Final = 65_535
 #: A change asks the broker for another consumer: it must be worth it, and no passing mood.
 _WORTH: Final = 2
 _STEADY_SECONDS: Final = 1.0
+#: So long a consumer may be too small and never full, as where its events take longer on their way than in a handler.
+_LONG_WAY_SECONDS: Final = 5.0
 
 
 class Prefetch:
@@ -30,6 +32,8 @@ class Prefetch:
         #: Since when fewer were wanted each time; None: they are not.
         self._too_many_since: float | None = None
         self._looked_at = float("-inf")
+        #: Since when more were wanted each time that it was not full; None: they are not.
+        self._too_few_since: float | None = None
         #: For the next consumer.
         self.count = self._most
 
@@ -53,9 +57,22 @@ class Prefetch:
             is_due = now - self._too_many_since >= _STEADY_SECONDS
         else:
             self._too_many_since = None
-            is_due = wanted >= self.count * _WORTH or wanted == self._most > self.count
+            is_due = self._is_too_few(wanted)
         if is_due:
             self.count, self._too_many_since = wanted, None
+        return is_due
+
+    def adapt_unfilled(self, pace_seconds: float, now: float) -> bool:
+        """Whether ``count`` has changed, for more, by one that had less in hand than it may have each time."""
+        wanted = self._wanted(pace_seconds)
+        if not self._is_too_few(wanted):
+            self._too_few_since = None
+            return False
+        if self._too_few_since is None:
+            self._too_few_since = now
+        is_due = now - self._too_few_since >= _LONG_WAY_SECONDS
+        if is_due:
+            self.count, self._too_few_since = wanted, None
         return is_due
 
     def adapt_idle(self, pace_seconds: float) -> bool:
@@ -75,6 +92,9 @@ class Prefetch:
     def were_all_begun(self) -> None:
         """In all that time: more may be tried again."""
         self._most = min(self._declared, self._most * 2)
+
+    def _is_too_few(self, wanted: int) -> bool:
+        return wanted >= self.count * _WORTH or wanted == self._most > self.count
 
     def _wanted(self, pace_seconds: float) -> int:
         wanted = self._most
