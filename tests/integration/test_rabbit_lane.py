@@ -306,11 +306,13 @@ def test_a_worker_that_has_nothing_to_do_takes_no_more_at_once_than_its_pace_ask
     transport: RabbitTransport,
 ) -> None:
     publish(transport, 1)
-    consumer = Consumer(transport, declaration(prefetch=50), pace_seconds=0.001, consumer_timeout_seconds=3.2)
+    # Looks every half a second, and four seconds are enough to begin what has come.
+    consumer = Consumer(transport, declaration(prefetch=50), pace_seconds=0.001, consumer_timeout_seconds=16)
     consumer.lane.done(consumer.take(1))
     consumer.lane.pace_seconds = 0.25
     wait_for(lambda: consumer.lane._asked == 4, 20, "another consumer")
     publish(transport, 40)
+    assert all(consumer.lane.renew(delivery, 30) for delivery in consumer.take(4)), "they are begun"
     wait_for_depth(transport, ready=36, unacked=4)
     consumer.close()
 
