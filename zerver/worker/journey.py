@@ -105,38 +105,32 @@ class Journey:
         return runnable, self._go_on(others, judged, []) if others else _NOTHING
 
     def arrive(self, results: list[tuple[Delivery, Result]]) -> Travelled:
-        """The steps after the runs, which are given as they ended. What is simply done waits for none of the others."""
-        outcomes = [
-            (delivery, self._by_policy(delivery, result))
-            for delivery, result in results
-            if not isinstance(result, Again)  # which only batches come to
-        ]
-        easy = [pair for pair in outcomes if pair[1] is DONE and not pair[0].redelivered]
-        settled = self._settle(easy)
-        if len(easy) == len(results):
-            return Travelled(settled=settled, left=[], again=[])
-        settled = settled + self._settle(
-            [pair for pair in outcomes if pair[1] is not DONE or pair[0].redelivered]
-        )
-        for delivery, outcome in settled:
+        """The steps after the runs, which are given as they ended."""
+        travelled = self._go_on([delivery for delivery, _ in results], [], results)
+        for delivery, outcome in travelled.settled:
             if isinstance(outcome, Dead):
                 with tracker.current().watching(self.queue, [delivery.event]):
                     tracker.current().dead(delivery.event, outcome)
-        ids = {id(delivery) for delivery, _ in settled}
-        left = [delivery for delivery, _ in results if id(delivery) not in ids]
-        return Travelled(settled=settled, left=left, again=[])
+        return travelled
 
     def _go_on(
         self, deliveries: list[Delivery], settled: list[Settled], results: list[tuple[Delivery, Result]]
     ) -> Travelled:
-        """From what came of the runs; ``settled``, without one, is still to be stored too."""
+        """From what came of the runs; ``settled``, without one, is still to be stored too. What is simply done waits
+        for none of the others.
+        """
         again = [delivery for delivery, result in results if isinstance(result, Again)]
         settled += [
             (delivery, self._by_policy(delivery, result))
             for delivery, result in results
             if not isinstance(result, Again)
         ]
-        settled = self._settle(settled)
+        easy = [pair for pair in settled if pair[1] is DONE and not pair[0].redelivered]
+        if len(easy) < len(settled):
+            others = [pair for pair in settled if pair[1] is not DONE or pair[0].redelivered]
+            settled = self._settle(easy) + self._settle(others)
+        else:
+            settled = self._settle(easy)
         settled_ids = {id(delivery) for delivery, _ in settled}
         return Travelled(
             settled=settled,

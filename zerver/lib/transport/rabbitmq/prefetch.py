@@ -39,7 +39,7 @@ class Prefetch:
 
     def begin(self, pace_seconds: float) -> None:
         """With a consumer that has none before it."""
-        self.count, self._too_many_since = self._wanted(pace_seconds), None
+        self._change(self._wanted(pace_seconds))
 
     def saw(self, bodies_bytes: int, count: int) -> None:
         """So many came, and so large they were together."""
@@ -58,9 +58,7 @@ class Prefetch:
         else:
             self._too_many_since = None
             is_due = self._is_too_few(wanted)
-        if is_due:
-            self.count, self._too_many_since = wanted, None
-        return is_due
+        return is_due and self._change(wanted)
 
     def adapt_unfilled(self, pace_seconds: float, now: float) -> bool:
         """Whether ``count`` has changed, for more, by one that had less in hand than it may have each time."""
@@ -70,18 +68,12 @@ class Prefetch:
             return False
         if self._too_few_since is None:
             self._too_few_since = now
-        is_due = now - self._too_few_since >= _LONG_WAY_SECONDS
-        if is_due:
-            self.count, self._too_few_since = wanted, None
-        return is_due
+        return now - self._too_few_since >= _LONG_WAY_SECONDS and self._change(wanted)
 
     def adapt_idle(self, pace_seconds: float) -> bool:
         """Whether ``count`` has changed, for much less; with nothing in hand that need not be steady."""
         wanted = self._wanted(pace_seconds)
-        is_due = wanted * _WORTH <= self.count
-        if is_due:
-            self.count, self._too_many_since = wanted, None
-        return is_due
+        return wanted * _WORTH <= self.count and self._change(wanted)
 
     def were_not_begun(self) -> bool:
         """Some waited until they had to go back. Whether ``count`` has changed."""
@@ -92,6 +84,10 @@ class Prefetch:
     def were_all_begun(self) -> None:
         """In all that time: more may be tried again."""
         self._most = min(self._declared, self._most * 2)
+
+    def _change(self, wanted: int) -> bool:
+        self.count, self._too_many_since, self._too_few_since = wanted, None, None
+        return True
 
     def _is_too_few(self, wanted: int) -> bool:
         return wanted >= self.count * _WORTH or wanted == self._most > self.count
