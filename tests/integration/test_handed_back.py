@@ -79,6 +79,25 @@ def test_a_pause_makes_no_suspects(spine: Spine, monkeypatch: pytest.MonkeyPatch
     assert not HandedBack.objects.exists()
 
 
+@on_rabbitmq
+def test_what_is_too_much_for_handlers_that_became_slow_is_nobody_s_suspect(spine: Spine) -> None:
+    options = {"prefetch": 50}
+    spine.publish_many("ledger", range(30))
+    first = spine.work("--queue=ledger", ledger=options)
+    spine.wait_for_numbers(range(30))
+    spine.publish_many("ledger", range(30, 130), ["sleep", 0.25])
+    wait_for(HandedBack.objects.exists, 30, "it to hand back what it cannot do soon")
+    second = spine.work("--queue=ledger", ledger=options)
+    spine.wait_for_numbers(range(130), timeout_seconds=60)
+    assert {note["pid"] for note in spine.notes() if note["n"] >= 30} == {first.pid, second.pid}
+    wait_for(lambda: not HandedBack.objects.exists(), 20, "all to be struck out")
+    for process in (first, second):
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 0, process.output
+        assert "comes again" not in process.output
+    assert spine.numbers() == list(range(130)), "each once"
+
+
 def test_who_takes_one_strikes_it_out_so_that_the_next_time_counts(queue_database: TestDatabase) -> None:
     handed_back.note("parcels", ["one", "two", "two"], "default")
     handed_back.note("parcels", ["two", "three"], "default")

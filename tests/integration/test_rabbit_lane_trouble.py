@@ -25,7 +25,7 @@ from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.registry import shards_of
-from zerver.lib.transport.base import Fate
+from zerver.lib.transport.base import Delivery, Fate
 from zerver.lib.transport.rabbitmq import RabbitTransport, subscription
 from zerver.lib.transport.rabbitmq.topology import arguments
 
@@ -190,16 +190,21 @@ def test_events_that_nobody_takes_are_handed_back(transport: RabbitTransport) ->
     slow.close(10)
 
 
-def test_what_this_process_handed_back_is_no_suspect_and_it_asks_for_less(transport: RabbitTransport) -> None:
+def test_what_nobody_began_in_time_goes_back_and_less_is_asked_for(transport: RabbitTransport) -> None:
     publish(transport, 40)
+    surplus: list[Delivery] = []
     consumer = Consumer(transport, declaration(prefetch=40), consumer_timeout_seconds=4.0)
+    consumer.lane.on_surplus = surplus.extend
     taken = consumer.take(1)
     assert consumer.lane.renew(taken[0], 1), "it is begun"
-    wait_for(lambda: consumer.lane._prefetch.count < 40, message="the others to go stale")
+    wait_for(lambda: len(surplus) == 39, message="the others to go stale")
+    assert consumer.lane._subscription._consumer_tag is None, "the next one begins once they are back"
+    consumer.lane.release(surplus)
     while len(taken) < 40:
         taken += consumer.take(1)
         consumer.lane.done(taken[-1:])
-    assert not any(delivery.redelivered for delivery in taken)
+    assert [delivery.event for delivery in surplus] == [delivery.event for delivery in taken[1:]]
+    consumer.lane.on_surplus = consumer.lane.release
 
     def works() -> bool:
         publish(transport, 40)
@@ -229,6 +234,30 @@ def test_what_a_shard_hands_back_takes_all_that_came_after_it_along(transport: R
     wait_for(lambda: consumer.lane._prefetch.count < 10, 20, "the first to go stale")
     consumer.lane.done([slow])
     assert [consumer.bodies(1) for _ in range(19)] == [[b'{"n":%d}' % n] for n in numbers[1:]]
+    consumer.close()
+
+
+def test_a_shard_that_asks_for_no_less_hands_nothing_back_beside_what_is_on_its_way(
+    transport: RabbitTransport,
+) -> None:
+    """A batch must be able to fill, so no fewer are asked for; and yet the consumer ceases first."""
+    family = declaration(shards=2, shard_key="n", is_batch=True, batch_size=10, prefetch=10)
+    queue, _ = shards_of(family)
+    numbers = [n for n in range(100) if family.place(b'{"n":%d}' % n) == queue.name][:12]
+    events = [event(queue=queue.name, body=b'{"n":%d}' % n) for n in numbers]
+    transport.publish(events[:5], AMPLE_SECONDS)
+    surplus: list[Delivery] = []
+    consumer = Consumer(transport, queue, pace_seconds=1.0, consumer_timeout_seconds=4.0)
+    consumer.lane.on_surplus = surplus.extend
+    begun = consumer.take(2)
+    assert all(consumer.lane.renew(delivery, 30) for delivery in begun)
+    wait_for(lambda: surplus, 20, "the other three to go stale")
+    transport.publish(events[5:], AMPLE_SECONDS)
+    wait_for_depth(transport, queue, ready=7, unacked=5)
+    consumer.lane.release(surplus)
+    consumer.lane.done(begun)
+    bodies = [consumer.bodies(1) for _ in range(10)]
+    assert bodies == [[b'{"n":%d}' % n] for n in numbers[2:]]
     consumer.close()
 
 

@@ -71,17 +71,33 @@ def test_with_nothing_in_hand_it_shrinks_at_once() -> None:
     assert not made.adapt_idle(0.0001), "and grows where more is there"
 
 
+def unfilled(made: Prefetch, pace_seconds: float, looks: int, start: float, came: int = 5) -> list[bool]:
+    """Looks ten times a second, at each of which so many had come."""
+    found = []
+    for number in range(looks):
+        made.saw(100 * came, came)
+        found.append(made.adapt_unfilled(pace_seconds, start + number / 10))
+    return found
+
+
 def test_what_is_far_too_few_and_never_full_grows_after_a_while() -> None:
     made = prefetch(prefetch=1000)
     made.begin(0.1)
-    looks = [number * 0.1 for number in range(100)]
-    assert [made.adapt_unfilled(0.06, now) for now in looks] == [False] * 100, "that is not far"
-    assert [made.adapt_unfilled(0.01, now) for now in looks[:50]] == [False] * 50
-    assert not made.adapt_unfilled(0.1, 5.0), "one slow look begins the while anew"
-    assert not any(made.adapt_unfilled(0.01, 5.1 + now) for now in looks[:50])
-    assert made.adapt_unfilled(0.01, 10.2)
+    assert not any(unfilled(made, 0.06, 100, start=0)), "that is not far"
+    assert not any(unfilled(made, 0.01, 50, start=10))
+    assert unfilled(made, 0.1, 1, start=15) == [False], "one slow look begins the while anew"
+    assert not any(unfilled(made, 0.01, 50, start=15.1))
+    assert any(unfilled(made, 0.01, 2, start=20.1))
     assert made.count == 100
-    assert not any(made.adapt_unfilled(1.0, 20 + now) for now in looks), "nothing too many comes anyway"
+    assert not any(unfilled(made, 1.0, 100, start=30)), "nothing too many comes anyway"
+
+
+def test_little_in_hand_because_little_comes_makes_nothing_grow() -> None:
+    made = prefetch(prefetch=1000)
+    made.begin(0.1)
+    assert not any(unfilled(made, 0.001, 600, start=0, came=1)), "ten a second, where ten may be in hand"
+    assert not made.adapt_unfilled(0.001, 3600.0)
+    assert made.count == 10
 
 
 def test_what_would_change_little_stays() -> None:

@@ -1,4 +1,4 @@
-"""The broker's patience, what it says when it ends, and what came back because of us."""
+"""The broker's patience, and what it says when it ends."""
 
 from __future__ import annotations
 
@@ -6,27 +6,13 @@ import pika.exceptions
 import pytest
 
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.transport.rabbitmq.patience import HandedBack, advice, ran_out, smallest_prefetch
+from zerver.lib.transport.rabbitmq.patience import advice, ran_out, smallest_prefetch
 
 #: RabbitMQ 3.10.8.
 TIMED_OUT = (
     "PRECONDITION_FAILED - delivery acknowledgement on channel 1 timed out. Timeout value used: 4000 ms. This timeout "
     "value can be configured, see consumers doc guide to learn more"
 )
-
-
-def test_what_was_handed_back_is_known_once() -> None:
-    ids = HandedBack()
-    ids.add("a")
-    ids.add("a")
-    assert (ids.take("a"), ids.take("a"), ids.take("b")) == (True, False, False)
-
-
-def test_the_memory_is_bounded_and_forgets_the_oldest() -> None:
-    ids = HandedBack(memory_events=3)
-    for message_id in "abcd":
-        ids.add(message_id)
-    assert [ids.take(message_id) for message_id in "abcd"] == [False, True, True, True]
 
 
 def test_the_timeout_is_read_from_what_the_broker_says() -> None:

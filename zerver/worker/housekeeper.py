@@ -69,8 +69,8 @@ class Housekeeper:
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
         for row in self._rows:
-            # Somebody waits to hear that it takes nothing any more, or that it takes events again.
-            row.runner.gate.on_rest = row.runner.on_started = self._wake.set
+            # Somebody waits to hear that it takes nothing any more, or that it takes events again; or for what it had.
+            row.runner.gate.on_rest = row.runner.on_started = row.runner.on_surplus = self._wake.set
 
     def start(self) -> None:
         """The first round is made here, before the first event: of a process that dies at once, the row must be there,
@@ -110,6 +110,7 @@ class Housekeeper:
         return min(BEAT_SECONDS, _SOON_SECONDS) if is_soon else BEAT_SECONDS
 
     def _round(self) -> None:
+        self._chores.do("handing back what is too much", self._return_surplus)
         self._chores.do("measuring memory", self._recycle_if_large)
         self._chores.do(_HEARING, self._hear_orders)
         self._chores.do("the heartbeat", self._write)
@@ -123,6 +124,11 @@ class Housekeeper:
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
             self._chores.do("forgetting what is old", self._prune)
+
+    def _return_surplus(self) -> None:
+        for row in self._rows:
+            if row.runner.has_started:
+                row.runner.return_surplus()
 
     def _hear_orders(self) -> None:
         """What it was last told holds for as long as the database is away."""

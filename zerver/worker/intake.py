@@ -1,7 +1,8 @@
 """Where the lanes of a queue meet: handler threads take from all of them, whichever has something."""
 
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from queue import Empty, SimpleQueue
 
 from zerver.lib import clock, signals
@@ -18,7 +19,14 @@ class Intake:
     Wakes travel through a ``SimpleQueue``: a thread that waits on it, the main one included, holds no lock of ours.
     """
 
-    def __init__(self, lanes: Sequence[Lane], threads: int, queue: str = "") -> None:
+    def __init__(
+        self,
+        lanes: Sequence[Lane],
+        threads: int,
+        queue: str = "",
+        on_surplus: Callable[[], object] = lambda: None,
+    ) -> None:
+        """``on_surplus`` is called, on a thread that must not wait, when there is something in ``surplus``."""
         self._lanes = list(lanes)
         self._threads = threads
         self._queue = queue
@@ -28,6 +36,10 @@ class Intake:
         self._rest_until: dict[Lane, float] = {}
         #: Why lanes are resting, by lane; for those who look.
         self.problems: dict[Lane, str] = {}
+        self._surplus: deque[Delivery] = deque()
+        self._on_surplus = on_surplus
+        for lane in self._lanes:
+            lane.on_surplus = self._keep_surplus
 
     def start(self) -> None:
         """All lanes begin to fetch."""
@@ -82,8 +94,21 @@ class Intake:
             lane.resume()
 
     def withdraw(self, timeout_seconds: float) -> list[Delivery]:
-        """Of all lanes; see ``Lane.withdraw``."""
-        return [delivery for lane in self._lanes for delivery in lane.withdraw(timeout_seconds)]
+        """Of all lanes, with what they had given up before; see ``Lane.withdraw``."""
+        found = [delivery for lane in self._lanes for delivery in lane.withdraw(timeout_seconds)]
+        return found + self.surplus()
+
+    def surplus(self) -> list[Delivery]:
+        """What lanes want to be rid of: the caller's to release. From any thread."""
+        found: list[Delivery] = []
+        with suppress(IndexError):  # another thread may take what was there a moment ago
+            while self._surplus:
+                found.append(self._surplus.popleft())
+        return found
+
+    def _keep_surplus(self, deliveries: Sequence[Delivery]) -> None:
+        self._surplus.extend(deliveries)
+        self._on_surplus()
 
     def close(self, timeout_seconds: float) -> bool:
         """Each lane in turn; what was never taken goes back. Returns what all of them say; see ``Lane.close``.

@@ -80,6 +80,8 @@ class QueueRunner:
         self.has_started = False
         #: Called then.
         self.on_started: Callable[[], object] = lambda: None
+        #: Called, on a thread that must not wait, when ``return_surplus`` should be.
+        self.on_surplus: Callable[[], object] = lambda: None
         self._starter = Starter(queue, host.alias, self.stopping, self._run_hook)
         self._open_lanes = open_lanes
         self._intake = self._fresh_intake()
@@ -153,7 +155,10 @@ class QueueRunner:
             return False
 
     def _fresh_intake(self) -> Intake:
-        return Intake(self._open_lanes(), self.queue.threads, self.queue.name)
+        return Intake(self._open_lanes(), self.queue.threads, self.queue.name, self._tell_of_surplus)
+
+    def _tell_of_surplus(self) -> None:
+        self.on_surplus()  # whoever that is by now
 
     def _loop_in_threads(self) -> None:
         """In this thread and as many others as the queue asks for; returns when all have ended."""
@@ -229,6 +234,10 @@ class QueueRunner:
         """Why nothing comes to its handlers just now, or less than could; for people."""
         unknown = "" if self.gate.is_told else "the database has not said yet whether the queue is paused"
         return list(filter(None, (self.failure, unknown, *self._intake.problems.values())))
+
+    def return_surplus(self) -> None:
+        """What lanes fetched and want to be rid of goes back. From any thread that may wait for the database."""
+        self._journey.hand_back(self._intake.surplus())
 
     @property
     def unbegun(self) -> Unbegun:

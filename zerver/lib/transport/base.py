@@ -100,6 +100,9 @@ class Lane(ABC):
     #: How long an event takes this process just now, as who handles them says; 0: nobody has said. A lane that fetches
     #: ahead fetches the more, the faster they are handled.
     pace_seconds: float = 0.0
+    #: Called, on a thread that must not wait, with what was fetched and is to go back before anybody begins it: it is
+    #: the callee's to release, soon, for the lane may fetch nothing before that. None: the lane releases it itself.
+    on_surplus: Callable[[Sequence[Delivery]], object] | None = None
 
     @property
     def has_answered(self) -> bool:

@@ -18,7 +18,6 @@ from zerver.lib.transport.rabbitmq.decoding import decode_event
 from zerver.lib.transport.rabbitmq.deliveries import Delivered
 from zerver.lib.transport.rabbitmq.in_hand import Hold, InHand
 from zerver.lib.transport.rabbitmq.ledger import TagLedger
-from zerver.lib.transport.rabbitmq.patience import HandedBack
 from zerver.lib.transport.rabbitmq.prefetch import Prefetch
 from zerver.lib.transport.rabbitmq.shared import SharedConnection, WorkerConnection
 from zerver.lib.transport.rabbitmq.subscriber import Subscriber
@@ -63,7 +62,8 @@ class RabbitLane(Lane, Subscriber):
         self._stale_before: float | None = None
         #: When something came last. Units: monotonic seconds.
         self._came_at = 0.0
-        self._handed_back = HandedBack()
+        #: What was given away to be released, and has not been.
+        self._returning: set[Hold] = set()
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
         self._in_hand = InHand()
@@ -194,6 +194,7 @@ class RabbitLane(Lane, Subscriber):
         self._ledger = TagLedger()
         self._is_exchanged = False
         self._stale_before = None
+        self._returning.clear()
         self._is_told_of_acks = self._is_told_of_enough = False
         self._prefetch.begin(self.pace_seconds)
         self._generation += 1
@@ -214,7 +215,7 @@ class RabbitLane(Lane, Subscriber):
             event=event,
             lane=self,
             token=Hold(self._live, delivered.delivery_tag),
-            redelivered=delivered.redelivered and not self._handed_back.take(event.message_id),
+            redelivered=delivered.redelivered,
             received_at=now,
         )
 
@@ -243,6 +244,8 @@ class RabbitLane(Lane, Subscriber):
         self._shared.release(worker if is_moving else apart, 0)
 
     def wanted_prefetch(self) -> int:
+        if self._returning:
+            return 0  # what comes now would come before it
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in
         # hand adds a whole prefetch to it, at every pause. As long as no handler is without work, it can wait.
         # One that follows another at once may do so: else the queue would have no consumer for a while, and checks
@@ -279,6 +282,10 @@ class RabbitLane(Lane, Subscriber):
         self._send_acks()
 
     def _send_acks(self) -> None:
+        self._tell_done()
+        self._subscription.consume()
+
+    def _tell_done(self) -> None:
         self._is_told_of_enough = False
         acks = [self._acks.popleft() for _ in range(len(self._acks))]
         channel = self._subscription.channel
@@ -288,11 +295,11 @@ class RabbitLane(Lane, Subscriber):
         with channel.connection.together():
             for tag, multiple in self._ledger.settle(tags):
                 channel.basic_ack(tag, multiple)
-        self._subscription.consume()
 
     def _nack(self, deliveries: Sequence[Delivery]) -> None:
-        """Those of the present channel."""
-        self._send_acks()
+        """Those of the present channel. Only then may another consumer begin, or it would get what comes after them."""
+        self._tell_done()
+        self._returning.difference_update(delivery.token for delivery in deliveries)
         channel = self._subscription.channel
         if channel is None:
             return
@@ -332,7 +339,8 @@ class RabbitLane(Lane, Subscriber):
             return
         if self._queue.is_sharded:
             before = math.inf  # what came later must not overtake it
-        if not self._subscription.is_paused and self._prefetch.were_not_begun():
+        asks_for_less = self._prefetch.were_not_begun()
+        if not self._subscription.is_paused and (asks_for_less or self._queue.is_sharded):
             # First the consumer: what goes back would come here again, and what is on its way here would overtake it.
             self._is_exchanged = False
             self._subscription.cancel()
@@ -342,13 +350,13 @@ class RabbitLane(Lane, Subscriber):
             self._hand_back(self._in_hand.take_back(before))
 
     def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
-        """Those that are nobody else's any more, as ``InHand.take_back`` gives them."""
-        for delivery in deliveries:
-            if not delivery.redelivered:
-                # It comes again to this very lane, most often; of others it is to run alone, once.
-                self._handed_back.add(delivery.event.message_id)
-        if deliveries:
-            self._nack(deliveries)
+        """Those that are nobody else's any more, as ``InHand.take_back`` gives them. Before they go it is written down
+        that nobody died of them, which is not for this thread, that must not wait for a database.
+        """
+        if not deliveries:
+            return
+        self._returning.update(delivery.token for delivery in deliveries)
+        (self.on_surplus or self._nack)(deliveries)
 
     def _pause(self) -> None:
         self._is_exchanged = False

@@ -1,7 +1,6 @@
-"""How long the broker waits for an acknowledgement, and what came back because of us."""
+"""How long the broker waits for an acknowledgement, and what follows from that."""
 
 import re
-from collections import OrderedDict
 from typing import Any
 
 import pika.exceptions
@@ -10,38 +9,11 @@ from zerver.lib.errors import ConsumerTimeoutTooShort
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.rabbitmq.greeting import Greeting
 
-#: What a lane remembers of what it handed back.
-MEMORY_EVENTS = 10_000
-
 #: For people, when it says no more than that.
 CANCELLED = "the broker cancelled the consumer: its queue is gone, or (4.3) an event was held for too long"
 
 #: RabbitMQ 3.8.15 to 4.2, as it closes the channel.
 _TIMED_OUT = re.compile(r"Timeout value used: (\d+) ms")
-
-
-class HandedBack:
-    """Message ids of what this process gave back unharmed, oldest forgotten first.
-
-    The broker calls every event redelivered that was out before. Only one that another process had, or that was lost
-    with a channel, may have ended a process.
-    """
-
-    def __init__(self, memory_events: int = MEMORY_EVENTS) -> None:
-        self._memory_events = memory_events
-        self._ids: OrderedDict[str, None] = OrderedDict()
-
-    def add(self, message_id: str) -> None:
-        self._ids[message_id] = None
-        if len(self._ids) > self._memory_events:
-            self._ids.popitem(last=False)
-
-    def take(self, message_id: str) -> bool:
-        """Whether it is here; it is not from now on."""
-        known = message_id in self._ids
-        if known:
-            del self._ids[message_id]
-        return known
 
 
 def ran_out(reason: BaseException) -> float | None:

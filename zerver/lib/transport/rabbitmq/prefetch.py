@@ -17,8 +17,10 @@ _MOST: Final = 65_535
 #: A change asks the broker for another consumer: it must be worth it, and no passing mood.
 _WORTH: Final = 2
 _STEADY_SECONDS: Final = 1.0
-#: So long a consumer may be too small and never full, as where its events take longer on their way than in a handler.
+#: So long a consumer may be too small and never full, as where its events take longer on their way than in a handler;
+#: if so many times its size came meanwhile, or there is little in hand because there is little.
 _LONG_WAY_SECONDS: Final = 5.0
+_LONG_WAY_TURNS: Final = 20
 
 
 class Prefetch:
@@ -32,8 +34,9 @@ class Prefetch:
         #: Since when fewer were wanted each time; None: they are not.
         self._too_many_since: float | None = None
         self._looked_at = float("-inf")
-        #: Since when more were wanted each time that it was not full; None: they are not.
+        #: Since when more were wanted each time that it was not full, and what came since; None: they are not.
         self._too_few_since: float | None = None
+        self._came = 0
         #: For the next consumer.
         self.count = self._most
 
@@ -43,6 +46,7 @@ class Prefetch:
 
     def saw(self, bodies_bytes: int, count: int) -> None:
         """So many came, and so large they were together."""
+        self._came += count
         mean_bytes = bodies_bytes / count
         self._mean_bytes = mean_bytes if not self._mean_bytes else self._mean_bytes * 0.9 + mean_bytes * 0.1
 
@@ -67,8 +71,13 @@ class Prefetch:
             self._too_few_since = None
             return False
         if self._too_few_since is None:
-            self._too_few_since = now
-        return now - self._too_few_since >= _LONG_WAY_SECONDS and self._change(wanted)
+            self._too_few_since, self._came = now, 0
+        if now - self._too_few_since < _LONG_WAY_SECONDS:
+            return False
+        if self._came >= self.count * _LONG_WAY_TURNS:
+            return self._change(wanted)
+        self._too_few_since, self._came = now, 0
+        return False
 
     def adapt_idle(self, pace_seconds: float) -> bool:
         """Whether ``count`` has changed, for much less; with nothing in hand that need not be steady."""

@@ -187,7 +187,8 @@ class Subscription(ConnectionListener, Asker):
 
     def _on_consuming(self, _: Any) -> None:
         self.has_consumed = True
-        self._answered()
+        if not self.is_ceasing:  # else it is the cancel that has no answer yet
+            self._answered()
         self._resubscribe_seconds = RESUBSCRIBE_SECONDS
         self._tell("")
 
