@@ -20,9 +20,9 @@ def declare(shards: int, **more: Any) -> None:
     queues.apply_overrides({"ledger": options(shards, **more)})
 
 
-def publish(numbers: range, keys: int = 20, **more: Any) -> list[str]:
-    """Events whose keys follow one another, over and over; their message ids."""
-    events = [{"n": n, "key": f"k{n % keys}"} for n in numbers]
+def publish(numbers: range, keys: int = 20, *, do: list[Any] | None = None, **more: Any) -> list[str]:
+    """Events whose keys follow one another, over and over; their message ids. ``do``: see the ledger's workers."""
+    events = [{"n": n, "key": f"k{n % keys}", **({"do": do} if do else {})} for n in numbers]
     reports = queue_json_publish_many("ledger", events, **more)
     assert [report.error for report in reports] == [None] * len(reports)
     return [report.message_id for report in reports]

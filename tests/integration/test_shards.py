@@ -56,6 +56,23 @@ def test_one_process_runs_all_shards_by_the_queue_s_one_name(spine: Spine) -> No
     assert process.wait() == 0
 
 
+@on_sqlite_and_rabbitmq
+def test_order_is_kept_over_restarts_and_pauses_with_hundreds_in_hand(spine: Spine) -> None:
+    publish(range(2000), do=[["sleep", 0.004]])
+    process = work(spine, 4, "--queue=ledger")
+    wait_for(lambda: len(spine.notes()) > 200, 30, "it to be at it")
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 0, process.output
+    work(spine, 4, "--queue=ledger")
+    wait_for(lambda: len(spine.notes()) > 600, 30, "the next one to be at it")
+    assert run("queue_workers", "pause", "--timeout", "60", "--queue", "ledger").code == 0
+    assert len(spine.notes()) < 2000
+    assert run("queue_workers", "resume", "--timeout", "60", "--queue", "ledger").code == 0
+    spine.wait_for_numbers(range(2000), timeout_seconds=60)
+    assert len(spine.notes()) == 2000, "each once"
+    assert_in_order(spine, each_by_one=False)
+
+
 @on_sqlite
 def test_one_worker_number_for_several_shards_is_refused(spine: Spine) -> None:
     process = work(spine, 4, "--queue=ledger", "--worker_num=1")

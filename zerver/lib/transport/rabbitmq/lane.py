@@ -4,7 +4,6 @@ The I/O thread fills a buffer and sends what handler threads settled. A delivery
 that is gone its tag is void, and the event comes again.
 """
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -57,13 +56,12 @@ class RabbitLane(Lane, Subscriber):
         self._asked = 0
         #: The consumer is being cancelled for another one, which begins at once.
         self._is_exchanged = False
-        #: It is being cancelled because events wait too long here: what has come before then goes back after that.
-        #: Units: monotonic seconds; None: it is not.
-        self._stale_before: float | None = None
         #: When something came last. Units: monotonic seconds.
         self._came_at = 0.0
         #: What was given away to be released, and has not been.
         self._returning: set[Hold] = set()
+        #: Of a shard: what was released, and goes back with the channel.
+        self._released: set[Hold] = set()
         self._unbegun_timer: Any = None
         self._lock = threading.Lock()
         self._in_hand = InHand()
@@ -133,7 +131,7 @@ class RabbitLane(Lane, Subscriber):
     def withdraw(self, timeout_seconds: float) -> list[Delivery]:
         worker = self._worker
         if worker is not None and worker.connection.state is not State.CLOSED:
-            self._post(self._subscription.retire)
+            self._post(lambda: self._subscription.retire(cancels=not self._queue.is_sharded))
             # What comes after that goes back with the channel, as after a death.
             self._subscription.retired.wait(timeout_seconds)
         return self._in_hand.take_back()
@@ -193,8 +191,8 @@ class RabbitLane(Lane, Subscriber):
     def on_channel(self) -> None:
         self._ledger = TagLedger()
         self._is_exchanged = False
-        self._stale_before = None
         self._returning.clear()
+        self._released.clear()
         self._is_told_of_acks = self._is_told_of_enough = False
         self._prefetch.begin(self.pace_seconds)
         self._generation += 1
@@ -205,6 +203,9 @@ class RabbitLane(Lane, Subscriber):
         now = self._came_at = monotonic()
         self._ledger.delivered([each.delivery_tag for each in deliveries])
         self._in_hand.add([self._delivery(each, now) for each in deliveries])
+        if self._released or (self._returning and self._queue.is_sharded):
+            self._hand_back(self._in_hand.take_back())  # it would overtake what goes back
+            return
         self._wake()
         self._prefetch.saw(sum(len(each.body) for each in deliveries), len(deliveries))
         self._adapt(now)
@@ -244,8 +245,9 @@ class RabbitLane(Lane, Subscriber):
         self._shared.release(worker if is_moving else apart, 0)
 
     def wanted_prefetch(self) -> int:
-        if self._returning:
-            return 0  # what comes now would come before it
+        # What comes now would come before what goes back. Of a shard, what goes back must all be one consumer's.
+        if self._returning or (self._queue.is_sharded and len(self._ledger)):
+            return 0
         # The broker counts what each consumer holds: without this, one that begins beside what an earlier one left in
         # hand adds a whole prefetch to it, at every pause. As long as no handler is without work, it can wait.
         # One that follows another at once may do so: else the queue would have no consumer for a while, and checks
@@ -257,11 +259,6 @@ class RabbitLane(Lane, Subscriber):
     def on_consuming(self, prefetch: int) -> None:
         self._asked, self._is_exchanged = prefetch, False
         self._ledger.begin_consumer()
-
-    def on_ceased(self) -> None:
-        before, self._stale_before = self._stale_before, None
-        if before is not None:
-            self._hand_back(self._in_hand.take_back(before))
 
     def holds_nothing(self) -> bool:
         return not len(self._ledger)
@@ -283,6 +280,7 @@ class RabbitLane(Lane, Subscriber):
 
     def _send_acks(self) -> None:
         self._tell_done()
+        self._return_by_channel()
         self._subscription.consume()
 
     def _tell_done(self) -> None:
@@ -303,17 +301,32 @@ class RabbitLane(Lane, Subscriber):
         channel = self._subscription.channel
         if channel is None:
             return
-        tags = [
-            delivery.token.tag
+        holds: list[Hold] = [
+            delivery.token
             for delivery in deliveries
             if self._in_hand.begin(delivery) and delivery.token.generation == self._live
         ]
+        if self._queue.is_sharded:
+            self._released.update(holds)
+            self._return_by_channel()
+            return
         with channel.connection.together():
             # One by one: the ledger's "multiple" is about acknowledgements, and handing back is rare.
-            for tag in tags:
-                if self._ledger.settle([tag]):
-                    channel.basic_nack(tag, multiple=False, requeue=True)
+            for hold in holds:
+                if self._ledger.settle([hold.tag]):
+                    channel.basic_nack(hold.tag, multiple=False, requeue=True)
         self._subscription.consume()
+
+    def _return_by_channel(self) -> None:
+        """Of a shard, what was released, once nothing else is held: where a channel ends, all that its consumer has
+        goes back in order, with what is on its way. One by one, a quorum queue (3.10.8) puts many that come at once in
+        any order from the 33rd on; and where a consumer is cancelled, it puts what is on its way before what we hold.
+        """
+        is_complete = not self._returning and len(self._released) == len(self._ledger)
+        # One that is about to be closed is waited for then.
+        if self._released and is_complete and not self._subscription.is_ending:
+            self._released.clear()
+            self._subscription.begin_anew()
 
     # -- what nobody begins
 
@@ -337,17 +350,15 @@ class RabbitLane(Lane, Subscriber):
                 self._prefetch.were_all_begun()
             self._adapt_idle(now)
             return
+        asks_for_less = not self._subscription.is_paused and self._prefetch.were_not_begun()
         if self._queue.is_sharded:
-            before = math.inf  # what came later must not overtake it
-        asks_for_less = self._prefetch.were_not_begun()
-        if not self._subscription.is_paused and (asks_for_less or self._queue.is_sharded):
-            # First the consumer: what goes back would come here again, and what is on its way here would overtake it.
+            self._hand_back(self._in_hand.take_back())  # what came later must not overtake it
+            return
+        if asks_for_less:
+            # First the consumer: what goes back would come here again.
             self._is_exchanged = False
             self._subscription.cancel()
-        if self._subscription.is_ceasing:
-            self._stale_before = before
-        else:
-            self._hand_back(self._in_hand.take_back(before))
+        self._hand_back(self._in_hand.take_back(before))
 
     def _hand_back(self, deliveries: Sequence[Delivery]) -> None:
         """Those that are nobody else's any more, as ``InHand.take_back`` gives them. Before they go it is written down
@@ -359,6 +370,8 @@ class RabbitLane(Lane, Subscriber):
         (self.on_surplus or self._nack)(deliveries)
 
     def _pause(self) -> None:
+        if self._queue.is_sharded:
+            return  # what is on its way would go back, and be before what is in hand should that go back as well
         self._is_exchanged = False
         self._subscription.pause()
 
@@ -374,6 +387,8 @@ class RabbitLane(Lane, Subscriber):
         if now < self._adapt_at or self._subscription.is_paused:
             return
         if self._ledger.of_consumer < self._asked:
+            if self._queue.is_sharded:
+                return
             has_changed = self._prefetch.adapt_unfilled(self.pace_seconds, now)
         else:
             self._adapt_at = now + ADAPT_SECONDS
@@ -395,5 +410,6 @@ class RabbitLane(Lane, Subscriber):
         wanted, so many are kept, and the others go back: handlers have become slow, and somebody else may have time.
         """
         self._is_exchanged = self._subscription.cancel()
-        if self._is_exchanged and self._prefetch.count < self._asked:
+        # Of a shard nobody else takes.
+        if self._is_exchanged and self._prefetch.count < self._asked and not self._queue.is_sharded:
             self._hand_back(self._in_hand.take_back(keep=self._prefetch.count))

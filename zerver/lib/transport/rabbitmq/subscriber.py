@@ -41,9 +41,5 @@ class Subscriber(ABC):
         """One begins now."""
 
     @abstractmethod
-    def on_ceased(self) -> None:
-        """One that was cancelled has ended, and all that was on its way to it is here."""
-
-    @abstractmethod
     def holds_nothing(self) -> bool:
         """All that came on this channel is settled."""

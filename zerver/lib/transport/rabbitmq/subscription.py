@@ -273,6 +273,13 @@ class Subscription(ConnectionListener, Asker):
 
     # -- pausing and closing
 
+    def begin_anew(self) -> None:
+        """On a fresh channel: all that is held goes back, and the broker puts it where it was."""
+        connection = self._connection
+        self._leave_channel()
+        if connection is not None:
+            self._subscribe(connection)
+
     def pause(self) -> None:
         self._is_paused = True
         self.cancel()
@@ -284,6 +291,11 @@ class Subscription(ConnectionListener, Asker):
     @property
     def is_paused(self) -> bool:
         return self._is_paused
+
+    @property
+    def is_ending(self) -> bool:
+        """Nothing more is fetched, for good."""
+        return self._is_retiring or self._is_closing
 
     def cancel(self) -> bool:
         """Whether there is a consumer to cancel. What is on its way to it arrives still (see ``WireChannel``).
@@ -304,7 +316,6 @@ class Subscription(ConnectionListener, Asker):
         if channel is self._channel:
             self._answered()
             self._ceased()
-            self._subscriber.on_ceased()
             self.consume()
 
     def _ceased(self) -> None:
@@ -312,10 +323,11 @@ class Subscription(ConnectionListener, Asker):
         if self._is_retiring:
             self.retired.set()
 
-    def retire(self) -> None:
-        """For good; what came stays, and can be settled."""
+    def retire(self, *, cancels: bool) -> None:
+        """For good; what came stays, and can be settled. Unless it ``cancels``, more comes until the channel ends."""
         self._is_retiring = True
-        self.cancel()
+        if cancels:
+            self.cancel()
         if not self.is_ceasing:
             self.retired.set()
 
