@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from zerver.lib.registry import queues
 from zerver.lib.transport.base import Delivery
 from zerver.lib.transport.rabbitmq import RabbitTransport
 from zerver.models import FailedEvent, Suspect
+from zerver.worker import handed_back, suspects
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import DatabaseGuard
 from zerver.worker.handler import Handler
@@ -55,6 +57,43 @@ def journey(queue_database: TestDatabase) -> Journey:
 def transport(rabbit_vhost: str) -> Iterator[RabbitTransport]:
     with open_transport(rabbit_vhost) as opened:
         yield opened
+
+
+def test_who_is_a_suspect_for_the_second_time_or_has_one_run_left_runs_alone(
+    journey: Journey, transport: RabbitTransport
+) -> None:
+    transport.publish([event(n, queue=QUEUE.name) for n in range(4)], 10)
+    first = Consumer(transport, QUEUE)
+    ids = [delivery.event.message_id for delivery in first.take(4)]
+    first.close()
+    second = Consumer(transport, QUEUE)
+    came = second.take(4)
+    suspects.count_starts(QUEUE.name, ids[:1], "test:1", "default")
+    handed_back.note(QUEUE.name, ids[1:2], "default")
+    found = journey.looked_through(came)
+    assert [(each.redelivered, each.runs_alone) for each in found] == [
+        (True, True),
+        (False, False),
+        (True, False),
+        (True, False),
+    ]
+    of_two = dataclasses.replace(journey, queue=dataclasses.replace(QUEUE, max_crashes=2))
+    assert [each.runs_alone for each in of_two.looked_through(came)] == [True] * 4
+    second.lane.release(came)
+    second.close()
+
+
+def test_hundreds_of_suspects_are_counted_and_cleared_by_a_handful_of_statements(
+    queue_database: TestDatabase, django_assert_num_queries: Any
+) -> None:
+    ids = [f"event-{number}" for number in range(150)]
+    for crashes in (1, 2):
+        with django_assert_num_queries(1):
+            assert suspects.count_starts("letters", ids, "test:1", "default") == dict.fromkeys(ids, crashes)
+    assert suspects.who_run_alone("letters", ["event-7", "other"], 3, "default") == {"event-7"}
+    with django_assert_num_queries(1):
+        suspects.clear("letters", ids[1:], "default")
+    assert [row.message_id for row in Suspect.objects.all()] == ["event-0"]
 
 
 def test_a_suspect_that_is_cut_off_while_it_is_counted_is_not_counted(

@@ -143,8 +143,8 @@ def test_the_rest_is_told_in_words(caplog: pytest.LogCaptureFixture) -> None:
     send(signals.database_changed, queue="q", is_away=True, problem="gone")
     send(signals.database_changed, queue="q", is_away=False, problem="")
     send(signals.worker_changed, queue="q", state="recycling", problem="max_events=5 reached")
-    send(signals.suspect_started, queue="q", message_id="m", crashes=0)
-    send(signals.suspect_started, queue="q", message_id="m", crashes=2)
+    send(signals.suspect_started, queue="q", message_id="m", crashes=1, runs_alone=True)
+    send(signals.suspect_started, queue="q", message_id="m", crashes=2, runs_alone=True)
     send(signals.waking_changed, database="default", is_listening=False, problem="no LISTEN")
     send(signals.waking_changed, database="default", is_listening=True, problem="")
     send(signals.fast_lane_slowed, problem="pika 9.9 is not as it was known")
@@ -167,7 +167,7 @@ def test_what_a_terminal_would_obey_is_written_out(caplog: pytest.LogCaptureFixt
     send(signals.attempt_failed, queue="q", message_id=nasty, attempt=1, outcome="Dead", problem=nasty)
     send(signals.connection_changed, role="worker", state="away", problem=nasty)
     send(signals.handler_timed_out, queue="q", message_ids=[nasty], seconds=1.0, is_hard=False)
-    send(signals.suspect_started, queue="q", message_id=nasty, crashes=1)
+    send(signals.suspect_started, queue="q", message_id=nasty, crashes=1, runs_alone=True)
     assert len(said(caplog)) == 4
     for _, text in said(caplog):
         assert not set(nasty) & set("\x1b\x07\u202e") & set(text)

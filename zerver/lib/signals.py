@@ -22,7 +22,7 @@ breaker_changed = Signal()
 worker_changed = Signal()
 #: The database is away or back while consuming. Arguments: queue, is_away, problem.
 database_changed = Signal()
-#: A suspect is about to run. Arguments: queue, message_id, crashes.
+#: A suspect is about to run. Arguments: queue, message_id, crashes, runs_alone.
 suspect_started = Signal()
 #: A handler ran over its time. Arguments: queue, message_ids, seconds, is_hard.
 handler_timed_out = Signal()

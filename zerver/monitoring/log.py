@@ -111,13 +111,18 @@ class _Teller:
             level, text, queue, _short(message_id), attempt, outcome.lower(), _short(problem), extra=about
         )
 
-    def _suspect_started(self, *, queue: str, message_id: str, crashes: int, **_: Any) -> None:
+    def _suspect_started(
+        self, *, queue: str, message_id: str, crashes: int, runs_alone: bool, **_: Any
+    ) -> None:
+        # What a process had merely fetched that died, or lost its connection, comes again too: there may be thousands.
+        level = logging.WARNING if crashes > 1 else logging.INFO if runs_alone else logging.DEBUG
+        alone = " and runs alone" if runs_alone else ""
         _event.log(
-            # One may have lost its connection: events that it had merely fetched come again too.
-            logging.WARNING if crashes > 1 else logging.INFO,
-            "queue %s: event %s comes again and runs alone; processes that may have died of it: %d",
+            level,
+            "queue %s: event %s comes again%s; processes that may have died of it: %d",
             queue,
             _short(message_id),
+            alone,
             crashes,
             extra={"queue": queue, "event_id": message_id},
         )

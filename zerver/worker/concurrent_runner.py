@@ -31,8 +31,8 @@ class ConcurrentRunner(QueueRunner):
         super().__init__(queue, open_lanes, host)
         self._event_loop = EventLoop(queue.name)
         self._under_way: set[Call] = set()
-        #: What is under way is a suspect, and alone.
-        self._has_suspect = False
+        #: What is under way runs alone.
+        self._is_alone = False
         #: Held as long as anything is under way; see ``Solitude``.
         self._company: AbstractContextManager[bool] | None = None
         #: It is known which call keeps the process from going on.
@@ -87,7 +87,7 @@ class ConcurrentRunner(QueueRunner):
         if self.breaker.is_open:
             return 0 if count or self.breaker.wait_seconds(clock.monotonic()) > 0 else 1
         solitude = self._host.solitude
-        if self._has_suspect or (count and solitude is not None and solitude.is_wanted):
+        if self._is_alone or (count and solitude is not None and solitude.is_wanted):
             return 0
         room = self.queue.concurrency - count
         if self.queue.max_events is not None:
@@ -115,24 +115,24 @@ class ConcurrentRunner(QueueRunner):
 
     def _begin_first(self, backlog: deque[list[Delivery]], deadline: SoftDeadline) -> bool:
         """The backlog's first group, as far as there is room. False: there is none yet."""
-        room, is_suspect = self._room, backlog[0][0].redelivered
-        if not room or (is_suspect and self._under_way) or not self._enter(is_suspect):
+        room, runs_alone = self._room, backlog[0][0].runs_alone
+        if not room or (runs_alone and self._under_way) or not self._enter(runs_alone):
             return False
         group = backlog.popleft()
         if len(group) > room:
             backlog.appendleft(group[room:])
-        self._has_suspect = is_suspect
+        self._is_alone = runs_alone
         try:
             self._begin(group[:room], deadline)
         finally:
             self._leave_if_empty()
         return True
 
-    def _enter(self, is_suspect: bool) -> bool:
+    def _enter(self, runs_alone: bool) -> bool:
         """The company of other queues' handlers in this process. False: told to leave before there was room."""
         if self._company is not None:
             return True
-        company = self._company_for(is_suspect)
+        company = self._company_for(runs_alone)
         if not company.__enter__():
             company.__exit__(None, None, None)
             return False
@@ -142,7 +142,7 @@ class ConcurrentRunner(QueueRunner):
     def _leave_if_empty(self) -> None:
         if not self._under_way and self._company is not None:
             company, self._company = self._company, None
-            self._has_suspect = False
+            self._is_alone = False
             company.__exit__(None, None, None)
 
     def _begin(self, deliveries: list[Delivery], deadline: SoftDeadline) -> None:

@@ -21,6 +21,7 @@ from zerver.worker import handed_back, suspects, tracker
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.handler import Handler, Result
+from zerver.worker.known_ids import in_chunks
 from zerver.worker.outcomes import DONE, RELEASE, Again, Dead, Discard, Done, Failure, Outcome, Release, Retry
 from zerver.worker.settle import Settler
 from zerver.worker.timeouts import HARD_GRACE_SECONDS, SoftDeadline
@@ -145,7 +146,24 @@ class Journey:
                 tracker.current().dead(delivery.event, outcome)
         return travelled
 
-    def absolved(self, deliveries: list[Delivery]) -> list[Delivery]:
+    def looked_through(self, deliveries: list[Delivery]) -> list[Delivery]:
+        """With what the database knows of those that come again: who is no suspect, and who is to run alone."""
+        if not any(delivery.redelivered for delivery in deliveries):
+            return deliveries
+        deliveries = self._absolved(deliveries)
+        ids = [delivery.event.message_id for delivery in deliveries if delivery.redelivered]
+        try:
+            alone = suspects.who_run_alone(self.queue.name, ids, self.queue.max_crashes, self.alias)
+        except STORE_ERRORS:
+            alone = set(ids)  # for all we know
+        return [
+            replace(delivery, runs_alone=True)
+            if delivery.redelivered and delivery.event.message_id in alone
+            else delivery
+            for delivery in deliveries
+        ]
+
+    def _absolved(self, deliveries: list[Delivery]) -> list[Delivery]:
         """Those of which the lane cannot say, but a note does, that nobody had begun them, are no suspects."""
         doubtful = [
             delivery.event.message_id
@@ -203,6 +221,9 @@ class Journey:
         """Count each suspect before it runs; those that processes died of too often are dead, as are damaged ones."""
         runnable: list[Delivery] = []
         judged: list[Settled] = []
+        crashes_of = self._count_suspects(
+            [each for each in deliveries if each.redelivered and not each.problem]
+        )
         for delivery in deliveries:
             if delivery.problem:
                 judged.append((delivery, Dead(delivery.problem)))
@@ -210,7 +231,7 @@ class Journey:
             if not delivery.redelivered:
                 runnable.append(delivery)
                 continue
-            crashes = self._count_suspect(delivery)
+            crashes = crashes_of.get(delivery.event.message_id)
             if crashes is None:
                 judged.append((delivery, RELEASE))
             elif not self._keep_hold([delivery]):
@@ -222,20 +243,29 @@ class Journey:
                 runnable.append(delivery)
         return runnable, judged
 
-    def _count_suspect(self, delivery: Delivery) -> int | None:
-        """None: told to stop while the database was away."""
-        event = delivery.event
-        while True:
-            try:
-                crashes = suspects.count_start(event.queue, event.message_id, self.worker, self.alias)
-            except STORE_ERRORS as error:
-                if not self._may_store_again(error):
-                    return None
-                continue
-            signals.suspect_started.send_robust(
-                sender=None, queue=event.queue, message_id=event.message_id, crashes=crashes
-            )
-            return crashes
+    def _count_suspects(self, deliveries: list[Delivery]) -> dict[str, int]:
+        """By message id; those that are missing were not counted: told to stop while the database was away."""
+        found: dict[str, int] = {}
+        alone = {delivery.event.message_id for delivery in deliveries if delivery.runs_alone}
+        for chunk in in_chunks([delivery.event.message_id for delivery in deliveries]):
+            while True:
+                try:
+                    counted = suspects.count_starts(self.queue.name, chunk, self.worker, self.alias)
+                except STORE_ERRORS as error:
+                    if not self._may_store_again(error):
+                        return found
+                    continue
+                break
+            found |= counted
+            for message_id, crashes in counted.items():
+                signals.suspect_started.send_robust(
+                    sender=None,
+                    queue=self.queue.name,
+                    message_id=message_id,
+                    crashes=crashes,
+                    runs_alone=message_id in alone,
+                )
+        return found
 
     def _uncount_suspect(self, delivery: Delivery) -> None:
         """It does not run: else an event that is cut off often enough would be dead without having run."""

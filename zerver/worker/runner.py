@@ -289,11 +289,11 @@ class QueueRunner:
         return runs(self._fetched(self.pace.at_once, LOOK_UP_SECONDS))
 
     def _fetched(self, limit: int, timeout_seconds: float) -> list[Delivery]:
-        """What the lanes have, those no suspects that were handed back."""
+        """What the lanes have; see ``Journey.looked_through``."""
         self._intake.tell_pace(self.pace.process_seconds)
         found = self._intake.take(limit, timeout_seconds)
         self.strays.look(found)
-        return self._journey.absolved(found)
+        return self._journey.looked_through(found)
 
     def _gather(self) -> list[Delivery]:
         """Up to ``batch_size`` events, or what came within ``batch_seconds`` of the first."""
@@ -341,8 +341,8 @@ class QueueRunner:
             self.stop()
 
     def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
-        """One group, alone in the process if it is a suspect; returns the groups to be handled next."""
-        with self._company_for(any(delivery.redelivered for delivery in deliveries)) as is_in:
+        """One group, alone in the process if it is to be; returns the groups to be handled next."""
+        with self._company_for(any(delivery.runs_alone for delivery in deliveries)) as is_in:
             if not is_in:
                 return [deliveries]  # told to leave while waiting for a turn: handed back with the rest
             if self.queue.is_batch:
@@ -357,12 +357,12 @@ class QueueRunner:
                     self._handle_alone(delivery, deadline)
         return []
 
-    def _company_for(self, is_suspect: bool) -> AbstractContextManager[bool]:
+    def _company_for(self, runs_alone: bool) -> AbstractContextManager[bool]:
         """Beside other queues' handlers in this process, or alone. Shape: see ``Solitude.shared``."""
         solitude, leaving = self._host.solitude, self.gate.leaving
         if solitude is None:
             return nullcontext(True)
-        return solitude.alone(leaving) if is_suspect else solitude.shared(leaving)
+        return solitude.alone(leaving) if runs_alone else solitude.shared(leaving)
 
     def _handle_alone(self, delivery: Delivery, deadline: SoftDeadline) -> None:
         """One event that is not in doubt."""
@@ -445,13 +445,13 @@ def _is_awaited(solitude: Solitude | None) -> bool:
 
 
 def runs(deliveries: list[Delivery]) -> list[list[Delivery]]:
-    """Those that follow each other, but each suspect apart."""
+    """Those that follow each other, but each apart that runs alone."""
     found: list[list[Delivery]] = []
     is_open = False
     for delivery in deliveries:
-        if is_open and not delivery.redelivered:
+        if is_open and not delivery.runs_alone:
             found[-1].append(delivery)
         else:
             found.append([delivery])
-        is_open = not delivery.redelivered
+        is_open = not delivery.runs_alone
     return found

@@ -77,9 +77,12 @@ class Settler:
                 handed_back.note(self._queue, ids, self._alias)
 
     def _acquit(self, settled: Sequence[tuple[Delivery, Outcome]], kind: type | UnionType) -> None:
-        for delivery, outcome in settled:
-            if delivery.redelivered and isinstance(outcome, kind):
-                suspects.clear(delivery.event.queue, delivery.event.message_id, self._alias)
+        ids = [
+            delivery.event.message_id
+            for delivery, outcome in settled
+            if delivery.redelivered and isinstance(outcome, kind)
+        ]
+        suspects.clear(self._queue, ids, self._alias)
 
     def _store_retry(self, delivery: Delivery, outcome: Retry) -> None:
         try:

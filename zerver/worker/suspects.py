@@ -1,13 +1,16 @@
 """Suspects: redelivered events, whose process may have died of them.
 
-Counted in the database before they run, so that a killer is known even when nothing survives it; run alone in their
-process, so that nobody else is blamed. A first delivery pays nothing for this.
+Counted in the database before they run, so that a killer is known even when nothing survives it. The first time they
+run beside others, for nearly all of them were merely there when a process died, or lost its connection, and there may
+be a thousand. From the second on, or when it is their last, they run alone in their process, so that nobody else is
+blamed. A first delivery pays nothing for this.
 """
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Final
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import F
@@ -15,28 +18,46 @@ from django.db.models import F
 from zerver.lib.database import perform
 from zerver.lib.event_table import EventTable
 from zerver.models import Suspect
+from zerver.worker.known_ids import in_chunks
 
+#: What one is counted before it runs for the first time as a suspect: the process that had it before.
+FIRST: Final = 1
 #: How often one who waits for room looks whether it was told to stop.
 _LOOK_UP_SECONDS = 0.2
 
 
-def count_start(queue: str, message_id: str, worker: str, alias: str) -> int:
-    """Remember that a suspect is about to run. Returns how many processes may have died of it by now, 1 or more.
+def who_run_alone(queue: str, message_ids: Sequence[str], max_crashes: int, alias: str) -> set[str]:
+    """Of suspects, those that were counted before, or have one run left. Raises: TransportUnavailable."""
+    if max_crashes <= FIRST + 1:
+        return set(message_ids)
+    rows = Suspect.objects.using(alias).filter(queue=queue, crashes__gt=0)
+    found: set[str] = set()
+    for chunk in in_chunks(message_ids):
+        counted = rows.filter(message_id__in=chunk).values_list("message_id", flat=True)
+        found.update(perform(alias, lambda _: list(counted)))  # noqa: B023 (runs at once)
+    return found
 
+
+def count_starts(queue: str, message_ids: Sequence[str], worker: str, alias: str) -> dict[str, int]:
+    """Remember that suspects are about to run; in one statement, all or none: as many as ``in_chunks`` says.
+
+    Shape: by message id, how many processes may have died of it by now, ``FIRST`` or more.
     Raises: TransportUnavailable.
     """
     table = Suspect._meta.db_table
     now = EventTable(alias).now_sql()
+    rows = ", ".join([f"(%s, %s, {FIRST}, {now}, %s)"] * len(message_ids))
     statement = (
         f"INSERT INTO {table} (queue, message_id, crashes, last_started_at_ms, last_worker) "  # noqa: S608 (names of ours)
-        f"VALUES (%s, %s, 1, {now}, %s) ON CONFLICT (queue, message_id) DO UPDATE SET crashes = {table}.crashes + 1, "
-        "last_started_at_ms = excluded.last_started_at_ms, last_worker = excluded.last_worker RETURNING crashes"
+        f"VALUES {rows} ON CONFLICT (queue, message_id) DO UPDATE SET crashes = {table}.crashes + 1, "
+        "last_started_at_ms = excluded.last_started_at_ms, last_worker = excluded.last_worker "
+        "RETURNING message_id, crashes"
     )
 
-    def count(connection: BaseDatabaseWrapper) -> int:
+    def count(connection: BaseDatabaseWrapper) -> dict[str, int]:
         with connection.cursor() as cursor:
-            cursor.execute(statement, [queue, message_id, worker])
-            return int(cursor.fetchone()[0])
+            cursor.execute(statement, [value for each in message_ids for value in (queue, each, worker)])
+            return dict(cursor.fetchall())
 
     return perform(alias, count)
 
@@ -53,10 +74,18 @@ def uncount_start(queue: str, message_id: str, alias: str) -> None:
     perform(alias, uncount)
 
 
-def clear(queue: str, message_id: str, alias: str) -> None:
-    """It was settled: nobody died of it. Raises: TransportUnavailable."""
-    rows = Suspect.objects.using(alias).filter(queue=queue, message_id=message_id)
-    perform(alias, lambda _: rows.delete())
+def clear(queue: str, message_ids: Sequence[str], alias: str) -> None:
+    """They were settled: nobody died of them. Raises: TransportUnavailable."""
+    for chunk in in_chunks(message_ids):
+        marks = ", ".join(["%s"] * len(chunk))
+        # By hand: a QuerySet's deletion is a transaction of three statements.
+        statement = f"DELETE FROM {Suspect._meta.db_table} WHERE queue = %s AND message_id IN ({marks})"  # noqa: S608 (names of ours)
+        perform(alias, lambda connection: _execute(connection, statement, [queue, *chunk]))  # noqa: B023 (runs at once)
+
+
+def _execute(connection: BaseDatabaseWrapper, statement: str, values: Sequence[str]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement, values)
 
 
 class Solitude:

@@ -56,6 +56,8 @@ class Delivery(msgspec.Struct, frozen=True, kw_only=True, eq=False):
     received_at: float
     #: Why it must not run, and is dead; empty for all but damaged rows.
     problem: str = ""
+    #: As ``worker.suspects`` has it: while it runs, no other does in its process.
+    runs_alone: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -137,7 +137,7 @@ def _sightings(message_id: str, alias: str) -> tuple[Sighting, ...]:
 
 
 def _waiting(row: WaitingEvent, now_ms: int, alias: str) -> Sighting:
-    again = f"attempt {row.attempt}" + (", comes again and runs alone" if row.redelivered else "")
+    again = f"attempt {row.attempt}" + (", comes again" if row.redelivered else "")
     return Sighting(
         place="event-table",
         queue=row.queue,

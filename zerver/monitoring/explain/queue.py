@@ -302,7 +302,7 @@ def _of_table(
             name,
             what=f"{counted(suspects, 'of its events is a suspect', 'of its events are suspects')}: processes may have "
             "died of it",
-            why="each runs alone in its process, and the others of that process wait",
+            why="one that was a suspect before runs alone in its process, and the others of that process wait",
             mend="the last lines of its workers' logs; after max_crashes they are failed events",
         )
     # Counted a moment before: what was published since is for the next look.

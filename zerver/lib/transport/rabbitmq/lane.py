@@ -226,6 +226,8 @@ class RabbitLane(Lane, Subscriber):
 
     def on_void(self) -> None:
         self._live = 0
+        if self.on_surplus is not None:
+            self._hand_back(self._in_hand.take_back())  # to be written down: it is back already
         self._in_hand = InHand()
         self._acks.clear()
 
