@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,7 @@ from tests.bench import machine
 from tests.bench.case import Case
 from tests.bench.cases import CASES
 from tests.bench.compare import compare
-from tests.bench.measure import measure, turns
+from tests.bench.measure import INTERRUPTED, measure, turns
 from tests.bench.peer import Peer
 from tests.bench.peers import PEERS
 from tests.bench.processes import Clock
@@ -39,10 +40,11 @@ def main() -> int:
         for case in _cases(options):
             print(f"{case.name:<22} {case.title}: {', '.join(peer.name for peer in _takers(case, options))}")
         return 0
+    ended_by = None
     if options.earlier is not None:
         result = options.earlier
     else:
-        result = run(_cases(options), options)
+        result, ended_by = run(_cases(options), options)
         result.write(options.json)
     print(to_text(result))
     for other in options.against:
@@ -58,6 +60,8 @@ def main() -> int:
     ]
     if failed:
         print(f"{len(failed)} parts came to nothing, see above: {', '.join(failed)}", file=sys.stderr)
+    if ended_by == INTERRUPTED:
+        return 130
     return 1 if failed else 0
 
 
@@ -78,7 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         help="figures of earlier runs, to compare with; the documents tell whether goals were met in each",
     )
     parser.add_argument(
-        "--docs", type=Path, metavar="DIR", help="write performance.md there, whatever was run"
+        "--docs", type=_directory, metavar="DIR", help="write performance.md there, whatever was run"
     )
     parser.add_argument(
         "--from",
@@ -87,13 +91,38 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         metavar="FILE",
         help="tell an earlier run again; measure nothing",
     )
-    return parser.parse_args(arguments)
+    parser.add_argument("--scale", action="store_true", help=argparse.SUPPRESS)  # another command
+    options = parser.parse_args(arguments)
+    _refuse_nonsense(parser, options)
+    return options
+
+
+def _refuse_nonsense(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    if options.scale:
+        parser.error("--scale comes first, and cases, peers and --quick are no part of it")
+    if options.earlier is not None and (options.case or options.peer or options.rounds or options.quick):
+        parser.error("--from tells the whole of an earlier run: --case, --peer, --rounds and --quick measure")
+    for name in options.peer or ():
+        if not any(name in case.peers for case in _cases(options)):
+            cases = "any of these cases" if options.case or options.quick else "any case"
+            parser.error(f"{name} takes no part in {cases}: see --list")
 
 
 def _rounds(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds: say 1 or more")
     return int(text)
+
+
+def _directory(text: str) -> Path:
+    """Made now: whoever cannot write there should not hear of it half an hour later."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / "performance.md").touch()
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text} cannot be written to: {error.strerror}") from error
+    return path
 
 
 def _result(text: str) -> Result:
@@ -107,7 +136,8 @@ def _result(text: str) -> Result:
         ) from error
 
 
-def run(cases: list[Case], options: argparse.Namespace) -> Result:
+def run(cases: list[Case], options: argparse.Namespace) -> tuple[Result, str | None]:
+    """With what ended it early, if anything did."""
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     minutes = QUICK_MINUTES if options.quick else MINUTES
     # Who asks for certain cases, or for more rounds, has time.
@@ -117,10 +147,10 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
     clock = Clock()
     try:
         with Site(scale=QUICK_SCALE if options.quick else 1.0) as site:
-            parts = measure(taking, rounds, site, progress, deadline)
+            parts, ended_by = measure(taking, rounds, site, progress, deadline)
     finally:
         spawn.dismiss_guard()
-    return Result(
+    result = Result(
         day=datetime.now(UTC).date().isoformat(),
         machine=machine.describe(),
         is_quick=options.quick,
@@ -132,6 +162,7 @@ def run(cases: list[Case], options: argparse.Namespace) -> Result:
         cases={case.name: _case_told(case) for case in cases},
         parts=parts,
     )
+    return result, ended_by
 
 
 def is_whole(result: Result) -> bool:
@@ -174,3 +205,6 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # who read it has gone, and nothing is left to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -34,7 +34,7 @@ class Goal:
         bound, value = ("at least", self.at_least) if self.at_least is not None else ("at most", self.at_most)
         assert value is not None
         unit = FIGURES[self.figure].unit
-        return f"{bound} {value:g} × {self.than}" if self.than else f"{bound} {value:g} {unit}"
+        return f"{bound} {value:.3g} × {self.than}" if self.than else f"{bound} {value:g} {unit}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,10 +64,11 @@ class _Record:
 
 def measure(
     cases: Sequence[tuple[Case, Sequence[Peer]]], rounds: int, site: Site, progress: Progress, deadline: float
-) -> dict[str, dict[str, Part]]:
+) -> tuple[dict[str, dict[str, Part]], str | None]:
     """Whoever fails twice in a case is out of it, with the reason; the others go on. Ctrl-C ends the measuring alone.
 
-    Shape: by case, and by peer in their order. Units: deadline is by ``time.monotonic``; no round begins after it.
+    Shape: by case, and by peer in their order; and what ended it early, if anything did.
+    Units: deadline is by ``time.monotonic``; no round begins after it.
     """
     records = {
         case.name: {peer.name: _Record(peer.missing(case.setting)) for peer in peers} for case, peers in cases
@@ -82,10 +83,11 @@ def measure(
     except KeyboardInterrupt:
         # What has been measured until now is worth telling.
         ended_by = INTERRUPTED
-    return {
+    parts = {
         case: {peer: record.part(ended_by) for peer, record in found.items()}
         for case, found in records.items()
     }
+    return parts, ended_by
 
 
 def _take(turn: Turn, site: Site, record: _Record, progress: Progress) -> None:

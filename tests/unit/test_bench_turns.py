@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import pytest
 
+from tests.bench.__main__ import parse
 from tests.bench.case import Case
 from tests.bench.cases import CASES
 from tests.bench.figures import Figures
@@ -40,7 +41,7 @@ class Told(Case):
 
 def run(ends: dict[str, BaseException], *, deadline: float = math.inf) -> dict[str, Part]:
     case = Told(name="told", title="Told", peers=("zerver", "pika"), ends=ends)
-    return measure([(case, [ZERVER, PIKA])], 2, Site(scale=1), Progress(4), deadline)["told"]
+    return measure([(case, [ZERVER, PIKA])], 2, Site(scale=1), Progress(4), deadline)[0]["told"]
 
 
 def test_turns_are_interleaved_and_everybody_begins_in_turn() -> None:
@@ -78,10 +79,10 @@ def test_who_fails_once_has_a_round_less() -> None:
         def tell(self, *told: object) -> None:
             ends.clear()
 
-    parts = measure([(case, [ZERVER])], 2, Site(scale=1), Forgiving(2), math.inf)["told"]
+    parts = measure([(case, [ZERVER])], 2, Site(scale=1), Forgiving(2), math.inf)[0]["told"]
     assert parts["zerver"] == Part(rounds=[{"rate": 1.0}])
     ends["zerver"] = ValueError("bad luck")
-    assert measure([(case, [ZERVER])], 1, Site(scale=1), Forgiving(1), math.inf)["told"]["zerver"] == Part(
+    assert measure([(case, [ZERVER])], 1, Site(scale=1), Forgiving(1), math.inf)[0]["told"]["zerver"] == Part(
         trouble="ValueError: bad luck", has_failed=True
     )
 
@@ -99,3 +100,21 @@ def test_what_there_was_no_time_for_is_told() -> None:
 def test_an_interruption_loses_nothing_of_what_was_measured() -> None:
     parts = run({"pika": KeyboardInterrupt()})
     assert parts == {"zerver": Part(rounds=[{"rate": 1.0}]), "pika": Part(trouble=INTERRUPTED)}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--peer", "huey", "--case", "drain"], "huey takes no part in any of these cases"),
+        (["--quick", "--scale"], "--scale comes first"),
+        (["--docs", "/proc/nowhere"], "/proc/nowhere cannot be written to"),
+        (["--rounds", "0"], "no number of rounds"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        parse(arguments)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err

@@ -103,7 +103,7 @@ class Command(QueueCommand):
         if resharding.keyless:
             events = counted(resharding.keyless, "event has", "events have")
             self.warn(f"{events} no usable {queue.shard_key}, and {would or 'were '}put into the first shard")
-        shards = counted(queue.shards or 1, "shard")
+        shards = counted(queue.shards or 1, "shard") if queue.shards else "no shards"
         self.stdout.write(
             f"{queue.name} has {shards}"
             if options["dry_run"]
