@@ -6,6 +6,7 @@ the same command goes on; an event that was under way then may be in both queues
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -18,6 +19,9 @@ from zerver.lib.transport.survey import MIGRATION_PREFIX
 
 #: Somebody may still publish to the old queue while it is emptied; so often it is emptied again.
 MAX_ROUNDS = 20
+#: Between two rounds. What somebody had in hand who was killed a moment ago, the broker counts for some seconds (by
+#: samples, each 5): all rounds together must outlast that, or a publisher is blamed who is not there.
+_LOOK_AGAIN_SECONDS = 0.3
 
 
 @dataclass(eq=False)
@@ -168,6 +172,7 @@ def delete_if_empty(admin: BrokerAdmin, name: str) -> bool:
     try:
         lost = admin.delete_queue(name, if_empty=True)
     except QueueNotEmpty:
+        time.sleep(_LOOK_AGAIN_SECONDS)
         return False
     if lost:
         raise EventsDeleted(name, lost)

@@ -235,7 +235,8 @@ def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
             what=f"it has {counted(found.consumers, 'consumer')} on the broker, "
             f"and {worker_processes(workers)} in this database",
             why="somebody else may be taking its events: a deployment with another database, a forgotten script",
-            mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute",
+            mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute, and a "
+            "worker twice that has changed its prefetch, until it has done what it had fetched before",
         )
 
 
