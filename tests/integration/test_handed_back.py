@@ -10,6 +10,7 @@ import pytest
 from tests.integration.conftest import Spine, on_rabbitmq
 from tests.ledger.apps import BEAT_SECONDS
 from tests.servers.databases import TestDatabase
+from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -96,6 +97,27 @@ def test_what_is_too_much_for_handlers_that_became_slow_is_nobody_s_suspect(spin
         assert process.wait() == 0, process.output
         assert "comes again" not in process.output
     assert spine.numbers() == list(range(130)), "each once"
+
+
+@on_rabbitmq
+def test_what_nobody_had_begun_when_the_connection_broke_is_nobody_s_suspect(
+    spine: Spine, rabbit_server: RabbitServer
+) -> None:
+    gate = spine.directory / "gate"
+    gate.touch()
+    spine.publish("ledger", ["wait_while_exists", str(gate)], n=0)
+    spine.publish_many("ledger", range(1, 51))
+    spine.work("--queue=ledger", ledger={"prefetch": 100})
+    spine.wait_for_note("started", n=0)
+    rabbit_server.close_all_connections()
+    fetched = wait_for(HandedBack.objects.count, 30, "what it had fetched to be written down")
+    gate.unlink()
+    spine.wait_for_numbers(range(51))
+    spine.wait_until_settled("ledger")
+    assert fetched > 1
+    wait_for(lambda: not HandedBack.objects.exists(), 20, "all to be struck out")
+    assert spine.numbers("started").count(0) == 2, "what had begun ran again, and nothing else"
+    assert len(spine.numbers("started")) == 52
 
 
 def test_who_takes_one_strikes_it_out_so_that_the_next_time_counts(queue_database: TestDatabase) -> None:
