@@ -350,3 +350,10 @@ def test_a_handler_knows_its_deliveries_and_nobody_else_does() -> None:
     assert delivery.headers == {"a": "b"}
     with pytest.raises(LookupError, match="outside a handler"):
         current_delivery()
+
+
+@pytest.mark.parametrize(
+    ("worker", "option", "most"), [(single(Activity), "threads", 1000), (Waiting, "concurrency", 32_767)]
+)
+def test_more_at_once_than_a_process_can_bear_is_refused(worker: type, option: str, most: int) -> None:
+    assert f"{option}={most + 1}; give {most} at most" in refusal(worker, **{option: most + 1})

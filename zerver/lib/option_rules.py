@@ -16,6 +16,9 @@ OF_COROUTINES: Final = ("concurrency",)
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(\.(0|[1-9][0-9]{0,2}))?")
 
 _AT_LEAST_ONE: Final = ("workers", "threads", "concurrency", "prefetch", "batch_size", "ack_batch")
+#: A process with more threads does nothing but change between them; and AMQP counts in two bytes what a consumer may
+#: hold, which is twice as much as runs.
+_AT_MOST: Final = {"threads": 1000, "concurrency": 32_767}
 _OPTIONAL_AT_LEAST_ONE: Final = ("max_events", "max_rss_mb")
 _ABOVE_ZERO: Final = ("batch_seconds", "timeout_seconds", "warn_seconds", "crit_seconds")
 _FLAGS: Final = ("enabled", "is_test_queue", "transactional", "ordered")
@@ -51,6 +54,8 @@ def _problems_of_values(given: Given) -> Iterator[Problem]:
             continue
         if type(value) is not int or value < 1:
             yield f"{option}={value!r}", "give a whole number, 1 or more"
+        elif value > _AT_MOST.get(option, math.inf):
+            yield f"{option}={value!r}", f"give {_AT_MOST[option]} at most, and raise workers for more"
     for option in _ABOVE_ZERO:
         value = given[option]
         is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
