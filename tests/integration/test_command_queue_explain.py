@@ -27,7 +27,7 @@ from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.models import FailedEvent, InboxEntry, WaitingEvent
 from zerver.worker import handed_back
-from zerver.worker.suspects import count_start
+from zerver.worker.suspects import count_starts
 
 QUEUE = "ledger"
 OLD = "017f22e2-79b0-7cc3-98c4-dc0c0c07398f"
@@ -140,7 +140,7 @@ def test_an_event_that_its_publisher_holds_is_told(spine: Spine, settings: Setti
 
 def test_a_redelivered_event_is_told_as_a_suspect(queue_database: TestDatabase) -> None:
     message_id = queue_json_publish(QUEUE, {"n": 1})
-    count_start(QUEUE, message_id, "here:4711", "default")
+    count_starts(QUEUE, [message_id], "here:4711", "default")
     places = {sighting["place"]: sighting["what"] for sighting in event(message_id)["sightings"]}
     assert set(places) == {"event-table", "suspect"}
     assert "1 worker process may have died of it; begun last by here:4711" in places["suspect"]
@@ -364,7 +364,7 @@ def test_an_open_breaker_is_told_with_its_reason(spine: Spine) -> None:
 @on_sqlite
 def test_suspects_are_told(spine: Spine) -> None:
     message_id = spine.publish(QUEUE)
-    count_start(QUEUE, message_id, "here:1", "default")
+    count_starts(QUEUE, [message_id], "here:1", "default")
     [told] = [reason for reason in queue()["reasons"] if reason["code"] == "queue.suspects"]
     assert told["what"].startswith("1 of its events is a suspect: ")
 

@@ -31,8 +31,11 @@ def judge(
     survey: BrokerSurvey,
     workers: Mapping[str, int] | None,
     paused: Collection[str] = (),
+    consumers: Mapping[str, int] | None = None,
 ) -> Iterator[Finding]:
-    """``workers``: live worker processes by queue; None when nobody can know. Nobody consumes what is ``paused``."""
+    """``workers``: live worker processes by queue; None when nobody can know. Nobody consumes what is ``paused``.
+    ``consumers``: the most that those processes may be to the broker; as many as they are, unless said.
+    """
     where = f"RabbitMQ at {survey.address}"
     yield from _of_all(survey, where)
     normal = {queue.name for queue in expected(declared, has_broker=True)}.difference(paused)
@@ -49,7 +52,8 @@ def judge(
         else:
             yield from _of_one(queue, found)
             if queue.name in normal:
-                yield from _consumers(found, at_work)
+                most = at_work if consumers is None else consumers.get(queue.name, 0)
+                yield from _consumers(found, at_work, most)
     yield from map(_left_over_shard, survey.left_over)
     known = {queue.name for queue in declared} | {listed.name for listed in survey.left_over}
     yield from _not_declared(known, survey.ours or ())
@@ -213,7 +217,7 @@ def _of_one(queue: QueueDeclaration, found: QueueSurvey) -> Iterator[Finding]:
         )
 
 
-def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
+def _consumers(found: QueueSurvey, workers: int | None, most: int | None) -> Iterator[Finding]:
     if not found.consumers:
         yield _of_queue(
             found,
@@ -227,7 +231,7 @@ def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
                 else f"start its workers: ./manage.py process_queue --queue={found.name}"
             ),
         )
-    elif workers is not None and found.consumers > workers:
+    elif workers is not None and most is not None and found.consumers > most:
         yield _of_queue(
             found,
             "broker.foreign-consumers",
@@ -235,8 +239,7 @@ def _consumers(found: QueueSurvey, workers: int | None) -> Iterator[Finding]:
             what=f"it has {counted(found.consumers, 'consumer')} on the broker, "
             f"and {worker_processes(workers)} in this database",
             why="somebody else may be taking its events: a deployment with another database, a forgotten script",
-            mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute, and a "
-            "worker twice that has changed its prefetch, until it has done what it had fetched before",
+            mend="on the broker's host: rabbitmqctl list_consumers; one that has just died counts for a minute",
         )
 
 

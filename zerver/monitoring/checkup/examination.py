@@ -191,7 +191,8 @@ class _Examination:
         snapshot = None if facts is None else facts.snapshot
         live = None if snapshot is None else workers.live_by_queue(snapshot)
         paused = set() if snapshot is None else {queue.name for queue in snapshot.queues if queue.paused}
-        self.findings += broker.judge(self.declared, survey, live, paused)
+        consumers = None if snapshot is None else workers.consumers_by_queue(snapshot)
+        self.findings += broker.judge(self.declared, survey, live, paused, consumers)
         self.gaps += broker.gaps(survey)
 
     # -- the rest

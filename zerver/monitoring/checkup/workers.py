@@ -25,8 +25,21 @@ def live_by_queue(snapshot: Snapshot) -> Counter[str] | None:
     """None when the database could not be asked."""
     if snapshot.processes is None:
         return None
-    live = live_workers(snapshot.processes, snapshot.taken_at_ms)
-    return Counter(process.queue for process in workers_at_work(live))
+    return Counter(process.queue for process in _at_work(snapshot))
+
+
+def consumers_by_queue(snapshot: Snapshot) -> Counter[str]:
+    """The most that live worker processes may be to the broker: of a quorum queue, one whose prefetch has changed
+    counts twice until it has done what it had before.
+    """
+    found = _at_work(snapshot)
+    return Counter(each.queue for each in found) + Counter(
+        each.queue for each in found if each.in_flight or each.unbegun
+    )
+
+
+def _at_work(snapshot: Snapshot) -> list[WorkerProcess]:
+    return workers_at_work(live_workers(snapshot.processes or (), snapshot.taken_at_ms))
 
 
 def judge(
