@@ -79,7 +79,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         type=_result,
         default=[],
         metavar="FILE",
-        help="figures of earlier runs, to compare with; the documents tell whether goals were met in each",
+        help="figures of other runs, to compare with; the documents tell whether goals were met in each",
     )
     parser.add_argument(
         "--docs", type=_directory, metavar="DIR", help="write performance.md there, whatever was run"

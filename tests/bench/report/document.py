@@ -69,9 +69,9 @@ def _goals(verdicts: Sequence[Verdict], earlier: Sequence[Result]) -> str:
         ]
         for verdict in verdicts
     ]
-    head += ["in an earlier run"] * len(by_run)
+    head += ["in another run"] * len(by_run)
     runs = [f"{run.day}, {run.minutes:.0f} minutes" for run in earlier]
-    told = f" Earlier runs, each whole and by itself: {'; '.join(runs)}." if runs else ""
+    told = f" Other runs, each whole and by itself: {'; '.join(runs)}." if runs else ""
     return (
         f"## Goals\n\nAs ratios, zerver's by the other's, where another is named.{told}\n\n"
         + "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, table)])
