@@ -1,4 +1,4 @@
-"""Tables of message ids by queue, each there once, with the time that it came: the inbox, what was handed back."""
+"""Tables of message ids by queue, each there once: the inbox, what was handed back, suspects."""
 
 from collections.abc import Sequence
 from typing import Final
@@ -6,6 +6,7 @@ from typing import Final
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import Model
 
+from zerver.lib.database import perform
 from zerver.lib.event_table import EventTable
 
 _PER_STATEMENT: Final = 200
@@ -34,6 +35,27 @@ def enter(
             )
             entered.update(message_id for (message_id,) in cursor.fetchall())
     return entered
+
+
+def strike_out(alias: str, table: type[Model], queue: str, message_ids: Sequence[str]) -> set[str]:
+    """Delete them, a statement a chunk; those that were there. Raises: TransportUnavailable.
+
+    By hand: a QuerySet's deletion is a transaction of three statements.
+    """
+    found: set[str] = set()
+    for chunk in in_chunks(message_ids):
+        found |= perform(alias, lambda connection: _strike_out(connection, table, queue, chunk))  # noqa: B023 (runs at once)
+    return found
+
+
+def _strike_out(
+    connection: BaseDatabaseWrapper, table: type[Model], queue: str, message_ids: list[str]
+) -> set[str]:
+    marks = ", ".join(["%s"] * len(message_ids))
+    statement = f"DELETE FROM {table._meta.db_table} WHERE queue = %s AND message_id IN ({marks}) RETURNING message_id"  # noqa: S608 (names of ours)
+    with connection.cursor() as cursor:
+        cursor.execute(statement, [queue, *message_ids])
+        return {message_id for (message_id,) in cursor.fetchall()}
 
 
 def in_chunks(message_ids: Sequence[str]) -> list[list[str]]:

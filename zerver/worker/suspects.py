@@ -18,7 +18,7 @@ from django.db.models import F
 from zerver.lib.database import perform
 from zerver.lib.event_table import EventTable
 from zerver.models import Suspect
-from zerver.worker.known_ids import in_chunks
+from zerver.worker.known_ids import in_chunks, strike_out
 
 #: What one is counted before it runs for the first time as a suspect: the process that had it before.
 FIRST: Final = 1
@@ -76,16 +76,7 @@ def uncount_start(queue: str, message_id: str, alias: str) -> None:
 
 def clear(queue: str, message_ids: Sequence[str], alias: str) -> None:
     """They were settled: nobody died of them. Raises: TransportUnavailable."""
-    for chunk in in_chunks(message_ids):
-        marks = ", ".join(["%s"] * len(chunk))
-        # By hand: a QuerySet's deletion is a transaction of three statements.
-        statement = f"DELETE FROM {Suspect._meta.db_table} WHERE queue = %s AND message_id IN ({marks})"  # noqa: S608 (names of ours)
-        perform(alias, lambda connection: _execute(connection, statement, [queue, *chunk]))  # noqa: B023 (runs at once)
-
-
-def _execute(connection: BaseDatabaseWrapper, statement: str, values: Sequence[str]) -> None:
-    with connection.cursor() as cursor:
-        cursor.execute(statement, values)
+    strike_out(alias, Suspect, queue, message_ids)
 
 
 class Solitude:
