@@ -2,6 +2,9 @@
 
 import threading
 
+import pytest
+
+from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.latency import Histogram
 from zerver.lib.registry import QueueDeclaration
@@ -104,17 +107,54 @@ def test_what_was_counted_since_an_earlier_reading_can_be_told() -> None:
     assert Histogram.from_json(found.consume_times).count == 2
 
 
-def test_what_is_simply_done_counts_as_if_it_had_been_counted_step_by_step() -> None:
+class Clocks:
+    """Both clocks of the process, moved by hand: in binary fractions of a second, so that sums are exact."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.seconds = 100.0
+        patch.setattr(clock, "monotonic", lambda: self.seconds)
+        patch.setattr(clock, "now_ms", lambda: int(self.seconds * 1000) + 1_000_000)
+
+
+@pytest.mark.parametrize("between_seconds", [0, 1 / 4096, 1 / 64, 1])
+def test_what_is_simply_done_counts_as_if_it_had_been_counted_step_by_step(
+    monkeypatch: pytest.MonkeyPatch, between_seconds: float
+) -> None:
+    clocks = Clocks(monkeypatch)
     by_step, at_once = Counters(), Counters()
     for number in range(250):
-        each = delivery(published_at_ms=1000 - number, attempt=1 + number % 3)
+        each = delivery(published_at_ms=1_000_000 - number, attempt=1 + number % 3)
+        clocks.seconds += between_seconds
         by_step.started(1)
-        by_step.took(number / 100, 1)
-        by_step.ended([(each, DONE)], now_ms=2000)
+        by_step.took(number / 128, 1)
+        by_step.ended([(each, DONE)], now_ms=clock.now_ms())
         at_once.started(1)
-        at_once.done(each.event, number / 100, now_ms=2000)
+        at_once.done(each.event, clocks.seconds - number / 128)
         assert at_once.settled == number + 1
     assert at_once.read() == by_step.read()
+
+
+def test_how_long_events_take_is_told_of_each_and_of_slow_ones_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocks = Clocks(monkeypatch)
+    told: list[tuple[float, int]] = []
+    counters, event = Counters(lambda seconds, count: told.append((seconds, count))), delivery().event
+    for _ in range(3):
+        clocks.seconds += 0.25
+        counters.done(event, clocks.seconds - 0.25)
+    assert told == [(0.25, 1)] * 3
+    told.clear()
+    for _ in range(250):
+        counters.done(event, clocks.seconds - 0.0625)
+    counters.read()
+    assert {seconds for seconds, _ in told} == {0.0625}
+    assert sum(count for _, count in told) == 250
+    assert len(told) < 10, "fast ones together"
+    told.clear()
+    counters.took(0.5, 2)
+    counters.took_each([0.25, 0.75])
+    assert told == [(0.5, 2)] * 2
 
 
 def test_many_threads_count_together() -> None:
@@ -126,7 +166,7 @@ def test_many_threads_count_together() -> None:
             counters.started(1)
             counters.ended([(each, DONE)], now_ms=1)
             counters.started(1)
-            counters.done(each.event, 0.001, now_ms=1)
+            counters.done(each.event, clock.monotonic())
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:

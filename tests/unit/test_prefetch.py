@@ -141,6 +141,16 @@ def test_the_first_event_says_how_it_is_and_each_later_one_a_little() -> None:
     assert pace.process_seconds == pytest.approx(5.0, rel=0.05)
 
 
+def test_events_that_are_told_together_say_as_much_as_one_by_one() -> None:
+    together, by_one = (Pace(QueueDeclaration(name="letters")) for _ in range(2))
+    for count in (1, 30, 200):
+        together.note(1 / count, count)
+        for _ in range(count):
+            by_one.note(1 / count, 1)
+        assert together.event_seconds == pytest.approx(by_one.event_seconds)
+        assert together.process_seconds == pytest.approx(by_one.process_seconds)
+
+
 def test_in_one_go_no_more_is_taken_than_is_soon_handled() -> None:
     alone, together = (
         Pace(QueueDeclaration(name="a", prefetch=50)),

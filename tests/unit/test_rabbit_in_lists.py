@@ -309,6 +309,22 @@ def test_bytes_whose_list_somebody_fails_at_are_not_read_again(make: Callable[..
     assert connection._frame_buffer == b""
 
 
+def test_after_much_the_thread_rests_for_a_moment_and_after_little_it_does_not(
+    make: Callable[..., Told], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rests: list[float] = []
+    monkeypatch.setattr(in_lists.time, "sleep", rests.append)
+    in_list, ordinary = make(), make(is_in_lists=False)
+    messages = [b"".join(delivery(1, tag)) for tag in range(1, 101)]
+    in_list.come_to(b"".join(messages[:49]), b"".join(messages[49:50]))
+    assert not rests
+    in_list.come_to(b"".join(messages[50:]))
+    assert rests == [in_lists.REST_SECONDS]
+    assert len(in_list.told[1]) == 100, "it rests with nothing left to be told"
+    ordinary.come_to(b"".join(messages))
+    assert len(rests) == 1
+
+
 def test_only_this_connection_reads_more_at_once(make: Callable[..., Told]) -> None:
     connection: Any = make()
     assert connection._transport._MAX_RECV_BYTES == READ_BYTES

@@ -199,9 +199,7 @@ class ConcurrentRunner(QueueRunner):
             results = self._sift(calls)
         travelled = self._journey.arrive(results)
         now = clock.monotonic()
-        seconds = [now - call.started_at for call in calls]
-        self.counters.took_each(seconds)
-        self.pace.note(sum(seconds) / len(seconds), len(seconds))
+        self.counters.took_each([now - call.started_at for call in calls])
         for call in calls:
             if call.soft_fired:
                 tell_timeout(call, is_hard=False)

@@ -1,11 +1,12 @@
 """What a worker process counts at a queue."""
 
 import threading
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from zerver.lib import clock
 from zerver.lib.event import Event
 from zerver.lib.latency import Histogram
 from zerver.lib.transport.base import Delivery
@@ -13,8 +14,10 @@ from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 
 T = TypeVar("T")
 
-#: So many that are simply done are counted together: one by one, that takes longer than many a handler.
+#: So many that are simply done are counted together, or those of so long a time: one by one, that takes longer than
+#: many a handler.
 _TOGETHER: Final = 100
+_TOGETHER_SECONDS: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,12 +61,16 @@ class Counters:
     next with the lock in hand.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_took: Callable[[float, int], object] = lambda _seconds, _count: None) -> None:
+        """``on_took`` is told how many seconds each of so many events was in hand, as they are counted."""
+        self._on_took = on_took
         self._lock = threading.Lock()
         #: How many were begun at once.
         self._begun: deque[int] = deque()
-        #: How long it was in hand, in seconds; its lag, in milliseconds; its attempt.
-        self._done: deque[tuple[float, int, int]] = deque()
+        #: When it was taken in hand and when it was done, in monotonic seconds; when it was published; its attempt.
+        self._done: deque[tuple[float, float, int, int]] = deque()
+        #: What is noted is counted then at the latest. Units: monotonic seconds.
+        self._count_at = 0.0
         self._in_flight = 0
         self._by_kind: dict[type, int] = dict.fromkeys((Done, Retry, Dead, Discard, Release), 0)
         self._lag_ms: int | None = None
@@ -77,17 +84,18 @@ class Counters:
         """So many events were in hand, each for this time."""
         with self._lock:
             self._consume_times.add(event_seconds * 1000, count)
+            self._on_took(event_seconds, count)
 
-    def took_each(self, event_seconds: Iterable[float]) -> None:
+    def took_each(self, event_seconds: Sequence[float]) -> None:
         """Events were in hand beside each other, one for each of these times."""
         with self._lock:
-            self._consume_times.add_each(seconds * 1000 for seconds in event_seconds)
+            self._count_times(event_seconds)
 
-    def done(self, event: Event, event_seconds: float, now_ms: int) -> None:
-        """One that was alone in hand is simply done: ``took`` and ``ended`` in one."""
-        done = self._done
-        done.append((event_seconds, now_ms - event.published_at_ms, event.attempt))
-        if len(done) >= _TOGETHER:
+    def done(self, event: Event, started_at: float) -> None:
+        """One that was alone in hand since then (monotonic seconds) is simply done: ``took`` and ``ended`` in one."""
+        done, now = self._done, clock.monotonic()
+        done.append((started_at, now, event.published_at_ms, event.attempt))
+        if now > self._count_at or len(done) >= _TOGETHER:
             with self._lock:
                 self._count_noted()
 
@@ -110,15 +118,32 @@ class Counters:
         # First what ended: what it began with was noted before.
         done = _taken(self._done)
         self._in_flight += sum(_taken(self._begun)) - len(done)
+        if not done:
+            return
+        now = clock.monotonic()
+        self._count_at = now + _TOGETHER_SECONDS
         self._by_kind[Done] += len(done)
-        self._consume_times.add_each(seconds * 1000 for seconds, _, _ in done)
-        self._count_lags([(lag_ms, attempt) for _, lag_ms, attempt in done])
+        self._count_times([ended_at - started_at for started_at, ended_at, _, _ in done])
+        monotonic_zero_ms = clock.now_ms() - now * 1000  # by the wall's clock, as events are published
+        self._count_lags(
+            [
+                (int(monotonic_zero_ms + ended_at * 1000) - published_at_ms, attempt)
+                for _, ended_at, published_at_ms, attempt in done
+            ]
+        )
+
+    def _count_times(self, event_seconds: Sequence[float]) -> None:
+        """Under the lock. Shape: at least one."""
+        self._consume_times.add_each([seconds * 1000 for seconds in event_seconds])
+        self._on_took(sum(event_seconds) / len(event_seconds), len(event_seconds))
 
     def _count_lags(self, lags: Sequence[tuple[int, int]]) -> None:
         """Under the lock. Shape: each with its attempt."""
         if lags:
             self._lag_ms = max(0, lags[-1][0])
-            self._latencies.add_each(lag_ms for lag_ms, attempt in lags if attempt == 1)
+            # Of many that are done together most lags are the same.
+            for lag_ms, count in Counter([lag_ms for lag_ms, attempt in lags if attempt == 1]).items():
+                self._latencies.add(lag_ms, count)
 
     @property
     def settled(self) -> int:

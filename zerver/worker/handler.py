@@ -159,15 +159,15 @@ class Handler:
         mask = Mask((delivery.event.body for delivery in deliveries), self._queue.redact)
         return [with_texts(result, mask) for result in results]
 
-    def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> list[Result]:
+    def _attempt(self, pairs: Sequence[Pair], deadline: SoftDeadline) -> Sequence[Result]:
         """Run the handler once, under its deadline and, if so declared, in a transaction."""
-        results: list[Result]
+        results: Sequence[Result]
         in_transaction_before: frozenset[str] = frozenset()
+        failure = None
         try:
             in_transaction_before = freshen()
             run = self._in_transaction if self._queue.transactional else self._call
-            results = [*in_context(run, pairs, deadline)]
-            failure = None
+            results = in_context(run, pairs, deadline)
         except BaseException as error:  # SystemExit too: a handler does not end its process
             result = self.result_of(error, [delivery for delivery, _ in pairs])
             results = [result] * len(pairs)

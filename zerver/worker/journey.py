@@ -127,11 +127,8 @@ class Journey:
             if not isinstance(result, Again)
         ]
         easy = [pair for pair in settled if pair[1] is DONE and not pair[0].redelivered]
-        if len(easy) < len(settled):
-            others = [pair for pair in settled if pair[1] is not DONE or pair[0].redelivered]
-            settled = self._settle(easy) + self._settle(others)
-        else:
-            settled = self._settle(easy)
+        others = [pair for pair in settled if pair[1] is not DONE or pair[0].redelivered]
+        settled = self._settle(easy) + self._settle(others)
         settled_ids = {id(delivery) for delivery, _ in settled}
         return Travelled(
             settled=settled,

@@ -11,7 +11,7 @@ _FIRST_GUESS_SECONDS: Final = 0.25
 
 
 class Pace:
-    """Of one queue in one worker process. Several threads may write: one that is overwritten is one of many."""
+    """Of one queue in one worker process. One writes at a time; from any thread."""
 
     def __init__(self, queue: QueueDeclaration) -> None:
         self._queue = queue
@@ -26,9 +26,8 @@ class Pace:
         if before is None:
             self.event_seconds = self._steady_seconds = event_seconds
             return
-        self.event_seconds = before * 0.8 + event_seconds * 0.2
-        share = min(1.0, count * 0.02)
-        self._steady_seconds += (event_seconds - self._steady_seconds) * share
+        self.event_seconds = event_seconds + (before - event_seconds) * 0.8**count
+        self._steady_seconds = event_seconds + (self._steady_seconds - event_seconds) * 0.98**count
 
     @property
     def process_seconds(self) -> float:

@@ -341,15 +341,17 @@ class QueueRunner:
             self.stop()
 
     def _handle(self, deliveries: list[Delivery], deadline: SoftDeadline) -> list[list[Delivery]]:
-        """One group, alone in the process if it is to be; returns the groups to be handled next."""
-        with self._company_for(any(delivery.runs_alone for delivery in deliveries)) as is_in:
+        """One group, alone in the process if it is to be (see ``runs``); returns the groups to be handled next."""
+        with self._company_for(deliveries[0].runs_alone) as is_in:
             if not is_in:
                 return [deliveries]  # told to leave while waiting for a turn: handed back with the rest
             if self.queue.is_batch:
                 return self._handle_together(deliveries, deadline)
             leaving, solitude = self.gate.leaving, self._host.solitude
             for place, delivery in enumerate(deliveries):
-                if place and (leaving.is_set() or self.breaker.is_open or _is_awaited(solitude)):
+                # A suspect of a neighbour may wait to be alone, and others behind it.
+                is_awaited = solitude is not None and solitude.is_wanted
+                if place and (is_awaited or leaving.is_set() or self.breaker.is_open):
                     return [deliveries[place:]]
                 if delivery.redelivered or delivery.problem:
                     self._handle_together([delivery], deadline)
@@ -437,11 +439,6 @@ class QueueRunner:
                 self._intake.resume()
             else:
                 self._intake.pause()
-
-
-def _is_awaited(solitude: Solitude | None) -> bool:
-    """A suspect of a neighbour waits to be alone, and others behind it."""
-    return solitude is not None and solitude.is_wanted
 
 
 def runs(deliveries: list[Delivery]) -> list[list[Delivery]]:

@@ -16,8 +16,8 @@ class Tally:
     """Of one queue in one worker process. From any thread."""
 
     def __init__(self, queue: QueueDeclaration) -> None:
-        self.counters = Counters()
         self.pace = Pace(queue)
+        self.counters = Counters(self.pace.note)
         #: By identity, events that were settled while their handler still ran.
         self._given_up: set[int] = set()
 
@@ -26,17 +26,13 @@ class Tally:
         if self._given_up:
             self.arrived(Travelled(settled=[(delivery, DONE)], left=[], again=[]), started_at)
             return
-        seconds = clock.monotonic() - started_at
-        self.counters.done(delivery.event, seconds, clock.now_ms())
-        self.pace.note(seconds, 1)
+        self.counters.done(delivery.event, started_at)
 
     def arrived(self, travelled: Travelled, started_at: float) -> None:
         """A group has come to the end of its journey."""
         handled = len(travelled.settled) + sum(map(len, travelled.again))
         if handled:  # what others have by now took no time, and says nothing of the handler
-            event_seconds = (clock.monotonic() - started_at) / handled
-            self.counters.took(event_seconds, handled)
-            self.pace.note(event_seconds, handled)
+            self.counters.took((clock.monotonic() - started_at) / handled, handled)
         self.note(travelled)
 
     def note(self, travelled: Travelled) -> None:

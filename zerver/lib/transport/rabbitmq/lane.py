@@ -114,7 +114,7 @@ class RabbitLane(Lane, Subscriber):
     def done(self, deliveries: Sequence[Delivery]) -> None:
         acks = self._acks
         for delivery in deliveries:
-            if self._in_hand.begin(delivery):
+            if delivery.token.is_begun or self._in_hand.begin(delivery):
                 acks.append(delivery.token)
         if len(acks) >= self._queue.ack_batch:
             if not self._is_told_of_enough:
@@ -226,8 +226,7 @@ class RabbitLane(Lane, Subscriber):
 
     def on_void(self) -> None:
         self._live = 0
-        if self.on_surplus is not None:
-            self._hand_back(self._in_hand.take_back())  # to be written down: it is back already
+        self._hand_back(self._in_hand.take_back())  # to be written down: it is back already
         self._in_hand = InHand()
         self._acks.clear()
 
