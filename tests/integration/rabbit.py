@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -119,6 +119,17 @@ class Consumer:
         deliveries = self.take(count)
         self.lane.done(deliveries)
         return [delivery.event.body for delivery in deliveries]
+
+    def note_surplus(self) -> list[Delivery]:
+        """What the lane wants to be rid of is released at once, as a worker does. Shape: grows by each of it."""
+        surplus: list[Delivery] = []
+
+        def release(deliveries: Sequence[Delivery]) -> None:
+            surplus.extend(deliveries)
+            self.lane.release(deliveries)
+
+        self.lane.on_surplus = release
+        return surplus
 
     def close(self) -> None:
         self.lane.close(10)

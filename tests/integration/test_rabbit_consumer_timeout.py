@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing
 from signal import SIGTERM
 from time import monotonic
@@ -89,13 +89,7 @@ def test_what_nobody_begins_goes_round_and_no_channel_is_closed_over_it(impatien
     with open_transport(impatient) as transport:
         publish(transport, 1)
         consumer = Consumer(transport, consumer_timeout_seconds=TIMEOUT)
-        handed_back: list[Delivery] = []
-
-        def hand_back(surplus: Sequence[Delivery]) -> None:
-            handed_back.extend(surplus)
-            consumer.lane.release(surplus)
-
-        consumer.lane.on_surplus = hand_back
+        handed_back = consumer.note_surplus()
         with told_changes() as told:
             # A quarter of the timeout each.
             rounds = [consumer.take(1) for _ in range(6)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pika
@@ -22,7 +22,7 @@ from tests.integration.rabbit import (
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
-from zerver.lib.transport.base import Delivery, Fate
+from zerver.lib.transport.base import Fate
 from zerver.lib.transport.rabbitmq import RabbitTransport
 
 
@@ -204,13 +204,7 @@ def test_as_much_is_fetched_as_is_handled_in_about_a_second(rabbit_vhost: str, q
         publish(transport, 1000)
         queue = declaration(queue_type=queue_type, prefetch=200)
         consumer = Consumer(transport, queue, pace_seconds=0.25)
-        handed_back: set[str] = set()
-
-        def hand_back(surplus: Sequence[Delivery]) -> None:
-            handed_back.update(delivery.event.message_id for delivery in surplus)
-            consumer.lane.release(surplus)
-
-        consumer.lane.on_surplus = hand_back
+        surplus = consumer.note_surplus()
         taken = consumer.take(4)
         wait_for_depth(transport, ready=996)
         consumer.lane.done(taken)
@@ -229,6 +223,7 @@ def test_as_much_is_fetched_as_is_handled_in_about_a_second(rabbit_vhost: str, q
         consumer.lane.pace_seconds = 0.1
         wait_for(works_until(10), 20, "it to have no more than a second's work")
         redelivered = {delivery.event.message_id for delivery in taken if delivery.redelivered}
+        handed_back = {delivery.event.message_id for delivery in surplus}
         assert redelivered <= handed_back, "no consumer took leave amid deliveries"
         consumer.close()
 

@@ -134,6 +134,22 @@ def test_what_is_simply_done_counts_as_if_it_had_been_counted_step_by_step(
     assert at_once.read() == by_step.read()
 
 
+def test_a_lag_of_a_few_milliseconds_is_none_less_for_being_counted_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clocks = Clocks(monkeypatch)
+
+    def ticking() -> float:
+        clocks.seconds += 4e-6
+        return clocks.seconds
+
+    monkeypatch.setattr(clock, "monotonic", ticking)
+    counters = Counters()
+    for _ in range(5):
+        counters.done(delivery(published_at_ms=clock.now_ms() - 2).event, clocks.seconds)
+        assert counters.read().lag_ms == 2
+
+
 def test_how_long_events_take_is_told_of_each_and_of_slow_ones_at_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -151,10 +167,11 @@ def test_how_long_events_take_is_told_of_each_and_of_slow_ones_at_once(
     assert {seconds for seconds, _ in told} == {0.0625}
     assert sum(count for _, count in told) == 250
     assert len(told) < 10, "fast ones together"
-    told.clear()
-    counters.took(0.5, 2)
-    counters.took_each([0.25, 0.75])
-    assert told == [(0.5, 2)] * 2
+    for take_long in (lambda: counters.took(0.5, 2), lambda: counters.took_each([0.25, 0.75])):
+        told.clear()
+        counters.done(event, clocks.seconds - 0.125)
+        take_long()
+        assert told == [(0.125, 1), (0.5, 2)], "in their order"
 
 
 def test_many_threads_count_together() -> None:

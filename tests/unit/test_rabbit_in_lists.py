@@ -314,15 +314,19 @@ def test_after_much_the_thread_rests_for_a_moment_and_after_little_it_does_not(
 ) -> None:
     rests: list[float] = []
     monkeypatch.setattr(in_lists.time, "sleep", rests.append)
-    in_list, ordinary = make(), make(is_in_lists=False)
+    of_tls = make()
+    monkeypatch.setattr(in_lists, "PlainTransport", SimpleNamespace)
+    plain, ordinary = make(), make(is_in_lists=False)
     messages = [b"".join(delivery(1, tag)) for tag in range(1, 101)]
-    in_list.come_to(b"".join(messages[:49]), b"".join(messages[49:50]))
+    for reader in (plain, of_tls, ordinary):
+        reader.come_to(b"".join(messages[:49]), b"".join(messages[49:50]))
     assert not rests
-    in_list.come_to(b"".join(messages[50:]))
+    plain.come_to(b"".join(messages[50:]))
     assert rests == [in_lists.REST_SECONDS]
-    assert len(in_list.told[1]) == 100, "it rests with nothing left to be told"
-    ordinary.come_to(b"".join(messages))
-    assert len(rests) == 1
+    assert len(plain.told[1]) == 100, "it rests with nothing left to be told"
+    for other in (of_tls, ordinary):
+        other.come_to(b"".join(messages[50:]))
+    assert len(rests) == 1, "what is read in several reads a turn would rest after each"
 
 
 def test_only_this_connection_reads_more_at_once(make: Callable[..., Told]) -> None:

@@ -14,8 +14,8 @@ from zerver.worker.outcomes import Dead, Discard, Done, Outcome, Release, Retry
 
 T = TypeVar("T")
 
-#: So many that are simply done are counted together, or those of so long a time: one by one, that takes longer than
-#: many a handler.
+#: So many that are simply done are counted together, or those of so long a time, with the next one: one by one, that
+#: takes longer than many a handler.
 _TOGETHER: Final = 100
 _TOGETHER_SECONDS: Final = 0.05
 
@@ -69,7 +69,7 @@ class Counters:
         self._begun: deque[int] = deque()
         #: When it was taken in hand and when it was done, in monotonic seconds; when it was published; its attempt.
         self._done: deque[tuple[float, float, int, int]] = deque()
-        #: What is noted is counted then at the latest. Units: monotonic seconds.
+        #: The next one done after that is counted, with what was noted before. Units: monotonic seconds.
         self._count_at = 0.0
         self._in_flight = 0
         self._by_kind: dict[type, int] = dict.fromkeys((Done, Retry, Dead, Discard, Release), 0)
@@ -83,12 +83,14 @@ class Counters:
     def took(self, event_seconds: float, count: int) -> None:
         """So many events were in hand, each for this time."""
         with self._lock:
+            self._count_noted()  # who is told of times is told in their order
             self._consume_times.add(event_seconds * 1000, count)
             self._on_took(event_seconds, count)
 
     def took_each(self, event_seconds: Sequence[float]) -> None:
         """Events were in hand beside each other, one for each of these times."""
         with self._lock:
+            self._count_noted()
             self._count_times(event_seconds)
 
     def done(self, event: Event, started_at: float) -> None:
@@ -127,7 +129,7 @@ class Counters:
         monotonic_zero_ms = clock.now_ms() - now * 1000  # by the wall's clock, as events are published
         self._count_lags(
             [
-                (int(monotonic_zero_ms + ended_at * 1000) - published_at_ms, attempt)
+                (round(monotonic_zero_ms + ended_at * 1000) - published_at_ms, attempt)
                 for _, ended_at, published_at_ms, attempt in done
             ]
         )

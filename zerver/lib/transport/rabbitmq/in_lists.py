@@ -79,6 +79,8 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
     """Its channels must be ``ListChannel``."""
 
     _is_in_lists = False
+    #: One read a turn of the loop; so it may rest after one.
+    _reads_once = False
 
     @cached_property
     def is_known(self) -> bool:
@@ -100,6 +102,7 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
             # One read each time that the loop finds something there. To read until nothing is left is a system call
             # and an exception more; TLS must, which may hold what the socket no longer does.
             transport._MAX_CONSUME_BYTES = 1
+            self._reads_once = True
 
     def _on_data_available(self, data_in: bytes) -> None:
         if not self._is_in_lists:
@@ -108,7 +111,7 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
         frames_before = self.frames_received
         self._frame_buffer += data_in
         self._read_on()
-        if self.frames_received - frames_before >= MANY_FRAMES:
+        if self._reads_once and self.frames_received - frames_before >= MANY_FRAMES:
             time.sleep(REST_SECONDS)
 
     def _read_on(self) -> None:
