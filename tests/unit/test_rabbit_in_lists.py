@@ -317,15 +317,15 @@ def test_after_much_the_thread_rests_for_a_moment_and_after_little_it_does_not(
     of_tls = make()
     monkeypatch.setattr(in_lists, "PlainTransport", SimpleNamespace)
     plain, ordinary = make(), make(is_in_lists=False)
-    messages = [b"".join(delivery(1, tag)) for tag in range(1, 101)]
+    messages = [b"".join(delivery(1, tag)) for tag in range(1, 201)]
     for reader in (plain, of_tls, ordinary):
-        reader.come_to(b"".join(messages[:49]), b"".join(messages[49:50]))
+        reader.come_to(b"".join(messages[:99]), b"".join(messages[99:100]))
     assert not rests
-    plain.come_to(b"".join(messages[50:]))
+    plain.come_to(b"".join(messages[100:]))
     assert rests == [in_lists.REST_SECONDS]
-    assert len(plain.told[1]) == 100, "it rests with nothing left to be told"
+    assert len(plain.told[1]) == 200, "it rests with nothing left to be told"
     for other in (of_tls, ordinary):
-        other.come_to(b"".join(messages[50:]))
+        other.come_to(b"".join(messages[100:]))
     assert len(rests) == 1, "what is read in several reads a turn would rest after each"
 
 

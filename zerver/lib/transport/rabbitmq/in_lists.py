@@ -24,10 +24,10 @@ _Channel: Any = pika.channel.Channel
 #: Read at once of the socket where deliveries come in lists: pika's own is 4096, and costs an event as much again. From
 #: 128 KiB on glibc would ask the system for the memory of each read.
 READ_BYTES = 120 << 10
-#: After a read of so many frames, 50 deliveries, the thread lets handlers have the interpreter for a moment, and what
+#: After a read of so many frames, 100 deliveries, the thread lets handlers have the interpreter for a moment, and what
 #: comes meanwhile comes in one read. Without it the two take the interpreter from each other for every few events, and
 #: a worker handled a tenth less. What is rarer comes in smaller reads, and waits for nothing.
-MANY_FRAMES = 150
+MANY_FRAMES = 300
 REST_SECONDS = 0.0005
 
 OnDeliveries = Callable[[list[Delivered]], object]
