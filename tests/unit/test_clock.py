@@ -25,6 +25,19 @@ def test_message_ids_rise_even_within_a_millisecond() -> None:
     assert len(set(ids)) == len(ids)
 
 
+@pytest.mark.parametrize("count", [0, 1, 100, 5_000])
+def test_message_ids_that_are_made_together_are_as_others_and_rise_with_them(count: int) -> None:
+    before, ids, after = clock.new_message_id(), clock.new_message_ids(count), clock.new_message_id()
+    assert len(ids) == count
+    assert [before, *ids, after] == sorted({before, *ids, after})
+    for each in ids:
+        identity = uuid.UUID(each)
+        assert str(identity) == each
+        assert (identity.version, identity.variant) == (7, uuid.RFC_4122)
+    varying = [uuid.UUID(each).int & ((1 << 62) - 1) for each in ids]
+    assert len(set(varying)) == count, "each has random bits of its own"
+
+
 def test_message_ids_rise_though_the_clock_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clock, "_uuid7_last", 0)
     first = clock.new_message_id()

@@ -49,22 +49,41 @@ monotonic = time.monotonic
 
 
 def new_message_id() -> str:
-    """A fresh UUIDv7, ordered by creation within this process.
+    """A fresh UUIDv7, ordered by creation within this process."""
+    return new_message_ids(1)[0]
+
+
+def new_message_ids(count: int) -> list[str]:
+    """So many of them, in their order, in a third of the time.
 
     Source: RFC 9562 section 5.7 and 6.2 method 2 (the 12 bits after the version count within a millisecond).
     """
     global _uuid7_last, _random_pid
     with _uuid7_lock:
-        stamp = now_ms() << 12
-        _uuid7_last = stamp = max(stamp, _uuid7_last + 1)
+        first = max(now_ms() << 12, _uuid7_last + 1)
+        _uuid7_last = first + count - 1
         pid = os.getpid()
-        if not _random or pid != _random_pid:
+        if pid != _random_pid:
             _random_pid = pid
-            _random[:] = _RANDOM.unpack(os.urandom(_RANDOM.size))
-        random_bits = _random.pop() & ((1 << 62) - 1)
-    value = (stamp >> 12) << 80 | 0x7 << 76 | (stamp & 0xFFF) << 64 | 0b10 << 62 | random_bits
-    digits = f"{value:032x}"  # as uuid.UUID writes it, in a third of the time
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+            _random.clear()
+        while len(_random) < count:
+            _random.extend(_RANDOM.unpack(os.urandom(_RANDOM.size)))
+        taken = [_random.pop() for _ in range(count)]
+    return [_uuid7(first + number, random_bits) for number, random_bits in enumerate(taken)]
+
+
+def _uuid7(stamp: int, random_bits: int) -> str:
+    """As uuid.UUID writes it, in a third of the time.
+
+    ``stamp``: 48 bits of milliseconds, 12 that count. ``random_bits``: 64, of which 62 are taken.
+    """
+    return "%08x-%04x-7%03x-%04x-%012x" % (  # noqa: UP031 (an f-string takes half as long again)
+        stamp >> 28,
+        stamp >> 12 & 0xFFFF,
+        stamp & 0xFFF,
+        0x8000 | random_bits & 0x3FFF,
+        random_bits >> 16,
+    )
 
 
 #: Events that others publish without a message id are named after queue and body within this namespace.

@@ -204,7 +204,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
     published_at_ms = clock.now_ms()
     headers = {"x-version": WIRE_VERSION, **trace.headers()}
     encoded: list[Event | EventError] = []
-    for event in events:
+    for event, message_id in zip(events, clock.new_message_ids(len(events)), strict=True):
         try:
             body = encode_event(queue_name, event, queue.event_type, limit_bytes)
             place, line = (queue.place(body), queue.line(body)) if has_place else (queue_name, None)
@@ -214,7 +214,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
         encoded.append(
             Event(
                 queue=place,
-                message_id=clock.new_message_id(),
+                message_id=message_id,
                 body=body,
                 published_at_ms=published_at_ms,
                 headers=headers,

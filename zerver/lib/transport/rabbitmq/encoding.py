@@ -42,6 +42,8 @@ def _long(text: str) -> bytes:
 
 _LENGTH = struct.Struct(">I")
 _CONTENT_TYPE = _short(CONTENT_TYPE)
+#: What an event carries that is in no trace: as headers, and encoded.
+_JUST_VERSION: Final = {VERSION: WIRE_VERSION}
 _VERSION = _short(VERSION) + b"S" + _long(WIRE_VERSION)
 _ATTEMPT = _short(ATTEMPT) + b"I"
 _PUBLISHED_AT_MS = _short(PUBLISHED_AT_MS) + b"l"
@@ -99,11 +101,11 @@ def _publish_method(channel_number: int, queue: str) -> bytes:
 
 def _header(channel_number: int, event: Event) -> bytes:
     """The content header's frame. Raises: one of several where it is nothing for here."""
-    others = b""
-    if event.headers:
+    others = _VERSION
+    if event.headers != _JUST_VERSION:
         others = b"".join([_text_header(*header) for header in event.headers.items()])
-    if VERSION not in event.headers:
-        others += _VERSION
+        if VERSION not in event.headers:
+            others += _VERSION
     attempt, published_at_ms = event.attempt, event.published_at_ms
     if type(attempt) is not int or type(published_at_ms) is not int or published_at_ms < _MIN_LONG:
         raise TypeError
