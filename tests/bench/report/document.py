@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tests.bench.figures import FIGURES
-from tests.bench.goals import WHY_NOT, Verdict, judge
+from tests.bench.goals import GOALS, WHY_NOT, Verdict, judge
 from tests.bench.numbers import short, with_spread
 from tests.bench.report.rows import rows, troubles
 from tests.bench.result import CaseTold, Result
@@ -76,7 +76,7 @@ def _goals(verdicts: Sequence[Verdict], earlier: Sequence[Result]) -> str:
         f"## Goals\n\nAs ratios, zerver's by the other's, where another is named.{told}\n\n"
         + "\n".join([_row(head), "|---" * len(head) + "|", *map(_row, table)])
         + "\n"
-        + _reasons(verdicts)
+        + _reasons([*verdicts, *(verdict for run in by_run for verdict in run.values())])
     )
 
 
@@ -88,15 +88,18 @@ def _told_before(verdict: Verdict | None) -> str:
 
 
 def _reasons(verdicts: Sequence[Verdict]) -> str:
-    """Why goals are not met, each reason once."""
-    missed = dict.fromkeys(
-        (verdict.goal.case, verdict.goal.figure) for verdict in verdicts if verdict.is_met is False
-    )
+    """Why goals are not met, each reason once, in the order of the goals. Of all runs that are told."""
+    unmet = {verdict.goal for verdict in verdicts if verdict.is_met is False}
+    missed = dict.fromkeys((goal.case, goal.figure) for goal in GOALS if goal in unmet)
     told = [
         f"- **{case}**, {FIGURES[figure].title}: {WHY_NOT.get((case, figure), NOT_KNOWN)}"
         for case, figure in missed
     ]
-    return "\nWhy those that are not met are not:\n\n" + "\n".join(told) + "\n" if told else ""
+    return (
+        "\nWhy those that are not met, be it in one run, are not:\n\n" + "\n".join(told) + "\n"
+        if told
+        else ""
+    )
 
 
 def _met(verdict: Verdict) -> str:
