@@ -96,12 +96,15 @@ class ListConnection(_SelectConnection):  # type: ignore[misc]  # as above
             return
         self._is_in_lists = True
         # Of this connection's own transport; the class is everybody's.
-        transport = self._transport
-        transport._MAX_RECV_BYTES = READ_BYTES
-        if type(transport) is PlainTransport:
-            # One read each time that the loop finds something there. To read until nothing is left is a system call
-            # and an exception more; TLS must, which may hold what the socket no longer does.
-            transport._MAX_CONSUME_BYTES = 1
+        self._transport._MAX_RECV_BYTES = READ_BYTES
+        self.read_once_a_turn()
+
+    def read_once_a_turn(self) -> None:
+        """To read until nothing is left is a system call and an exception more. TLS must, which may hold what the
+        socket no longer does.
+        """
+        if type(self._transport) is PlainTransport:
+            self._transport._MAX_CONSUME_BYTES = 1
             self._reads_once = True
 
     def _on_data_available(self, data_in: bytes) -> None:

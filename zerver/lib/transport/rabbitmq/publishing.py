@@ -102,10 +102,8 @@ class PublishConnection(ListConnection):
     def read_confirms(self) -> None:
         """From the next read on; in pika's own way, should a release of it no longer be what is known of it."""
         self._reads_confirms = self.is_known
-        if self.is_known and type(self._transport) is PlainTransport:
-            # One read each time that the loop finds something there; confirms are small, and to read until nothing is
-            # left would be a system call and an exception more. Of this connection's own transport.
-            self._transport._MAX_CONSUME_BYTES = 1
+        if self.is_known:
+            self.read_once_a_turn()  # confirms are small
 
     def _on_data_available(self, data_in: bytes) -> None:
         if self._reads_confirms and not self._frame_buffer:
