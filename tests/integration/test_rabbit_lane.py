@@ -22,7 +22,7 @@ from tests.integration.rabbit import (
 from tests.servers.proxy import TcpProxy
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
-from zerver.lib.transport.base import Fate
+from zerver.lib.transport.base import Delivery, Fate
 from zerver.lib.transport.rabbitmq import RabbitTransport
 
 
@@ -250,28 +250,38 @@ def test_what_an_earlier_consumer_left_in_hand_does_not_make_the_next_one_s_hand
     held = consumer.take(200)
     assert all(consumer.lane.renew(delivery, 30) for delivery in held[:195]), "they are begun"
     consumer.lane.pace_seconds = 0.1
+    handled = {delivery.event.message_id for delivery in held}
+
+    def handle(deliveries: list[Delivery]) -> None:
+        handled.update(delivery.event.message_id for delivery in deliveries)
+        consumer.lane.done(deliveries)
+        consumer.lane.flush()
 
     def works_until(count: int) -> Callable[[], bool]:
         def work() -> bool:
-            consumer.lane.done(consumer.take(1))
+            handle(consumer.take(1))
             return consumer.lane._prefetch.count == count
 
         return work
 
     consumer.lane.done(held[195:])
     wait_for(works_until(10), 20, "it to want fewer")
+    while len(handled) < 300:
+        handle(consumer.take(1))
 
-    def has_empty_hand() -> bool:
-        consumer.lane.done(consumer.lane.take(1))
-        consumer.lane.flush()
-        return consumer.lane._ledger.of_consumer == 0
+    def has_in_hand(count: int) -> Callable[[], bool]:
+        return lambda: consumer.lane._ledger.of_consumer == count
 
-    wait_for(has_empty_hand, 20, "the backlog to end")
+    def told_in_hand() -> str:
+        return f"the hand to be as wanted; of this consumer are in it {consumer.lane._ledger.of_consumer}"
+
+    wait_for(has_in_hand(0), message=told_in_hand)
     consumer.lane.pace_seconds = 0.001
     for _ in range(60):
         publish(transport, 1)
-        wait_for(lambda: consumer.lane._ledger.of_consumer == 1, message="it to come")
-        wait_for(has_empty_hand, message="it to be settled")
+        wait_for(has_in_hand(1), message=told_in_hand)
+        handle(consumer.take(1))
+        wait_for(has_in_hand(0), message=told_in_hand)
     assert (consumer.lane._prefetch.count, len(consumer.lane._ledger) > 190) == (10, True)
     publish(transport, 20)
     wait_for(works_until(200), 20, "it to want more, now that it has all that it may have")
