@@ -94,7 +94,7 @@ def test_a_worker_that_starts_at_a_paused_queue_takes_nothing_until_it_is_resume
     process = spine.work("--queue=ledger")
     spine.wait_for_note("setup")
     wait_for(lambda: [row.state for row in spine.process_rows()] == ["paused"], 20, "its row")
-    assert "queue ledger: worker takes nothing: paused by" in process.output
+    process.wait_for_output("queue ledger: worker takes nothing: paused by")
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     again = spine.work("--queue=ledger")

@@ -134,7 +134,8 @@ def test_garbage_on_a_queue_becomes_a_failed_event_with_its_bytes_and_the_queue_
     assert all(row.error.startswith("event is not JSON") for row in failed)
     spine.wait_for_numbers([1, 2])
     # The log names the id that each is found under.
-    assert all(f"event {row.message_id}, attempt 1: dead" in spine.processes[0].output for row in failed)
+    for row in failed:
+        spine.processes[0].wait_for_output(f"event {row.message_id}, attempt 1: dead")
 
 
 @on_rabbitmq
@@ -220,8 +221,9 @@ def test_equal_events_without_an_id_of_their_own_are_each_retried_and_each_kept(
     spine.work("--queue=ledger")
     failed = spine.failed(3)
     assert len(failed) == 3
-    said = spine.processes[0].output
-    assert all(f"event {row.message_id}, attempt {n}: " in said for row in failed for n in (1, 2, 3))
+    for row in failed:
+        for attempt in (1, 2, 3):
+            spine.processes[0].wait_for_output(f"event {row.message_id}, attempt {attempt}: ")
     assert sorted(line["attempt"] for line in spine.notes("started")) == [1, 1, 1, 2, 2, 2, 3, 3, 3]
 
 

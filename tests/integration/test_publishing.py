@@ -136,7 +136,7 @@ def test_with_the_broker_down_events_go_to_the_table_at_once_and_are_consumed_fr
     assert time.monotonic() - began < PUBLISH_SECONDS / 2, "nobody waits for a broker that is away"
     process = spine.work("--queue=ledger")
     spine.wait_for_numbers(range(100))
-    assert "event table" in process.output
+    process.wait_for_output("event table")
     assert spine.numbers() == list(range(100))
     rabbit_server.restart()
     wait_for(lambda: not current.worker_lanes()[0].is_away, 30, "the publisher to be back")
