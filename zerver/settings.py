@@ -22,6 +22,7 @@ INSTALLED_APPS = [
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "zerver",
+    "zerver.tasker",
     "zerver.contrib.noop",
     "zerver.contrib.webhooks",
     "zerver.contrib.activity",

@@ -5,10 +5,8 @@ PostgreSQL counts the pages that a statement touches, SQLite the steps of its vi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +14,7 @@ from django.db import connection, transaction
 
 from tests.contract.harness import event
 from tests.integration.claims import QUEUE, claim, stored
+from tests.integration.costs import Rolled, Statement, cost, numbers_sql, recorded, statement_of
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib import clock
@@ -32,56 +31,10 @@ on_postgres = pytest.mark.parametrize("queue_database", ["postgres"], indirect=T
 LATER_ROWS = 100_000
 FAILED_ROWS = 20_000
 
-Statement = tuple[str, list[Any]]
-
 
 @pytest.fixture
 def table(queue_database: TestDatabase) -> EventTable:
     return EventTable("default")
-
-
-class Rolled(Exception):
-    """Nothing of a trial shall stay."""
-
-
-@contextmanager
-def recorded() -> Iterator[list[Statement]]:
-    """The statements of this thread, as they are run."""
-    found: list[Statement] = []
-
-    def record(execute: Callable[..., Any], sql: str, params: Any, many: bool, context: Any) -> Any:
-        found.append((sql, list(params or ())))
-        return execute(sql, params, many, context)
-
-    with connection.execute_wrapper(record):
-        yield found
-
-
-def cost(vendor: str, statement: Statement) -> int:
-    """What the database reads for it. Nothing of it stays."""
-    sql, values = statement
-    steps = [0]
-
-    def count() -> None:
-        steps[0] += 1
-
-    try:
-        with transaction.atomic(), connection.cursor() as cursor:
-            if vendor == "postgresql":
-                cursor.execute(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", values)
-                answer = cursor.fetchone()[0]
-                [plan] = json.loads(answer) if isinstance(answer, str) else answer
-                steps[0] = plan["Plan"]["Shared Hit Blocks"] + plan["Plan"]["Shared Read Blocks"]
-            else:
-                connection.connection.set_progress_handler(count, 1)
-                cursor.execute(sql, values)
-                cursor.fetchall()
-            raise Rolled
-    except Rolled:
-        return steps[0]
-    finally:
-        if vendor == "sqlite":
-            connection.connection.set_progress_handler(None, 0)
 
 
 def hot_statements(table: EventTable) -> dict[str, Statement]:
@@ -102,24 +55,11 @@ def hot_statements(table: EventTable) -> dict[str, Statement]:
         "free": lambda: table.free([key(published)]),
         "forget": lambda: table.forget([key(published)]),
     }
-    found: dict[str, Statement] = {}
-    for name, verb in verbs.items():
-        # In a transaction that is rolled back, so that each finds the rows as they are now.
-        with recorded() as statements, pytest.raises(Rolled), transaction.atomic():  # noqa: PT012
-            verb()
-            raise Rolled
-        [found[name]] = [each for each in statements if "zerver_event" in each[0]]
-    return found
+    return {name: statement_of(verb, "zerver_event") for name, verb in verbs.items()}
 
 
 def fill(vendor: str) -> None:
     """Rows of the same queue that wait for later, and failed events."""
-    numbers = (
-        "SELECT n FROM generate_series(1, {rows}) AS numbers(n)"
-        if vendor == "postgresql"
-        else "WITH RECURSIVE numbers(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {rows})"
-        " SELECT n FROM numbers"
-    )
     body, no = ("'\\x7b7d'::bytea", "false") if vendor == "postgresql" else ("X'7b7d'", "0")
     later_ms = clock.now_ms() + 86_400_000
     with connection.cursor() as cursor:
@@ -127,14 +67,14 @@ def fill(vendor: str) -> None:
             "INSERT INTO zerver_event (message_id, queue, body, headers, attempt, published_at_ms, due_at_ms,"
             " available_at_ms, lease, lease_owner, redelivered)"
             f" SELECT 'later-' || n, %s, {body}, '{{}}', 1, 1, {later_ms} + n, {later_ms} + n, 0, '', {no}"
-            f" FROM ({numbers.format(rows=LATER_ROWS)}) AS series",
+            f" FROM ({numbers_sql(vendor, LATER_ROWS)}) AS series",
             [QUEUE.name],
         )
         cursor.execute(
             "INSERT INTO zerver_failed_event (message_id, queue, body, headers, attempt, published_at_ms,"
             " failed_at_ms, error, traceback, worker, state, resolved_by, replay_message_id)"
             f" SELECT 'dead-' || n, %s, {body}, '{{}}', 5, 1, n, '', '', '', 'failed', '', ''"
-            f" FROM ({numbers.format(rows=FAILED_ROWS)}) AS series",
+            f" FROM ({numbers_sql(vendor, FAILED_ROWS)}) AS series",
             [QUEUE.name],
         )
         cursor.execute("ANALYZE")

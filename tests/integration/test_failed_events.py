@@ -18,9 +18,7 @@ from zerver.lib.database import perform
 from zerver.lib.event import Event
 from zerver.lib.event_table import Claim, EventTable
 from zerver.lib.failed_events import (
-    ERROR_LENGTH,
     REPLAY_HEADER,
-    TRACEBACK_LENGTH,
     discard,
     file_failed,
     prune,
@@ -29,6 +27,7 @@ from zerver.lib.failed_events import (
     select,
 )
 from zerver.lib.registry import QueueDeclaration
+from zerver.lib.storable import ERROR_LENGTH, TRACEBACK_LENGTH
 from zerver.models import FailedEvent
 
 QUEUE, OTHER = QueueDeclaration(name="failing"), QueueDeclaration(name="failing_other")

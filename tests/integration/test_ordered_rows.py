@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from tests.contract.harness import event
 from tests.integration.claims import let_time_pass
-from tests.integration.test_event_table_costs import cost, recorded
+from tests.integration.costs import cost, recorded
 from tests.servers.databases import TestDatabase
 from zerver.lib import clock, ordered_rows
 from zerver.lib.event import Event, next_attempt

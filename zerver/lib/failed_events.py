@@ -19,15 +19,8 @@ from zerver.lib.errors import BodyUnreadable, ShardKeyUnusable, UnknownQueue
 from zerver.lib.event import Event, decode_headers, encode_headers, identified
 from zerver.lib.event_table import EventTable
 from zerver.lib.registry import queues
+from zerver.lib.storable import storable, storable_error, storable_traceback
 from zerver.models import FailedEvent
-
-#: Units: characters.
-ERROR_LENGTH: Final = 2_000
-TRACEBACK_LENGTH: Final = 65_536
-#: Room for the mark that says how much is missing.
-_MARK_LENGTH: Final = 50
-#: Of a traceback that is too long, the end says what happened and the beginning where from.
-_TRACEBACK_HEAD: Final = 16_384
 
 #: Names the message id of the failed event that an event replays.
 REPLAY_HEADER: Final = "x-replay-of"
@@ -44,16 +37,16 @@ def file_failed(event: Event, *, error: str, traceback: str, worker: str, alias:
     event = identified(event)
     bodies = vault.current()
     row = FailedEvent(
-        message_id=_storable(event.message_id)[:255],
+        message_id=storable(event.message_id)[:255],
         queue=event.queue,
         body=bodies.seal(event.body),
         headers=encode_headers(event.headers),
         attempt=event.attempt,
         published_at_ms=event.published_at_ms,
         failed_at_ms=_now(alias),
-        error=bodies.seal_text(_cut(_storable(error), ERROR_LENGTH, ERROR_LENGTH)),
-        traceback=bodies.seal_text(_cut(_storable(traceback), TRACEBACK_LENGTH, _TRACEBACK_HEAD)),
-        worker=_storable(worker)[:300],
+        error=bodies.seal_text(storable_error(error)),
+        traceback=bodies.seal_text(storable_traceback(traceback)),
+        worker=storable(worker)[:300],
         sealed_with=bodies.newest,
     )
     perform(alias, lambda _: FailedEvent.objects.using(alias).bulk_create([row], ignore_conflicts=True))
@@ -185,7 +178,7 @@ class _Resolved:
         return {
             "state": self.state,
             "resolved_at_ms": self.at_ms,
-            "resolved_by": _storable(self.by)[:150],
+            "resolved_by": storable(self.by)[:150],
             "replay_message_id": self.message_id,
         }
 
@@ -210,18 +203,3 @@ def _text_of(kept: str, sealed_with: str | None) -> str:
 
 def _now(alias: str) -> RawSQL:
     return RawSQL(EventTable(alias).now_sql(), [], output_field=BigIntegerField())  # noqa: S611 (our own constant)
-
-
-def _storable(text: str) -> str:
-    """PostgreSQL refuses NUL in text, and nobody can encode a lone surrogate; errors may quote either."""
-    return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="backslashreplace").decode()
-
-
-def _cut(text: str, length: int, head: int) -> str:
-    """At most ``length`` characters, of which the first ``head`` and the last; a mark says how many are missing."""
-    if len(text) <= length:
-        return text
-    head = min(head, length - _MARK_LENGTH)
-    tail = length - _MARK_LENGTH - head
-    mark = f"… [{len(text) - head - tail} characters left out] …"
-    return text[:head] + mark + text[len(text) - tail :]

@@ -11,14 +11,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, ClassVar, TypeVar
-
-import msgspec
 
 from zerver.lib import registry
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import InvalidDeclaration
 from zerver.lib.event import Event, EventType
+from zerver.worker.annotations import annotation_of, check_is_object, takes_any_object
 from zerver.worker.outcomes import Dead, Discard, DiscardEvent, Done, Outcome, Release, Retry, RetryLater
 
 __all__ = [
@@ -194,50 +194,17 @@ def _declared_event(queue_name: str, worker_class: type[QueueProcessingWorker]) 
             f"{worker_class.__name__}.{name} takes {', '.join(map(str, parameters)) or 'no arguments'}",
             f"take the {'events' if is_batch else 'event'} alone",
         )
-    try:
-        annotation = typing.get_type_hints(handler, include_extras=True).get(parameters[0].name)
-    except Exception as error:  # it is the author's code that is evaluated
-        raise InvalidDeclaration(
-            queue_name,
-            f"the annotation of {worker_class.__name__}.{name} cannot be read: {error}",
-            "import the event's type in the module itself, not under TYPE_CHECKING",
-        ) from error
+    refuse = partial(InvalidDeclaration, queue_name)
+    annotation = annotation_of(
+        handler, parameters[0].name, f"{worker_class.__name__}.{name}", "event", refuse
+    )
     if is_batch and annotation is not None:
         annotation = _item_type(queue_name, worker_class, annotation)
-    if _takes_any(annotation):
+    if takes_any_object(annotation):
         return None
     if annotation is not Event:
-        _check_is_object(queue_name, worker_class, annotation)
+        check_is_object(annotation, worker_class.__name__, "event", refuse)
     return annotation
-
-
-def _check_is_object(queue_name: str, worker_class: type, annotation: Any) -> None:
-    """An event is a JSON object; of a type that cannot be one, no event would ever be accepted."""
-    try:
-        described = msgspec.inspect.type_info(annotation)
-        is_object = all(_is_object(part) for part in getattr(described, "types", (described,)))
-        msgspec.json.Decoder(annotation)
-    except Exception as error:  # unions that cannot be told apart, names that cannot be read
-        is_object, why = False, f": {error}"
-    else:
-        why = ""
-    if not is_object:
-        raise InvalidDeclaration(
-            queue_name,
-            f"{worker_class.__name__} takes {annotation}, which is no JSON object{why}",
-            "annotate the event as a TypedDict, dataclass, msgspec Struct, or dict[str, Any]",
-        )
-
-
-def _is_object(described: Any) -> bool:
-    while isinstance(described, msgspec.inspect.Metadata):
-        described = described.type
-    if isinstance(described, msgspec.inspect.StructType):
-        return not described.array_like
-    return isinstance(
-        described,
-        msgspec.inspect.TypedDictType | msgspec.inspect.DataclassType | msgspec.inspect.DictType,
-    )
 
 
 def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:
@@ -251,15 +218,6 @@ def _item_type(queue_name: str, worker_class: type, annotation: Any) -> Any:
             "annotate it list[YourEvent]",
         )
     return arguments[0]
-
-
-def _takes_any(annotation: Any) -> bool:
-    if annotation in (None, Any, dict, Mapping):
-        return True
-    return typing.get_origin(annotation) in (dict, Mapping) and typing.get_args(annotation) in (
-        (str, Any),
-        (str, object),
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

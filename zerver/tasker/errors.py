@@ -1,0 +1,85 @@
+"""What is wrong with a task, or with what is asked of it. Nothing was stored or changed where one of these rises."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from zerver.lib.errors import ConfigurationError, ZerverError
+
+
+class TaskError(ZerverError):
+    """Root of what is wrong with one task; what is wrong with a declaration is a ConfigurationError."""
+
+
+@dataclass(eq=False)
+class InvalidTask(ConfigurationError):
+    """``@task`` was given something that a task cannot be."""
+
+    type: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"task {self.type!r}: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
+class UnknownTaskType(TaskError):
+    """No installed app has a handler for it."""
+
+    type: str
+    known: Collection[str]
+
+    def __str__(self) -> str:
+        close = get_close_matches(str(self.type), self.known, n=1)
+        mend = (
+            f"did you mean {close[0]!r}?" if close else "declare it with @task in an installed app's tasks.py"
+        )
+        return f"no installed app has a task of the type {self.type!r}; {mend}"
+
+
+@dataclass(eq=False)
+class TaskRefused(TaskError):
+    """What ``create`` was given cannot be a task."""
+
+    type: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"task {self.type!r}: {self.problem}"
+
+
+@dataclass(eq=False)
+class TaskNotUnique(TaskError):
+    """There is one already that is as this one says that none other may be."""
+
+    type: str
+    #: The one that there is; "" where it has ended meanwhile.
+    task_id: str
+
+    def __str__(self) -> str:
+        told = f"as {self.task_id}" if self.task_id else "or was a moment ago"
+        return f"task {self.type!r} is unique, and is there already, {told}"
+
+
+@dataclass(eq=False)
+class TaskNotFound(TaskError):
+    """There is no such task, or none any more."""
+
+    task_id: str
+
+    def __str__(self) -> str:
+        return f"there is no task {self.task_id}; finished ones are deleted after a while"
+
+
+@dataclass(eq=False)
+class TaskInWrongState(TaskError):
+    """What is asked for cannot be done to a task that is so."""
+
+    task_id: str
+    state: str
+    #: As a sentence goes on: ``cancelled``.
+    asked: str
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} is {self.state}, and can no more be {self.asked}"

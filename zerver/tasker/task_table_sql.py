@@ -1,0 +1,303 @@
+"""The statements by which tasks are created, claimed, ended and found, for every database that has an event table.
+
+Each verb of ``states`` is one conditional update: it names the states that the verb may happen in, and, where a worker
+says it, the claim that the worker holds. The table of states is put into them, so that there is no second one.
+"""
+# ruff: noqa: S608 (only constants and numbers of our own are put into statements; values are parameters)
+
+from collections.abc import Sequence
+from typing import Final
+
+from zerver.lib.event_table_sql import Dialect, marks, readable
+from zerver.tasker.states import OPEN, TRANSITIONS, TaskState, Verb, sources, target
+
+TABLE: Final = "zerver_task"
+
+#: What a task is created with that its creator says, in the order of the parameters.
+_GIVEN: Final = "id, type, queue, payload, sealed_with, backend, priority, reference, max_attempts"
+_GIVEN_COUNT: Final = len(_GIVEN.split(", "))
+#: And what the database says.
+_BORN: Final = (
+    "state, attempts, knocks, claim, worker, note, error, traceback,"
+    " created_at_ms, scheduled_at_ms, available_at_ms"
+)
+#: In the order that ``TaskClaim`` is made from.
+CLAIMED_COLUMNS: Final = (
+    "id, type, queue, payload, sealed_with, attempts, max_attempts, claim, state,"
+    " scheduled_at_ms, reference, backend"
+)
+#: In the order that ``Task`` is made from.
+TASK_COLUMNS: Final = (
+    "id, type, queue, payload, sealed_with, backend, priority, reference, state, attempts, max_attempts,"
+    " created_at_ms, scheduled_at_ms, started_at_ms, finished_at_ms, cancel_asked_at_ms, worker, done, total,"
+    " note, result, error, traceback, result_sealed_with"
+)
+
+
+def _in(states: tuple[TaskState, ...]) -> str:
+    """Spelled out, for SQLite infers no partial index from parameters."""
+    return f"state IN ({', '.join(_text(state) for state in states)})"
+
+
+def _text(state: TaskState) -> str:
+    return f"'{state.value}'"
+
+
+#: As the conditions of the partial indexes have it.
+IS_OPEN: Final = _in(OPEN)
+
+
+def create(dialect: Dialect, times: Sequence[bool]) -> str:
+    """``times``: for each task, whether its time is given. Parameters: ``_GIVEN`` for each, and its time twice, if it
+    is. One that is there already stays as it is.
+    """
+    rows = ", ".join(f"({marks(_GIVEN_COUNT)}, {_born(dialect, is_timed=is_timed)})" for is_timed in times)
+    return f"INSERT INTO {TABLE} ({_GIVEN}, {_BORN}) VALUES {rows} ON CONFLICT (id) DO NOTHING"
+
+
+def create_unique(dialect: Dialect, *, is_timed: bool) -> str:
+    """Nothing, where another has its key. Parameters: as in ``create``; unique key, for how many ms from now on nobody
+    else may have it; type, unique key.
+
+    Of two that are created at once one waits for the other's transaction, and is refused if it is open then. (One that
+    has ended by then, in the same transaction, is not seen by it, whatever time it asked for.)
+    """
+    return (
+        f"INSERT INTO {TABLE} ({_GIVEN}, {_BORN}, unique_key, unique_until_ms)"
+        f" SELECT {marks(_GIVEN_COUNT)}, {_born(dialect, is_timed=is_timed)}, %s, {dialect.now()} + %s"
+        f" WHERE NOT EXISTS (SELECT 1 FROM {TABLE} WHERE {_OF_KEY} AND unique_until_ms > {dialect.now()})"
+        f" ON CONFLICT (type, unique_key) WHERE {IS_OPEN} AND unique_key IS NOT NULL DO NOTHING"
+    )
+
+
+def holder(dialect: Dialect) -> str:
+    """The id of the task that has a unique key. Parameters: type, unique key, twice.
+
+    In two looks: by an index of open ones, and by one of how long others last.
+    """
+    return (
+        f"SELECT id FROM {TABLE} WHERE {_OF_KEY} AND {IS_OPEN}"
+        f" UNION ALL SELECT id FROM {TABLE} WHERE {_OF_KEY} AND unique_until_ms > {dialect.now()} LIMIT 1"
+    )
+
+
+_OF_KEY: Final = "type = %s AND unique_key = %s"
+
+
+def _born(dialect: Dialect, *, is_timed: bool) -> str:
+    now = dialect.now()
+    at = "%s, %s" if is_timed else f"{now}, {now}"
+    return f"{_text(TaskState.SCHEDULED)}, 0, 1, 0, '', '', '', '', {now}, {at}"
+
+
+def _levels() -> str:
+    """The priorities that a queue's open tasks have, highest first, each by one look at the index; there are 201 at
+    most. Parameters: queue, twice.
+    """
+    return (
+        f"level (priority) AS (SELECT MAX(priority) FROM {TABLE} WHERE queue = %s AND {IS_OPEN}"
+        f" UNION ALL SELECT (SELECT MAX(lower.priority) FROM {TABLE} AS lower WHERE lower.queue = %s"
+        f" AND lower.{IS_OPEN} AND lower.priority < level.priority)"
+        " FROM level WHERE level.priority IS NOT NULL)"
+    )
+
+
+def _due_of_level(dialect: Dialect) -> str:
+    """Parameters: queue."""
+    return (
+        f"FROM {TABLE} AS task WHERE task.queue = %s AND task.{IS_OPEN} AND task.priority = level.priority"
+        f" AND task.available_at_ms <= {dialect.now()}"
+    )
+
+
+def any_due(dialect: Dialect, keys: int) -> str:
+    """Parameters: queue, three times; see ``readable``."""
+    return (
+        f"WITH RECURSIVE {_levels()} SELECT 1 FROM level WHERE level.priority IS NOT NULL"
+        f" AND EXISTS (SELECT 1 {_due_of_level(dialect)} AND {readable(keys)}) LIMIT 1"
+    )
+
+
+def claim(dialect: Dialect, keys: int) -> str:
+    """The most urgent task of a queue that is due: of the highest priority that has such, what has been due longest.
+    However many wait, due or not, it costs a look for each priority that there is.
+
+    One whose claim ran out in its last attempt has failed, for nobody will say so any more; one that ran and is wanted
+    no more is cancelled. Either comes back with that state, and is nobody's.
+
+    Parameters: queue, three times; see ``readable``; the error of one whose last attempt ended without a word;
+    lease_ms, worker.
+    """
+    now, runs = dialect.now(), f"state = {_text(TaskState.RUNNING)}"
+    is_unwanted = f"{runs} AND {_IS_UNWANTED}"
+    is_over = f"{runs} AND NOT ({_IS_UNWANTED}) AND {_IS_LAST}"
+    has_ended = f"{runs} AND ({_IS_UNWANTED} OR {_IS_LAST})"
+    return (
+        f"WITH RECURSIVE {_levels()}, found (id) AS (SELECT (SELECT task.id {_due_of_level(dialect)}"
+        f" AND {readable(keys)} ORDER BY task.available_at_ms, task.id LIMIT 1{dialect.skip_locked})"
+        " FROM level WHERE level.priority IS NOT NULL)"
+        f" UPDATE {TABLE} SET state = CASE WHEN {is_unwanted} THEN {_text(target(Verb.STOP))}"
+        f" WHEN {is_over} THEN {_text(target(Verb.FAIL))} ELSE {_text(target(Verb.CLAIM))} END,"
+        f" finished_at_ms = CASE WHEN {has_ended} THEN {now} END,"
+        f" attempts = CASE WHEN {has_ended} THEN attempts ELSE attempts + 1 END,"
+        f" error = CASE WHEN {is_over} THEN %s ELSE error END,"
+        f" traceback = CASE WHEN {is_over} THEN '' ELSE traceback END,"
+        f" result_sealed_with = CASE WHEN {is_over} THEN NULL ELSE result_sealed_with END,"
+        f" available_at_ms = {now} + %s, claim = claim + 1,"
+        # Of one that has ended, who had it and since when is what somebody will want to know.
+        f" started_at_ms = CASE WHEN {has_ended} THEN started_at_ms ELSE {now} END,"
+        f" worker = CASE WHEN {has_ended} THEN worker ELSE %s END"
+        # The levels come in their order, and no more of them than are asked for: to sort what was found would have
+        # PostgreSQL look into all of them, and lock a task of each.
+        " WHERE id = (SELECT found.id FROM found WHERE found.id IS NOT NULL LIMIT 1)"
+        f" AND {_in(sources(Verb.CLAIM))} AND available_at_ms <= {now} RETURNING {CLAIMED_COLUMNS}"
+    )
+
+
+_IS_UNWANTED: Final = "cancel_asked_at_ms IS NOT NULL"
+_IS_LAST: Final = "attempts >= max_attempts"
+
+
+def count_due(dialect: Dialect, keys: int) -> str:
+    """How many of a queue's tasks are due, up to a limit for each priority, and since when the oldest of them is.
+
+    Parameters: queue, three times; see ``readable``; limit; queue; see ``readable``.
+    """
+    due = f"{_due_of_level(dialect)} AND {readable(keys)}"
+    return (
+        f"WITH RECURSIVE {_levels()} SELECT SUM((SELECT COUNT(*) FROM (SELECT 1 {due} LIMIT %s) AS limited)),"
+        f" MIN((SELECT MIN(task.available_at_ms) {due})) FROM level WHERE level.priority IS NOT NULL"
+    )
+
+
+def renew(dialect: Dialect) -> str:
+    """Its claim ends no earlier than that. Parameters: lease_ms; see ``_held``. Shape: when its end was asked for."""
+    until = dialect.later_of("available_at_ms", f"{dialect.now()} + %s")
+    return f"UPDATE {TABLE} SET available_at_ms = {until} WHERE {_held(Verb.SUCCEED)} RETURNING cancel_asked_at_ms"
+
+
+def progress() -> str:
+    """Parameters: done, total, note; see ``_held``. Shape: as ``renew``."""
+    return (
+        f"UPDATE {TABLE} SET done = %s, total = %s, note = %s WHERE {_held(Verb.SUCCEED)}"
+        " RETURNING cancel_asked_at_ms"
+    )
+
+
+def succeed(dialect: Dialect) -> str:
+    """Parameters: result, sealed_with; see ``_held``."""
+    return (
+        f"UPDATE {TABLE} SET state = {_text(target(Verb.SUCCEED))}, finished_at_ms = {dialect.now()}, result = %s,"
+        f" result_sealed_with = %s, error = '', traceback = '' WHERE {_held(Verb.SUCCEED)}"
+    )
+
+
+def fail(dialect: Dialect) -> str:
+    """Parameters: error, traceback, sealed_with; see ``_held``."""
+    return (
+        f"UPDATE {TABLE} SET state = {_text(target(Verb.FAIL))}, finished_at_ms = {dialect.now()}, error = %s,"
+        f" traceback = %s, result_sealed_with = %s WHERE {_held(Verb.FAIL)}"
+    )
+
+
+def retry_later(dialect: Dialect) -> str:
+    """Unless it was the last attempt, or it is wanted no more. Parameters: delay_ms, twice; error, traceback,
+    sealed_with; see ``_held``.
+
+    Shape: its state, and the number of its next knock.
+    """
+    now = dialect.now()
+    return (
+        f"UPDATE {TABLE} SET state = CASE WHEN {_IS_UNWANTED} THEN {_text(target(Verb.STOP))}"
+        f" WHEN {_IS_LAST} THEN {_text(target(Verb.FAIL))} ELSE {_text(target(Verb.RETRY_LATER))} END,"
+        f" finished_at_ms = CASE WHEN {_IS_UNWANTED} OR {_IS_LAST} THEN {now} END, knocks = knocks + 1,"
+        f" scheduled_at_ms = {now} + %s, available_at_ms = {now} + %s, error = %s, traceback = %s,"
+        f" result_sealed_with = %s WHERE {_held(Verb.RETRY_LATER)} RETURNING state, knocks"
+    )
+
+
+def release(dialect: Dialect) -> str:
+    """Parameters: delay_ms; see ``_held``. Shape: as ``retry_later``."""
+    now = dialect.now()
+    return (
+        f"UPDATE {TABLE} SET state = CASE WHEN {_IS_UNWANTED} THEN {_text(target(Verb.STOP))}"
+        f" ELSE {_text(target(Verb.RELEASE))} END,"
+        f" finished_at_ms = CASE WHEN {_IS_UNWANTED} THEN {now} END, knocks = knocks + 1,"
+        f" attempts = attempts - 1, available_at_ms = {now} + %s WHERE {_held(Verb.RELEASE)} RETURNING state, knocks"
+    )
+
+
+def standing() -> str:
+    """Of a task that is still by this claim, whatever its state. Parameters: id, claim. Shape: as ``retry_later``."""
+    return f"SELECT state, knocks FROM {TABLE} WHERE {ONE} AND claim = %s"
+
+
+def stop(dialect: Dialect) -> str:
+    """Parameters: see ``_held``."""
+    return (
+        f"UPDATE {TABLE} SET state = {_text(target(Verb.STOP))}, finished_at_ms = {dialect.now()}"
+        f" WHERE {_held(Verb.STOP)} AND cancel_asked_at_ms IS NOT NULL"
+    )
+
+
+def cancel(dialect: Dialect, which: str) -> str:
+    """One that waits is cancelled, one that runs is asked. Parameters: those of ``which``. Shape: (id, state)."""
+    now, after = dialect.now(), {state: TRANSITIONS[state, Verb.CANCEL] for state in sources(Verb.CANCEL)}
+    each = " ".join(f"WHEN {_text(state)} THEN {_text(to)}" for state, to in after.items())
+    ends = _in(tuple(state for state, to in after.items() if to.is_finished))
+    return (
+        f"UPDATE {TABLE} SET state = CASE state {each} END, finished_at_ms = CASE WHEN {ends} THEN {now} END,"
+        f" cancel_asked_at_ms = COALESCE(cancel_asked_at_ms, {now})"
+        f" WHERE {which} AND {_in(sources(Verb.CANCEL))} RETURNING id, state"
+    )
+
+
+#: For ``cancel``: one task; those of a reference and a type.
+ONE: Final = "id = %s"
+#: The condition of the partial index is spelled out, for SQLite does not infer it from parameters.
+OF_REFERENCE: Final = "reference = %s AND NOT (reference = '') AND type = %s"
+
+
+def reschedule(dialect: Dialect, *, is_timed: bool) -> str:
+    """Parameters: its time twice, if it is given; id. Shape: (queue, backend, knocks)."""
+    at = "%s" if is_timed else dialect.now()
+    return (
+        f"UPDATE {TABLE} SET scheduled_at_ms = {at}, available_at_ms = {at}, knocks = knocks + 1"
+        f" WHERE {ONE} AND {_in(sources(Verb.RESCHEDULE))} RETURNING queue, backend, knocks"
+    )
+
+
+def revive(dialect: Dialect) -> str:
+    """Unless another that is open has its unique key. Parameters: id. Shape: as ``reschedule``.
+
+    Its error stays, until another one takes its place.
+    """
+    now = dialect.now()
+    return (
+        f"UPDATE {TABLE} SET state = {_text(target(Verb.REVIVE))}, attempts = 0, finished_at_ms = NULL,"
+        f" cancel_asked_at_ms = NULL, scheduled_at_ms = {now}, available_at_ms = {now}, knocks = knocks + 1"
+        f" WHERE {ONE} AND {_in(sources(Verb.REVIVE))} AND NOT EXISTS (SELECT 1 FROM {TABLE} AS other"
+        f" WHERE other.type = {TABLE}.type AND other.unique_key = {TABLE}.unique_key AND other.{IS_OPEN})"
+        " RETURNING queue, backend, knocks"
+    )
+
+
+def get() -> str:
+    """Parameters: id."""
+    return f"SELECT {TASK_COLUMNS} FROM {TABLE} WHERE {ONE}"
+
+
+def cleanup(dialect: Dialect) -> str:
+    """Parameters: before when they finished, limit, before when they finished.
+
+    The last again: one that somebody has revived meanwhile is finished no more.
+    """
+    return (
+        f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE finished_at_ms < %s"
+        f" ORDER BY finished_at_ms LIMIT %s{dialect.skip_locked}) AND finished_at_ms < %s"
+    )
+
+
+def _held(verb: Verb) -> str:
+    """By this claim, and in a state in which that can happen. Parameters: id, claim."""
+    return f"{ONE} AND claim = %s AND {_in(sources(verb))}"

@@ -1,0 +1,129 @@
+"""Tasks as values: one to be created, one in a worker's hand, and one as it is shown."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from zerver.tasker.states import TaskState
+
+#: Between these are priorities; the higher, the earlier.
+LEAST_PRIORITY, MOST_PRIORITY = -100, 100
+MOST_ATTEMPTS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """One that is looked through, and not stored yet."""
+
+    #: UUIDv7.
+    id: str
+    type: str
+    queue: str
+    #: UTF-8 JSON.
+    payload: bytes
+    backend: str
+    max_attempts: int
+    priority: int = 0
+    reference: str = ""
+    #: Units: milliseconds since the epoch; None: now.
+    scheduled_at_ms: int | None = None
+    #: What no other open one of its type may have; "" for one that may have as many beside it as like.
+    unique_key: str = ""
+    #: For so long no other may have it, even when this one is finished.
+    unique_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskClaim:
+    """One in a worker's hand, until its lease ends."""
+
+    id: str
+    type: str
+    queue: str
+    payload: bytes
+    backend: str
+    reference: str
+    #: The first is 1.
+    attempt: int
+    max_attempts: int
+    #: The fence: every write names it, and one that names an older one changes nothing.
+    number: int
+    #: ``RUNNING``; or what it has come to, since nobody else will say so, and then it is in nobody's hand.
+    state: TaskState
+    #: Units: milliseconds since the epoch.
+    scheduled_at_ms: int
+    #: Why it cannot run: its payload cannot be opened. Empty otherwise.
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where one that waits anew is to be knocked for."""
+
+    queue: str
+    backend: str
+    #: The number of this knock.
+    knock: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """What of a queue is due, and in nobody's hand."""
+
+    count: int
+    #: From when the oldest might have been claimed; None: none is due.
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """How a worker stands to the task that it has in hand."""
+
+    #: It is somebody else's by now, or nobody's: stop, and leave no trace.
+    is_lost: bool = False
+    #: Somebody wants it no more.
+    is_cancelled: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far it says that it is."""
+
+    done: int | None = None
+    total: int | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task as it was when it was looked at."""
+
+    id: str
+    type: str
+    queue: str
+    backend: str
+    #: As it was created; None where it cannot be opened.
+    payload: Mapping[str, Any] | None
+    priority: int
+    reference: str
+    state: TaskState
+    attempts: int
+    max_attempts: int
+    created_at: datetime
+    #: When it should run, or should have run; of one that has failed for now, its next attempt.
+    scheduled_at: datetime
+    #: Its last attempt.
+    started_at: datetime | None
+    finished_at: datetime | None
+    cancel_asked_at: datetime | None
+    #: ``host:pid`` of who had it last.
+    worker: str
+    progress: Progress
+    #: What its handler returned; None too where that cannot be opened, see ``problem``.
+    result: Any
+    #: Of the last attempt that failed, in a line.
+    error: str
+    traceback: str
+    #: Why payload or result cannot be told: they are sealed with a key that this process does not have.
+    problem: str = ""
