@@ -60,6 +60,11 @@ def cost(vendor: str, statement: Statement) -> int:
             connection.connection.set_progress_handler(None, 0)
 
 
+def grown(before: dict[str, int], after: dict[str, int], slack: int) -> dict[str, tuple[int, int]]:
+    """Those of the costs, by name, that are more than twice what they were, and more than the slack beside."""
+    return {name: (before[name], now) for name, now in after.items() if now > 2 * before[name] + slack}
+
+
 def statement_of(verb: Callable[[], object], table: str) -> Statement:
     """The one statement about the table that the verb is; nothing of it stays."""
     # In a transaction that is rolled back, so that the next one finds the rows as they are now.

@@ -1,4 +1,4 @@
-"""Text of others, such as what exceptions say, as a column can keep it."""
+"""Text of others, such as exceptions and headers, as a column can keep it."""
 
 from typing import Final
 
@@ -12,7 +12,9 @@ _MARK_LENGTH: Final = 50
 
 
 def storable(text: str) -> str:
-    """PostgreSQL refuses NUL in text, and nobody can encode a lone surrogate; errors may quote either."""
+    """PostgreSQL refuses NUL in text, and nobody can encode a lone surrogate; what others say may hold either."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\N{REPLACEMENT CHARACTER}").encode(errors="backslashreplace").decode()
 
 

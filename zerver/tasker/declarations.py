@@ -103,8 +103,8 @@ def task(
     """Declare a type of tasks and the function that handles it, which can be called as before.
 
     The function takes the payload, typed by its annotation as an event is, or nothing (an argument that has a default
-    is its own), and returns what JSON can carry:
-    the task's result. Any exception is retried by ``retry``, whose attempts ``max_attempts`` sets as well.
+    is its own), and returns what JSON can carry: the task's result. Any exception is retried by ``retry``, whose
+    attempts ``max_attempts`` sets as well.
     Raises: InvalidTask naming the type, what is wrong, and what would be right.
     """
     given: Any = task_type

@@ -39,17 +39,6 @@ class UnknownTaskType(TaskError):
 
 
 @dataclass(eq=False)
-class TaskRefused(TaskError):
-    """What ``create`` was given cannot be a task."""
-
-    type: str
-    problem: str
-
-    def __str__(self) -> str:
-        return f"task {self.type!r}: {self.problem}"
-
-
-@dataclass(eq=False)
 class TaskNotUnique(TaskError):
     """There is one already that is as this one says that none other may be."""
 
@@ -60,26 +49,3 @@ class TaskNotUnique(TaskError):
     def __str__(self) -> str:
         told = f"as {self.task_id}" if self.task_id else "or was a moment ago"
         return f"task {self.type!r} is unique, and is there already, {told}"
-
-
-@dataclass(eq=False)
-class TaskNotFound(TaskError):
-    """There is no such task, or none any more."""
-
-    task_id: str
-
-    def __str__(self) -> str:
-        return f"there is no task {self.task_id}; finished ones are deleted after a while"
-
-
-@dataclass(eq=False)
-class TaskInWrongState(TaskError):
-    """What is asked for cannot be done to a task that is so."""
-
-    task_id: str
-    state: str
-    #: As a sentence goes on: ``cancelled``.
-    asked: str
-
-    def __str__(self) -> str:
-        return f"task {self.task_id} is {self.state}, and can no more be {self.asked}"

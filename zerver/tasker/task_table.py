@@ -353,7 +353,7 @@ def _opened(kept: bytes | None, key_name: str | None, what: str) -> tuple[Any, s
 
 
 def _text(kept: str, key_name: str | None) -> str:
-    """ "" is not sealed, whatever the row's key."""
+    """Where there is none, none is sealed, whatever the row's key."""
     try:
         return kept and vault.current().open_text(kept, key_name)
     except BodyUnreadable as error:

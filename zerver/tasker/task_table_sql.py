@@ -236,7 +236,7 @@ def stop(dialect: Dialect) -> str:
     """Parameters: see ``_held``."""
     return (
         f"UPDATE {TABLE} SET state = {_text(target(Verb.STOP))}, finished_at_ms = {dialect.now()}"
-        f" WHERE {_held(Verb.STOP)} AND cancel_asked_at_ms IS NOT NULL"
+        f" WHERE {_held(Verb.STOP)} AND {_IS_UNWANTED}"
     )
 
 

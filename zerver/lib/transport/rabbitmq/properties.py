@@ -7,6 +7,7 @@ from pika.spec import BasicProperties
 
 from zerver.lib import clock
 from zerver.lib.event import WIRE_VERSION, Event
+from zerver.lib.storable import storable
 
 CONTENT_TYPE = "application/json"
 PERSISTENT: Final = 2
@@ -66,7 +67,7 @@ def to_event(queue: str, properties: BasicProperties, body: bytes) -> Event:
         published_at_ms=clock.now_ms() if published_at_ms is None else published_at_ms,
         attempt=attempt or 1,
         # Names and values as text that any database and any encoding can keep.
-        headers={_storable(str(name)): _text(value) for name, value in raw.items()},
+        headers={storable(str(name)): _text(value) for name, value in raw.items()},
     )
 
 
@@ -90,27 +91,20 @@ def is_brokers_own(name: str) -> bool:
 def _text(value: object) -> str:
     """Numbers as they are written, bytes as UTF-8 where they are, tables and lists as JSON."""
     if isinstance(value, str):
-        return _storable(value)
+        return storable(value)
     if isinstance(value, bytes):
-        return _storable(value.decode("utf-8", "backslashreplace"))
+        return storable(value.decode("utf-8", "backslashreplace"))
     if value is None:
         return ""
     try:
-        return _storable(msgspec.json.encode(value, enc_hook=_plain).decode().strip('"'))
+        return storable(msgspec.json.encode(value, enc_hook=_plain).decode().strip('"'))
     except (TypeError, ValueError, RecursionError, UnicodeError):
-        return _storable(repr(value))
+        return storable(repr(value))
 
 
 def _plain(value: object) -> object:
     """What msgspec does not know: 64-bit integers, which pika gives a class of their own; and the rest as text."""
     return int(value) if isinstance(value, int) else str(value)
-
-
-def _storable(text: str) -> str:
-    """Without what PostgreSQL (NUL) or UTF-8 (lone surrogates) cannot hold."""
-    if text.isascii() and "\x00" not in text:
-        return text
-    return text.replace("\x00", "\ufffd").encode("utf-8", "backslashreplace").decode()
 
 
 def _whole_number(value: object, lowest: int, highest: int) -> int | None:
