@@ -389,7 +389,13 @@ def test_all_three_ways_to_the_broker_see_the_same(
     api = rabbit_server.management_url.rpartition("@")[2]
     management = ("--management-url", f"http://{api}", *site.login())
 
-    wait_for(lambda: rabbit_server.queue(rabbit_vhost, "mail").get("messages_ready") == 2)
+    # What the management API tells of a queue is sampled, and not all of it at one moment.
+    wait_for(
+        lambda: {"messages_ready": 2, "consumers": 1}.items()
+        <= rabbit_server.queue(rabbit_vhost, "mail").items(),
+        20,
+        "figures",
+    )
     over_http = site.ask(QUEUE, *management)
     by_rabbitmqctl = site.ask(
         QUEUE, "--rabbitmqctl", "-t", "60", *site.vhost, **rabbit_server.rabbitmqctl_environment()
