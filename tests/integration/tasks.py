@@ -17,7 +17,6 @@ def new_task(**fields: Any) -> NewTask:
         "type": "sendWebhook",
         "queue": QUEUE,
         "payload": b'{"n":1}',
-        "backend": "default",
         "max_attempts": 3,
     }
     return NewTask(id=clock.new_message_id(), **{**given, **fields})

@@ -270,7 +270,7 @@ def test_one_that_came_to_nothing_is_tried_again_with_all_its_attempts(table: Ta
     [task_id] = created(table, max_attempts=1, unique_key="k")
     assert table.revive(task_id) is None, "it waits"
     table.fail(claimed(table), "no")
-    assert table.revive(task_id) == Place(queue=QUEUE, backend="default", knock=2)
+    assert table.revive(task_id) == Place(queue=QUEUE, knock=2)
     assert claimed(table).attempt == 1
     table.cancel(task_id)
     assert table.revive(task_id) is None, "it runs still"
@@ -289,9 +289,9 @@ def test_of_unique_ones_none_is_tried_again_beside_another(table: TaskTable) -> 
 def test_one_that_waits_is_given_another_time_and_one_that_runs_is_not(table: TaskTable) -> None:
     [task_id] = created(table)
     later_ms = clock.now_ms() + 3_600_000
-    assert table.reschedule(task_id, later_ms) == Place(queue=QUEUE, backend="default", knock=2)
+    assert table.reschedule(task_id, later_ms) == Place(queue=QUEUE, knock=2)
     assert table.claim(QUEUE, LEASE_SECONDS, "host:1") is None
-    assert table.reschedule(task_id, None) == Place(queue=QUEUE, backend="default", knock=3)
+    assert table.reschedule(task_id, None) == Place(queue=QUEUE, knock=3)
     claimed(table)
     assert table.reschedule(task_id, None) is None
 

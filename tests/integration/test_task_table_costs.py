@@ -68,10 +68,10 @@ def fill(vendor: str) -> None:
     with connection.cursor() as cursor:
         for kind, rows, state, at_ms, finished, unique_key in kinds:
             cursor.execute(
-                "INSERT INTO zerver_task (id, type, queue, payload, backend, priority, reference, state, attempts,"
+                "INSERT INTO zerver_task (id, type, queue, payload, priority, reference, state, attempts,"
                 " max_attempts, knocks, created_at_ms, scheduled_at_ms, available_at_ms, claim, worker, note, error,"
                 " traceback, finished_at_ms, unique_key)"
-                f" SELECT '{kind}-' || n, 'sendWebhook', %s, {payload}, 'default', n %% 5 - 2, 'order-' || n,"
+                f" SELECT '{kind}-' || n, 'sendWebhook', %s, {payload}, n %% 5 - 2, 'order-' || n,"
                 f" '{state}', 0, 3, 1, 1, {at_ms}, {at_ms}, 0, '', '', '', '', {finished}, {unique_key}"
                 f" FROM ({numbers_sql(vendor, rows)}) AS series",
                 [QUEUE],

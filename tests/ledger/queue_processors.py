@@ -45,7 +45,7 @@ class Step(TypedDict):
 def perform(event: dict[str, Any], when: str = "do") -> None:
     """Run the event's steps: ``do`` before the effect, ``after`` between the effect and the acknowledgement."""
     for name, *arguments in event.get(when, []):
-        _STEPS[name](*arguments)
+        STEPS[name](*arguments)
 
 
 def _raise(text: str) -> None:
@@ -211,7 +211,7 @@ def _fork(then: str) -> None:
 
 
 _HOARD: list[bytes] = []
-_STEPS: dict[str, Any] = {
+STEPS: dict[str, Any] = {
     "sleep": time.sleep,
     "once": _once,
     "raise": _raise,

@@ -391,8 +391,9 @@ def test_all_three_ways_to_the_broker_see_the_same(
 
     # What the management API tells of a queue is sampled, and not all of it at one moment.
     wait_for(
-        lambda: {"messages_ready": 2, "consumers": 1}.items()
-        <= rabbit_server.queue(rabbit_vhost, "mail").items(),
+        lambda: (
+            {"messages_ready": 2, "consumers": 1}.items() <= rabbit_server.queue(rabbit_vhost, "mail").items()
+        ),
         20,
         "figures",
     )

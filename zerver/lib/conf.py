@@ -23,6 +23,8 @@ from zerver.lib.errors import InvalidSetting
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
+_DEFAULT_TASKS = "default"
+_USUAL_TASK_BACKEND = "zerver.tasker.backends.queue.QueueBackend"
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -31,6 +33,18 @@ _WORDS = {
 
 #: RabbitMQ's own login, which every broker that is fresh has, is no secret.
 _HOLDS_PASSWORD = re.compile(r"//(?!guest:guest@)[^:@]*:.+@")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskBackendSettings:
+    """An entry of ``QUEUE_TASKS``: what carries the tasks of some queues."""
+
+    #: Dotted path.
+    backend: str
+    #: Those of its own; all that no entry names are the default's.
+    queues: tuple[str, ...] = ()
+    #: The backend's own; may hold a secret.
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +69,8 @@ class QueueSettings:
     #: ``line`` or ``json``.
     log_format: str
     sentry_bodies: bool
+    #: By alias; ``default`` is there always.
+    tasks: "Mapping[str, TaskBackendSettings]" = field(repr=False)
 
     @property
     def scheme(self) -> str:
@@ -86,6 +102,7 @@ def get_settings() -> QueueSettings:
         body_keys_file=_read("QUEUE_BODY_KEYS_FILE", None, _optional_path),
         log_format=_read("QUEUE_LOG_FORMAT", "line", _log_format),
         sentry_bodies=_read("QUEUE_SENTRY_BODIES", False, _yes_or_no),
+        tasks=_read("QUEUE_TASKS", {}, _task_backends),
     )
 
 
@@ -116,7 +133,7 @@ def _value(name: str, default: Any) -> Any:
 
 def _shown(name: str, value: object) -> str:
     """A value as it may stand in an error: of a URL the scheme alone; a mistyped one hides passwords anywhere."""
-    if name.endswith("_KEYS"):
+    if name.endswith("_KEYS") or name == "QUEUE_TASKS":
         return f"a value of type {type(value).__name__}"
     if not name.endswith("_URL"):
         return repr(value)
@@ -143,14 +160,55 @@ def _database_alias(value: Any) -> str:
 
 def _overrides(value: Any) -> Mapping[str, Mapping[str, Any]]:
     mend = 'write a mapping of mappings like {"user_activity": {"workers": 4}}'
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except ValueError as error:
-            raise ValueError(f"{mend} in JSON ({error})") from error
+    value = _json(value, mend)
     if not isinstance(value, Mapping) or not all(isinstance(options, Mapping) for options in value.values()):
         raise ValueError(mend)
     return value
+
+
+def _task_backends(value: Any) -> Mapping[str, TaskBackendSettings]:
+    mend = (
+        'write a mapping like {"default": {"BACKEND": "zerver.tasker.backends.database.DatabaseBackend",'
+        ' "QUEUES": ["tasks"], "OPTIONS": {}}}'
+    )
+    given = _json(value, mend)
+    if not isinstance(given, Mapping):
+        raise ValueError(mend)
+    entries = {_DEFAULT_TASKS: TaskBackendSettings(backend=_USUAL_TASK_BACKEND)}
+    seen: dict[str, str] = {}
+    for alias, entry in given.items():
+        found = entries[alias] = _task_backend(alias, entry, mend)
+        for queue in found.queues:
+            if seen.setdefault(queue, alias) != alias:
+                raise ValueError(
+                    f"{queue!r} is in the QUEUES of {seen[queue]!r} and of {alias!r}; leave it in one"
+                )
+    return entries
+
+
+def _task_backend(alias: Any, entry: Any, mend: str) -> TaskBackendSettings:
+    if not isinstance(alias, str) or not isinstance(entry, Mapping):
+        raise ValueError(mend)
+    if unknown := sorted(str(key) for key in entry if key not in ("BACKEND", "QUEUES", "OPTIONS")):
+        raise ValueError(f"{alias!r} has {', '.join(unknown)}: it may have BACKEND, QUEUES and OPTIONS")
+    backend, queues, options = entry.get("BACKEND"), entry.get("QUEUES", ()), entry.get("OPTIONS", {})
+    if not isinstance(backend, str):
+        raise ValueError(f"{alias!r} has no BACKEND: {mend}")
+    if not isinstance(queues, list | tuple) or not all(isinstance(queue, str) for queue in queues):
+        raise ValueError(f"QUEUES of {alias!r}: give a list of names")
+    if not isinstance(options, Mapping):
+        raise ValueError(f"OPTIONS of {alias!r}: give a mapping")
+    return TaskBackendSettings(backend=backend, queues=tuple(queues), options=options)
+
+
+def _json(value: Any, mend: str) -> Any:
+    """As an environment variable has it, or what a setting is."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(f"{mend} in JSON ({error})") from error
 
 
 def _keys(value: Any) -> tuple[str, ...]:

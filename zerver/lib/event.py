@@ -152,6 +152,11 @@ def encode_event(queue: str, event: Any, event_type: EventType, limit_bytes: int
     return body
 
 
+def encode_value(value: Any) -> bytes:
+    """Any JSON value, not only an object, by the same rules. Raises: NotJson naming the path."""
+    return msgspec.json.encode(Walk(typed=False).plain(value))
+
+
 def _encode_plain(event: Any) -> bytes | None:
     """The usual case, in one look; None where a slower one is needed, if only to name what is wrong."""
     if type(event) is not dict or not is_plain(event):

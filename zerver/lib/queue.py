@@ -24,6 +24,7 @@ from zerver.lib.transport.base import Fate, Published, Transport
 __all__ = [
     "PublishReport",
     "aqueue_json_publish",
+    "publish_identified",
     "queue_event_on_commit",
     "queue_json_publish",
     "queue_json_publish_many",
@@ -103,6 +104,27 @@ def queue_event_on_commit(queue_name: str, event: Any, **options: Any) -> str:
     return queue_json_publish(queue_name, event, **options)
 
 
+def publish_identified(
+    queue_name: str,
+    events: Sequence[tuple[str, Any]],
+    *,
+    delay_seconds: float = 0,
+    due_at_ms: int | None = None,
+) -> None:
+    """Publish events under message ids of one's own, for features whose events stand for something that has an id.
+
+    While one waits as a row, another of the same id is the same one; on the fast lane it comes twice.
+    Shape: pairs of message id, at most 255 characters, and event.
+    Units: due_at_ms in milliseconds since the epoch; it or delay_seconds, or neither.
+    Raises: as ``queue_json_publish``; PublishError names the first that could be stored nowhere, others may have been.
+    """
+    ids = [message_id for message_id, _ in events]
+    due = _Due(delay_seconds, due_at_ms)
+    for report in _publish(queue_name, [event for _, event in events], None, due, None, ids):
+        if report.error is not None:
+            raise report.error
+
+
 async def aqueue_json_publish(queue_name: str, event: Any, **options: Any) -> str:
     """``queue_json_publish`` for async views: waits in a thread, so that the event loop goes on."""
     return await sync_to_async(queue_json_publish, thread_sensitive=True)(queue_name, event, **options)
@@ -147,8 +169,12 @@ def _publish(
     processor: Callable[[Any], object] | None,
     due: _Due,
     using: str | None,
+    ids: Sequence[str] = (),
 ) -> list[PublishReport]:
-    """Check what was said of the events, then publish them: one span, however many they are."""
+    """Check what was said of the events, then publish them: one span, however many they are.
+
+    ``ids``: of each event; none: fresh ones.
+    """
     if processor is not None and not callable(processor):
         raise TypeError(
             f"processor={processor!r}: give a function of the event, or delay_seconds= by its name"
@@ -160,7 +186,8 @@ def _publish(
     if due.is_later and queues.lookup(queue_name).ordered:
         raise DelayedInOrder(queue_name)
     with spans.publishing(queue_name, len(events)) as span:
-        reports = _reports(queue_name, events, processor, due, using)
+        ids = ids or clock.new_message_ids(len(events))
+        reports = _reports(queue_name, events, ids, processor, due, using)
         if len(reports) == 1:
             span.about(reports[0].message_id)
         for report in reports:
@@ -174,6 +201,7 @@ def _publish(
 def _reports(
     queue_name: str,
     events: Sequence[Any],
+    ids: Sequence[str],
     processor: Callable[[Any], object] | None,
     due: _Due,
     using: str | None,
@@ -181,11 +209,11 @@ def _reports(
     """Encode, store what can be encoded, and put the answers back in the order of the events."""
     fast = _straight_lane(queue_name, due, using) if len(events) > _PART_EVENTS else None
     if fast is None:
-        encoded = _encoded(queue_name, events)
+        encoded = _encoded(queue_name, events, ids)
         good = _events(encoded)
         problems = _store(good, processor, due, using) if good else {}
     else:
-        encoded, problems = _publish_by_parts(queue_name, events, fast)
+        encoded, problems = _publish_by_parts(queue_name, events, ids, fast)
     accepted = len(_events(encoded)) - len(problems)
     signals.events_published.send_robust(sender=None, queue=queue_name, accepted=accepted, lost=len(problems))
     return [
@@ -196,7 +224,7 @@ def _reports(
     ]
 
 
-def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]:
+def _encoded(queue_name: str, events: Sequence[Any], ids: Sequence[str]) -> list[Event | EventError]:
     """Each as it will travel, or why it cannot; one look at what is the same for all of them."""
     queue = queues.lookup(queue_name)
     has_place = queue.is_sharded or queue.ordered
@@ -204,7 +232,7 @@ def _encoded(queue_name: str, events: Sequence[Any]) -> list[Event | EventError]
     published_at_ms = clock.now_ms()
     headers = {"x-version": WIRE_VERSION, **trace.headers()}
     encoded: list[Event | EventError] = []
-    for event, message_id in zip(events, clock.new_message_ids(len(events)), strict=True):
+    for event, message_id in zip(events, ids, strict=True):
         try:
             body = encode_event(queue_name, event, queue.event_type, limit_bytes)
             place, line = (queue.place(body), queue.line(body)) if has_place else (queue_name, None)
@@ -239,7 +267,7 @@ def _straight_lane(queue_name: str, due: _Due, using: str | None) -> Transport |
 
 
 def _publish_by_parts(
-    queue_name: str, events: Sequence[Any], fast: Transport
+    queue_name: str, events: Sequence[Any], ids: Sequence[str], fast: Transport
 ) -> tuple[list[Event | EventError], dict[str, ZerverError]]:
     """``_encoded`` and ``publish_now``, side by side: broker and encoder wait for each other no more than they must."""
     timeout_seconds = get_settings().publish_timeout_seconds
@@ -247,7 +275,8 @@ def _publish_by_parts(
     begun: list[Callable[[float], list[Published]]] = []
     try:
         for start in range(0, len(events), _PART_EVENTS):
-            part = _encoded(queue_name, events[start : start + _PART_EVENTS])
+            end = start + _PART_EVENTS
+            part = _encoded(queue_name, events[start:end], ids[start:end])
             encoded += part
             good = _events(part)
             if good:

@@ -28,5 +28,11 @@ suspect_started = Signal()
 handler_timed_out = Signal()
 #: Workers hear of new rows another way. Arguments: database (alias), is_listening (False: they poll), problem.
 waking_changed = Signal()
+#: A worker process looks after what is due beside its events, every quarter of a minute or so, on a thread of its own.
+#: Arguments: queues (their names). What a receiver raises is told as what it is, and holds up nothing.
+housekeeping = Signal()
+#: What finished before a moment is to be forgotten; about once an hour. Arguments: before_ms (milliseconds since the
+#: epoch). Otherwise as ``housekeeping``.
+pruning = Signal()
 #: This process sends to the broker, and reads from it, more slowly than it could; told once. Arguments: problem.
 fast_lane_slowed = Signal()

@@ -1,6 +1,7 @@
 """Log lines, from the signals that the core sends: the only place that logs.
 
-Logger names are ``zerver.publish``, ``zerver.connection``, ``zerver.worker``, ``zerver.event`` and ``zerver.database``.
+Logger names are ``zerver.publish``, ``zerver.connection``, ``zerver.worker``, ``zerver.event``, ``zerver.task`` and
+``zerver.database``.
 Each record carries ``queue`` and ``event_id`` where it is about one; never an event's body, never a secret.
 """
 
@@ -12,15 +13,19 @@ from typing import Any
 from zerver.lib import signals
 from zerver.lib.clock import monotonic
 from zerver.lib.printable import printable, shortened
+from zerver.tasker import signals as task_signals
 
 _publish = logging.getLogger("zerver.publish")
 _connection = logging.getLogger("zerver.connection")
 _worker = logging.getLogger("zerver.worker")
 _event = logging.getLogger("zerver.event")
 _database = logging.getLogger("zerver.database")
+_task = logging.getLogger("zerver.task")
 
 #: While the broker is away every publish takes the table; so often a line says so, with how many did.
 MISSED_EVERY_SECONDS = 30.0
+#: So often a line says that tasks of a type are left, which nobody here knows.
+LEFT_EVERY_SECONDS = 300.0
 #: Different sentences on one outage.
 MAX_PROBLEMS = 10
 
@@ -55,6 +60,8 @@ class _Teller:
             (signals.handler_timed_out, self._handler_timed_out),
             (signals.waking_changed, self._waking_changed),
             (signals.fast_lane_slowed, self._fast_lane_slowed),
+            (task_signals.attempt_ended, self._task_attempt_ended),
+            (task_signals.task_left, self._task_left),
         )
 
     def _connection_changed(self, *, role: str, state: str, problem: str, **_: Any) -> None:
@@ -177,6 +184,48 @@ class _Teller:
     def _fast_lane_slowed(self, *, problem: str, **_: Any) -> None:
         _connection.warning(
             "events are sent and read in pika's own way, which is slower: %s", _short(problem)
+        )
+
+    def _task_attempt_ended(
+        self,
+        *,
+        task_id: str,
+        type: str,
+        queue: str,
+        attempt: int,
+        max_attempts: int,
+        state: str | None,
+        seconds: float,
+        problem: str,
+        after_seconds: float | None,
+        **_: Any,
+    ) -> None:
+        about = {"queue": queue, "event_id": task_id}
+        told = f"{_short(type)} {task_id}, attempt {attempt} of {max_attempts}"
+        if state is None:
+            _task.warning(
+                "task %s: it is another worker's by now; its end here counts for nothing", told, extra=about
+            )
+        elif after_seconds is not None:
+            _task.warning(
+                "task %s: failed, and again in %.1f s: %s", told, after_seconds, _short(problem), extra=about
+            )
+        elif problem:
+            _task.error("task %s: %s: %s", told, state, _short(problem), extra=about)
+        else:
+            _task.debug("task %s: %s after %.1f s", told, state, seconds, extra=about)
+
+    def _task_left(self, *, task_id: str, type: str, queue: str, problem: str, **_: Any) -> None:
+        """Of each type once in a while: until a newer process has come, every one of them is met each minute."""
+        with self._lock:
+            last, _count = self._missed.get(f"task {type}", (float("-inf"), 0))
+            is_due = monotonic() - last >= LEFT_EVERY_SECONDS
+            if is_due:
+                self._missed[f"task {type}"] = (monotonic(), 0)
+        about = {"queue": queue, "event_id": task_id}
+        level = logging.WARNING if is_due else logging.DEBUG
+        _task.log(
+            level, "task %s: left for a process that knows it: %s", task_id, _short(problem), extra=about
         )
 
 

@@ -21,7 +21,7 @@ DEFAULT_QUEUE: Final = "tasks"
 Unique = Literal["", "reference", "payload"]
 
 _TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
-_QUEUE: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 #: Those that stand for one argument.
 _NAMED: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -197,7 +197,7 @@ def _problems_of(given: Given) -> Iterator[tuple[str, str]]:
         yield "is no type of tasks", "use letters, digits and _ . : -, a letter first, at most 100"
     if given["retry"].max_attempts > MOST_ATTEMPTS:
         yield f"max_attempts={given['retry'].max_attempts!r}", f"give {MOST_ATTEMPTS} at most"
-    if not isinstance(queue, str) or not _QUEUE.fullmatch(queue):
+    if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
         yield f"queue={queue!r}", "use lower-case letters, digits and _, a letter first, at most 63"
     if not _is_seconds(given["timeout_seconds"]) or not given["timeout_seconds"]:
         yield f"timeout_seconds={given['timeout_seconds']!r}", "give a number of seconds above 0"

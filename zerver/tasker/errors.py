@@ -49,3 +49,39 @@ class TaskNotUnique(TaskError):
     def __str__(self) -> str:
         told = f"as {self.task_id}" if self.task_id else "or was a moment ago"
         return f"task {self.type!r} is unique, and is there already, {told}"
+
+
+@dataclass(eq=False)
+class TaskRefused(TaskError):
+    """What was asked for cannot be: nothing was created or changed."""
+
+    type: str
+    problem: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"task {self.type!r}: {self.problem}; {self.mend}"
+
+
+@dataclass(eq=False)
+class TaskNotFound(TaskError):
+    """There is none such, or it has been cleaned up."""
+
+    task_id: str
+
+    def __str__(self) -> str:
+        return f"there is no task {self.task_id}; finished ones are deleted after QUEUE_RETENTION_DAYS"
+
+
+@dataclass(eq=False)
+class TaskInWrongState(TaskError):
+    """What was asked for cannot happen to a task in the state that it is in."""
+
+    task_id: str
+    state: str
+    #: What was asked for: "be cancelled".
+    wanted: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"task {self.task_id} is {self.state} and cannot {self.wanted}; {self.mend}"

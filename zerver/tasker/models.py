@@ -22,8 +22,6 @@ class Task(models.Model):
     queue = models.CharField(max_length=63)
     #: The encoded payload, unchanged since it was created; or sealed, see ``sealed_with``.
     payload = models.BinaryField()
-    #: Of what carries it: a name in ``QUEUE_TASKS``.
-    backend = models.CharField(max_length=63)
     #: The higher, the earlier among those that are due; -100 to 100.
     priority = models.SmallIntegerField(default=0)
     #: What the application knows it by; several may have the same.

@@ -24,9 +24,9 @@ from zerver.lib.storable import storable, storable_error, storable_traceback
 from zerver.tasker import task_table_sql as sql
 from zerver.tasker.errors import TaskNotUnique
 from zerver.tasker.states import TaskState
-from zerver.tasker.values import Due, NewTask, Place, Progress, Standing, Task, TaskClaim
+from zerver.tasker.values import Due, NewTask, Place, Progress, Standing, Task, TaskClaim, Wanted
 
-#: SQLite before 3.32 takes 999 parameters a statement, and a task has 11.
+#: SQLite before 3.32 takes 999 parameters a statement, and a task has 10.
 _ROWS_PER_STATEMENT: Final = 80
 #: Large payloads go in fewer at a time: a statement is held in memory several times over.
 _BYTES_PER_STATEMENT: Final = 4 << 20
@@ -106,7 +106,7 @@ class TaskTable:
         times = [] if task.scheduled_at_ms is None else [task.scheduled_at_ms] * 2
         payload = bodies.seal(task.payload)
         return [
-            task.id, task.type, task.queue, payload, bodies.newest, task.backend, task.priority, task.reference,
+            task.id, task.type, task.queue, payload, bodies.newest, task.priority, task.reference,
             task.max_attempts, *times,
         ]  # fmt: skip
 
@@ -124,6 +124,11 @@ class TaskTable:
     def get(self, task_id: str) -> Task | None:
         rows = self._rows(sql.get(), [task_id])
         return _task(rows[0]) if rows else None
+
+    def listed(self, wanted: Wanted, limit: int) -> list[Task]:
+        """Those that are wanted, newest first."""
+        where, values = sql.chosen(wanted)
+        return [_task(row) for row in self._rows(sql.listed(where), [*values, limit])]
 
     def reschedule(self, task_id: str, at_ms: int | None) -> Place | None:
         """Give one that waits another time; None: now. None: there is none that waits."""
@@ -280,13 +285,12 @@ def _sealed(error: str, traceback: str) -> list[Any]:
 
 
 def _place(rows: list[tuple[Any, ...]]) -> Place | None:
-    return Place(queue=rows[0][0], backend=rows[0][1], knock=rows[0][2]) if rows else None
+    return Place(queue=rows[0][0], knock=rows[0][1]) if rows else None
 
 
 def _claim(row: tuple[Any, ...]) -> TaskClaim:
     (
         task_id, task_type, queue, kept, key_name, attempts, max_attempts, number, state, scheduled_at_ms, reference,
-        backend,
     ) = row  # fmt: skip
     payload, problem = bytes(kept), ""
     try:
@@ -298,7 +302,6 @@ def _claim(row: tuple[Any, ...]) -> TaskClaim:
         type=task_type,
         queue=queue,
         payload=payload,
-        backend=backend,
         reference=reference,
         attempt=attempts,
         max_attempts=max_attempts,
@@ -311,7 +314,7 @@ def _claim(row: tuple[Any, ...]) -> TaskClaim:
 
 def _task(row: tuple[Any, ...]) -> Task:
     (
-        task_id, task_type, queue, kept, key_name, backend, priority, reference, state, attempts, max_attempts,
+        task_id, task_type, queue, kept, key_name, priority, reference, state, attempts, max_attempts,
         created_at_ms, scheduled_at_ms, started_at_ms, finished_at_ms, cancel_asked_at_ms, worker, done, total, note,
         result, error, traceback, result_key_name,
     ) = row  # fmt: skip
@@ -321,7 +324,6 @@ def _task(row: tuple[Any, ...]) -> Task:
         id=task_id,
         type=task_type,
         queue=queue,
-        backend=backend,
         payload=payload,
         priority=priority,
         reference=reference,

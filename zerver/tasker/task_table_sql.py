@@ -6,15 +6,16 @@ says it, the claim that the worker holds. The table of states is put into them, 
 # ruff: noqa: S608 (only constants and numbers of our own are put into statements; values are parameters)
 
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 from zerver.lib.event_table_sql import Dialect, marks, readable
 from zerver.tasker.states import OPEN, TRANSITIONS, TaskState, Verb, sources, target
+from zerver.tasker.values import Wanted
 
 TABLE: Final = "zerver_task"
 
 #: What a task is created with that its creator says, in the order of the parameters.
-_GIVEN: Final = "id, type, queue, payload, sealed_with, backend, priority, reference, max_attempts"
+_GIVEN: Final = "id, type, queue, payload, sealed_with, priority, reference, max_attempts"
 _GIVEN_COUNT: Final = len(_GIVEN.split(", "))
 #: And what the database says.
 _BORN: Final = (
@@ -23,12 +24,11 @@ _BORN: Final = (
 )
 #: In the order that ``TaskClaim`` is made from.
 CLAIMED_COLUMNS: Final = (
-    "id, type, queue, payload, sealed_with, attempts, max_attempts, claim, state,"
-    " scheduled_at_ms, reference, backend"
+    "id, type, queue, payload, sealed_with, attempts, max_attempts, claim, state, scheduled_at_ms, reference"
 )
 #: In the order that ``Task`` is made from.
 TASK_COLUMNS: Final = (
-    "id, type, queue, payload, sealed_with, backend, priority, reference, state, attempts, max_attempts,"
+    "id, type, queue, payload, sealed_with, priority, reference, state, attempts, max_attempts,"
     " created_at_ms, scheduled_at_ms, started_at_ms, finished_at_ms, cancel_asked_at_ms, worker, done, total,"
     " note, result, error, traceback, result_sealed_with"
 )
@@ -259,11 +259,11 @@ OF_REFERENCE: Final = "reference = %s AND NOT (reference = '') AND type = %s"
 
 
 def reschedule(dialect: Dialect, *, is_timed: bool) -> str:
-    """Parameters: its time twice, if it is given; id. Shape: (queue, backend, knocks)."""
+    """Parameters: its time twice, if it is given; id. Shape: (queue, knocks)."""
     at = "%s" if is_timed else dialect.now()
     return (
         f"UPDATE {TABLE} SET scheduled_at_ms = {at}, available_at_ms = {at}, knocks = knocks + 1"
-        f" WHERE {ONE} AND {_in(sources(Verb.RESCHEDULE))} RETURNING queue, backend, knocks"
+        f" WHERE {ONE} AND {_in(sources(Verb.RESCHEDULE))} RETURNING queue, knocks"
     )
 
 
@@ -278,13 +278,33 @@ def revive(dialect: Dialect) -> str:
         f" cancel_asked_at_ms = NULL, scheduled_at_ms = {now}, available_at_ms = {now}, knocks = knocks + 1"
         f" WHERE {ONE} AND {_in(sources(Verb.REVIVE))} AND NOT EXISTS (SELECT 1 FROM {TABLE} AS other"
         f" WHERE other.type = {TABLE}.type AND other.unique_key = {TABLE}.unique_key AND other.{IS_OPEN})"
-        " RETURNING queue, backend, knocks"
+        " RETURNING queue, knocks"
     )
 
 
 def get() -> str:
     """Parameters: id."""
     return f"SELECT {TASK_COLUMNS} FROM {TABLE} WHERE {ONE}"
+
+
+def chosen(wanted: Wanted) -> tuple[str, list[Any]]:
+    """The condition that says so, and its parameters."""
+    parts: list[tuple[str, list[Any]]] = [("id < %s", [wanted.before_id])] if wanted.before_id else []
+    if wanted.states:
+        parts.append((_in(wanted.states), []))
+    if wanted.type:
+        parts.append(("type = %s", [wanted.type]))
+    if wanted.queue:
+        parts.append(("queue = %s", [wanted.queue]))
+    if wanted.reference:
+        parts.append(("reference = %s AND NOT (reference = '')", [wanted.reference]))
+    where = " AND ".join(part for part, _ in parts) or "1 = 1"
+    return where, [value for _, values in parts for value in values]
+
+
+def listed(where: str) -> str:
+    """Newest first. Parameters: those of ``where``; limit."""
+    return f"SELECT {TASK_COLUMNS} FROM {TABLE} WHERE {where} ORDER BY id DESC LIMIT %s"
 
 
 def cleanup(dialect: Dialect) -> str:

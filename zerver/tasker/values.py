@@ -22,7 +22,6 @@ class NewTask:
     queue: str
     #: UTF-8 JSON.
     payload: bytes
-    backend: str
     max_attempts: int
     priority: int = 0
     reference: str = ""
@@ -42,7 +41,6 @@ class TaskClaim:
     type: str
     queue: str
     payload: bytes
-    backend: str
     reference: str
     #: The first is 1.
     attempt: int
@@ -58,11 +56,25 @@ class TaskClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Knock:
+    """Word that a task of a queue is due, or will be. It is a permit and no more: whoever hears it takes the most
+    urgent one that is due then.
+    """
+
+    queue: str
+    task_id: str
+    #: Which of the task's it is; the first is 1.
+    number: int
+    #: Units: milliseconds since the epoch; None: it is due ``delay_seconds`` from now.
+    due_at_ms: int | None = None
+    delay_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where one that waits anew is to be knocked for."""
 
     queue: str
-    backend: str
     #: The number of this knock.
     knock: int
 
@@ -74,6 +86,18 @@ class Due:
     count: int
     #: From when the oldest might have been claimed; None: none is due.
     since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """Which tasks somebody means; what is empty says nothing."""
+
+    states: tuple[TaskState, ...] = ()
+    type: str = ""
+    queue: str = ""
+    reference: str = ""
+    #: Older than this one: of a list by parts, the next part.
+    before_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +126,6 @@ class Task:
     id: str
     type: str
     queue: str
-    backend: str
     #: As it was created; None where it cannot be opened.
     payload: Mapping[str, Any] | None
     priority: int

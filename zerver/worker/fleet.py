@@ -23,7 +23,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Lane
 from zerver.worker.chores import Chores
 from zerver.worker.concurrent_runner import ConcurrentRunner
-from zerver.worker.handler import exception_line
+from zerver.worker.exceptions import exception_line
 from zerver.worker.housekeeper import Housekeeper
 from zerver.worker.process import ProcessRow, sweep_dead
 from zerver.worker.refusals import Refusal, check_lanes, leave_word

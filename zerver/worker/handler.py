@@ -1,6 +1,5 @@
 """Runs a worker's code on deliveries: the one place where exceptions become outcomes."""
 
-import traceback as tracebacks
 from asyncio import CancelledError
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -11,7 +10,6 @@ from django.db import transaction
 from zerver.lib import spans, trace
 from zerver.lib.errors import NotJson, TransactionSpoilt, WrongEventType
 from zerver.lib.event import decode_json
-from zerver.lib.linked_errors import linked
 from zerver.lib.redaction import Mask
 from zerver.lib.registry import QueueDeclaration
 from zerver.lib.transport.base import Delivery
@@ -23,6 +21,7 @@ from zerver.worker.base import (
     handled_events,
 )
 from zerver.worker.event_loop import plainly
+from zerver.worker.exceptions import exception_line, let_go, traceback_of
 from zerver.worker.outcomes import (
     DONE,
     Again,
@@ -38,6 +37,7 @@ from zerver.worker.outcomes import (
     with_texts,
 )
 from zerver.worker.surroundings import (
+    LEFT_OPEN,
     end_if_child,
     fork_count,
     freshen,
@@ -55,10 +55,6 @@ Pair = tuple[Delivery, Any]
 _CAUGHT_INSIDE = TransactionSpoilt(
     "the handler caught a database error, or asked for a rollback, inside its transaction",
     "wrap what may fail in transaction.atomic() of its own, or let the error rise",
-)
-_LEFT_OPEN = TransactionSpoilt(
-    "the handler left a transaction open",
-    "use transaction.atomic() as a context manager, and leave autocommit on",
 )
 
 
@@ -173,7 +169,7 @@ class Handler:
             results = [result] * len(pairs)
             failure = result if isinstance(result, Failure) else None
         if sober_up(in_transaction_before, interrupted=failure is not None and failure.is_timeout):
-            failure = failure or Failure(str(_LEFT_OPEN))
+            failure = failure or Failure(str(LEFT_OPEN))
         if failure is None:
             return results
         return [failure] if len(pairs) == 1 else [Again(failure)] * len(pairs)
@@ -252,7 +248,7 @@ class Handler:
 
     def result_of(self, error: BaseException, deliveries: Sequence[Delivery]) -> Outcome | Failure:
         """What came of a call that ended so."""
-        _let_go(error)
+        let_go(error)
         match error:
             case RetryLater():
                 return Retry(error.after_seconds, str(error))
@@ -264,21 +260,8 @@ class Handler:
                 text = f"ran over timeout_seconds={self._queue.timeout_seconds:g}"
             case _:
                 text = exception_line(error)
-        traceback = "".join(tracebacks.format_exception(error))
+        traceback = traceback_of(error)
         # Of a batch, each event runs once more on its own.
         is_last = [each.event.attempt >= self._queue.retry.max_attempts for each in deliveries] == [True]
         picture = tracker.current().picture(error) if is_last else None
         return Failure(text, traceback, isinstance(error, HandlerTimeout), picture)
-
-
-def _let_go(error: BaseException) -> None:
-    """Of what the handler's frames hold: one that took all memory leaves none to say so with."""
-    for link in linked(error):
-        tracebacks.clear_frames(link.__traceback__)
-
-
-def exception_line(error: BaseException) -> str:
-    """``module.Class: message``, even of an exception whose own text cannot be had."""
-    lines = tracebacks.format_exception_only(error)
-    # A SyntaxError's place comes first, indented; notes come last.
-    return next((line for line in lines if not line.startswith(" ")), lines[0]).strip()

@@ -118,12 +118,17 @@ class Housekeeper:
         if now >= self._sweep_at:
             self._sweep_at = now + _SWEEP_SECONDS
             self._chores.do("looking for dead processes", lambda: sweep_dead(self._settings.database))
+            self._chores.do("looking after features", self._look_after_features)
         if now >= self._look_at:
             self._look_at = now + _LOOK_SECONDS
             self._chores.do("looking for sealed events", self._tell_unreadable)
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
             self._chores.do("forgetting what is old", self._prune)
+
+    def _look_after_features(self) -> None:
+        queues = [row.runner.queue.name for row in self._rows if not row.runner.stopping.is_set()]
+        _raise_first(signals.housekeeping.send_robust(sender=None, queues=queues))
 
     def _return_surplus(self) -> None:
         for row in self._rows:
@@ -183,6 +188,7 @@ class Housekeeper:
         # Of events that were purged, or settled by a process that could not say so.
         delete_by_chunks(Suspect.objects.filter(last_started_at_ms__lt=older_than_ms), alias)
         delete_by_chunks(HandedBack.objects.filter(at_ms__lt=older_than_ms), alias)
+        _raise_first(signals.pruning.send_robust(sender=None, before_ms=older_than_ms))
 
     def _recycle_if_large(self) -> None:
         size_mb = rss_bytes() / (1 << 20)
@@ -210,3 +216,10 @@ class Housekeeper:
                     problem=f"{each}, {vault.current().lack}; they wait for who has it",
                 )
         self._unreadable = {(each.queue, each.key) for each in found}
+
+
+def _raise_first(answers: Sequence[tuple[object, object]]) -> None:
+    """Of receivers, all of whom have had their turn. Raises: what the first has raised that did."""
+    for _, answer in answers:
+        if isinstance(answer, Exception):
+            raise answer

@@ -1,14 +1,10 @@
 """Discovery: which workers there are, and one of them by its queue's name."""
 
 import importlib
-import traceback
 
-from django.apps import apps
-from django.utils.module_loading import module_has_submodule
-
-from zerver.lib.printable import one_line
 from zerver.lib.registry import QueueDeclaration, queues
 from zerver.worker.base import QueueProcessingWorker
+from zerver.worker.modules import import_all
 
 #: Where the core's own workers live; those of installed apps live in ``<app>/queue_processors.py``.
 _CORE_MODULES = ("zerver.worker.dead_letters",)
@@ -22,23 +18,7 @@ def discover() -> None:
     """
     for module in _CORE_MODULES:
         importlib.import_module(module)
-    for app in apps.get_app_configs():
-        # An app that is a single module, not a package, has no modules of its own.
-        if not module_has_submodule(app.module, "queue_processors"):
-            continue
-        module = f"{app.name}.queue_processors"
-        try:
-            importlib.import_module(module)
-        except Exception as error:  # whatever the module's author did: it is told, not raised
-            queues.module_failed(module, _why(error))
-
-
-def _why(error: Exception) -> str:
-    """In one line, with the place. Shape: ``KeyError: 'SHOP', /srv/shop/queue_processors.py:3``."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{type(error).__name__}: {error.msg}, {error.filename}:{error.lineno}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {one_line(error)}, {last.filename}:{last.lineno}"
+    import_all("queue_processors")
 
 
 def get_active_worker_queues(*, only_test_queues: bool = False) -> list[str]:

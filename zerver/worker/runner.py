@@ -17,8 +17,9 @@ from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.breaker import Breaker
 from zerver.worker.database_guard import STORE_ERRORS, DatabaseGuard
 from zerver.worker.event_loop import Hook
+from zerver.worker.exceptions import exception_line
 from zerver.worker.gate import Gate
-from zerver.worker.handler import Handler, exception_line
+from zerver.worker.handler import Handler
 from zerver.worker.intake import Intake
 from zerver.worker.journey import Journey
 from zerver.worker.settle import Settler

@@ -17,7 +17,7 @@ from zerver.lib.printable import shortened
 from zerver.lib.registry import QueueDeclaration
 from zerver.worker.base import QueueProcessingWorker
 from zerver.worker.event_loop import Hook
-from zerver.worker.handler import exception_line
+from zerver.worker.exceptions import exception_line
 from zerver.worker.queue_processors import get_worker
 
 #: What a worker needs may be away for a moment, or for a night.

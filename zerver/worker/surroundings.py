@@ -18,6 +18,7 @@ from django.db.backends.signals import connection_created
 from django.utils import translation
 
 from zerver.lib import clock
+from zerver.lib.errors import TransactionSpoilt
 
 A = TypeVar("A")
 T = TypeVar("T")
@@ -28,6 +29,11 @@ _IDLE_SECONDS: Final = 60.0
 #: What only grows stale with time is looked at no more often than so: it would cost more than most events do.
 _LOOK_SECONDS: Final = 0.05
 _USED_AT: Final = "_zerver_used_at"
+#: What is said of a handler of which ``sober_up`` says that it left one.
+LEFT_OPEN: Final = TransactionSpoilt(
+    "the handler left a transaction open",
+    "use transaction.atomic() as a context manager, and leave autocommit on",
+)
 _NONE: Final[frozenset[str]] = frozenset()
 
 

@@ -185,10 +185,10 @@ class ThreadDeadline(_WatchedDeadline):
                 self._watchdog.running.pop(thread_id, None)
             if entry.soft_fired:
                 # Asked for, and perhaps not raised yet. It lands before this line or never.
-                _raise_soon(thread_id, None)
+                raise_soon(thread_id, None)
 
 
-def _raise_soon(thread_id: int, error: type[BaseException] | None) -> None:
+def raise_soon(thread_id: int, error: type[BaseException] | None) -> None:
     """Have the interpreter raise in that thread at one of its next bytecodes; None: take back what was asked for.
 
     Source: PyThreadState_SetAsyncExc, Python/C API, "Initialization, Finalization, and Threads".
@@ -199,6 +199,9 @@ def _raise_soon(thread_id: int, error: type[BaseException] | None) -> None:
 
 class Watchdog:
     """Sees every handler call of this process and ends those that nothing else ends."""
+
+    #: The one that looks after this process, while it does.
+    current: "ClassVar[Watchdog | None]" = None
 
     def __init__(self, on_hard: Callable[[Running], None]) -> None:
         #: Handler calls under way: by thread id, and coroutines, of which many share a thread, each by itself.
@@ -221,8 +224,10 @@ class Watchdog:
         self._last_resort_seconds = longest_seconds + HARD_GRACE_SECONDS + _LAST_RESORT_SECONDS
         self._arm_last_resort()
         self._thread.start()
+        Watchdog.current = self
 
     def stop(self) -> None:
+        Watchdog.current = None
         self._stop.set()
         self._thread.join()
         faulthandler.cancel_dump_traceback_later()
@@ -269,7 +274,7 @@ class Watchdog:
             if self.running.get(thread_id) is not entry:
                 return
             entry.soft_fired = True
-            _raise_soon(thread_id, HandlerTimeout)
+            raise_soon(thread_id, HandlerTimeout)
 
 
 def tell_timeout(entry: Running, *, is_hard: bool) -> None:

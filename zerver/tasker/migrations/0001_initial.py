@@ -16,7 +16,6 @@ class Migration(migrations.Migration):
                 ("type", models.CharField(max_length=100)),
                 ("queue", models.CharField(max_length=63)),
                 ("payload", models.BinaryField()),
-                ("backend", models.CharField(max_length=63)),
                 ("priority", models.SmallIntegerField(default=0)),
                 ("reference", models.CharField(blank=True, default="", max_length=255)),
                 ("unique_key", models.CharField(blank=True, max_length=64, null=True)),

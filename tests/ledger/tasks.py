@@ -1,0 +1,125 @@
+"""Tasks that do what their payloads say, as the queue processors beside them do, and note it in the same ledger."""
+
+import os
+import time
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from tests.ledger.notes import note
+from tests.ledger.queue_processors import QUICK, STEPS
+from zerver.tasker import task, task_context
+from zerver.worker.base import RetryLater
+
+
+class Job(TypedDict):
+    n: int
+    do: NotRequired[list[list[Any]]]
+    after: NotRequired[list[list[Any]]]
+    result: NotRequired[Any]
+
+
+def note_task(kind: str, job: Job, **facts: Any) -> None:
+    note(kind, n=job["n"], task_id=task_context.task_id, attempt=task_context.attempt, **facts)
+
+
+def _raise_below(attempt: int, text: str) -> None:
+    if task_context.attempt < attempt:
+        raise ValueError(text)
+
+
+def _die_below(attempt: int) -> None:
+    if task_context.attempt < attempt:
+        STEPS["die"]()
+
+
+def _retry_once(seconds: float) -> None:
+    if task_context.attempt == 1:
+        raise RetryLater(seconds, "not yet")
+
+
+def _check_in_while_exists(path: str) -> None:
+    while Path(path).exists():
+        task_context.check_in()
+        time.sleep(0.005)
+
+
+def _look_while_exists(path: str) -> None:
+    """Until it is cancelled; and no exception is raised then."""
+    while Path(path).exists() and not task_context.cancelled:
+        time.sleep(0.005)
+
+
+def _tidy_up(path: str) -> None:
+    try:
+        _check_in_while_exists(path)
+    except BaseException as error:
+        note("tidied up", why=type(error).__name__)
+        raise
+
+
+def _once(name: str, *step: Any) -> None:
+    taken = Path(os.environ["LEDGER_FILE"]).with_name(f"once-{name}")
+    if not taken.exists():
+        taken.touch()
+        _STEPS[step[0]](*step[1:])
+
+
+_STEPS: dict[str, Any] = {
+    **STEPS,
+    "once": _once,
+    "raise_below": _raise_below,
+    "die_below": _die_below,
+    "retry_once": _retry_once,
+    "check_in_while_exists": _check_in_while_exists,
+    "look_while_exists": _look_while_exists,
+    "tidy_up": _tidy_up,
+    "progress": task_context.progress,
+}
+
+
+def run(job: Job) -> Any:
+    note_task("started", job)
+    for name, *arguments in job.get("do", []):
+        _STEPS[name](*arguments)
+    note_task("effect", job)
+    for name, *arguments in job.get("after", []):
+        _STEPS[name](*arguments)
+    return job.get("result")
+
+
+if "LEDGER_IS_OLD" not in os.environ:
+
+    @task("perform", retry=QUICK, timeout_seconds=300)
+    def perform_job(job: Job) -> Any:
+        return run(job)
+
+
+@task("performOnce", retry=QUICK, unique="payload")
+def perform_once(job: Job) -> Any:
+    return run(job)
+
+
+@task("performByReference", retry=QUICK, unique="reference", unique_seconds=3600)
+def perform_by_reference(job: Job) -> Any:
+    return run(job)
+
+
+@task("performQuickly", retry=QUICK, timeout_seconds=0.5)
+def perform_quickly(job: Job) -> Any:
+    return run(job)
+
+
+@task("performBare", max_attempts=2)
+def perform_bare() -> str:
+    note("bare", task_id=task_context.task_id)
+    return "done"
+
+
+class Unusable:
+    """No JSON."""
+
+
+@task("returnNonsense", retry=QUICK)
+def return_nonsense(job: Job) -> Any:
+    note_task("effect", job)
+    return {"found": [Unusable()]}

@@ -1,0 +1,27 @@
+"""Runs what is due without a worker process: for cron, for hosted cron over HTTP, for tests."""
+
+from collections.abc import Callable, Sequence
+
+from zerver.tasker import routing
+from zerver.tasker.run import Ran, run_next
+
+
+def run_due(
+    limit: int,
+    queues: Sequence[str] | None = None,
+    *,
+    run: Callable[[str], Ran | None] = run_next,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> int:
+    """Queues take turns; of each, the most urgent task first. ``queues``: None for all that there are.
+
+    How many were claimed. Raises: TransportUnavailable.
+    """
+    waiting = list(routing.known_queues() if queues is None else queues)
+    count = 0
+    while waiting and count < limit and not is_stopping():
+        queue = waiting.pop(0)
+        if run(queue) is not None:
+            waiting.append(queue)  # else nothing is due there, and it is not asked again
+            count += 1
+    return count

@@ -1,0 +1,57 @@
+"""The queues of tasks, and the worker that answers knocks on them: one class, and one of its kind for each queue.
+
+Discovered as every app's are; by then all ``tasks`` modules are to be read, for they say which queues there are.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from zerver.lib import signals
+from zerver.lib.conf import get_settings
+from zerver.lib.event import Event
+from zerver.lib.transport import current
+from zerver.tasker import routing
+from zerver.tasker.run import longest_seconds, run_next
+from zerver.tasker.sweep import sweep
+from zerver.tasker.task_table import TaskTable
+from zerver.worker.base import QueueProcessingWorker, assign_queue
+from zerver.worker.modules import import_all
+
+#: A task that kills its process runs out of attempts; the knock that it came by is not to blame.
+_MAX_CRASHES: Final = 1_000
+
+
+class TaskWorker(QueueProcessingWorker):
+    """A knock is a permit: the most urgent task of the queue that is due runs, whichever the knock was for. Where none
+    is, it was one too many.
+    """
+
+    def consume(self, knock: Event) -> None:
+        ran = run_next(self.queue_name)
+        if ran is not None and ran.error is not None and current.immediate() is not None:
+            # A test sees what its code raises, as it does for events.
+            raise ran.error
+
+
+def declare_queues() -> None:
+    """A queue for each name that a task is declared with, or that a backend with worker processes is given."""
+    for name in routing.known_queues():
+        if routing.backend_of(name).has_worker_processes:
+            worker_class = type("TaskWorker", (TaskWorker,), {"__module__": __name__})
+            assign_queue(name, timeout_seconds=longest_seconds(), max_crashes=_MAX_CRASHES)(worker_class)
+
+
+def _sweep(*, queues: Sequence[str], **_: Any) -> None:
+    """In the processes that would run what it finds."""
+    known = set(routing.known_queues())
+    sweep(queue for queue in queues if queue in known)
+
+
+def _prune(*, before_ms: int, **_: Any) -> None:
+    TaskTable(get_settings().database).cleanup(before_ms)
+
+
+import_all("tasks")
+declare_queues()
+signals.housekeeping.connect(_sweep, dispatch_uid="zerver.tasker")
+signals.pruning.connect(_prune, dispatch_uid="zerver.tasker")

@@ -1,0 +1,242 @@
+"""One task from its claim to its end: claimed, read, handled, settled."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar, assert_never
+
+from django.db import transaction
+
+from zerver.lib import clock
+from zerver.lib.conf import get_settings
+from zerver.lib.errors import NotJson, WrongEventType
+from zerver.lib.process_mark import host_name
+from zerver.tasker import routing, signals
+from zerver.tasker.attempt import LEASE_SECONDS, Attempt
+from zerver.tasker.context import current_attempt
+from zerver.tasker.declarations import TaskDeclaration, tasks
+from zerver.tasker.ends import End, Failed, Lost, Stopped, Succeeded, end_of, end_with
+from zerver.tasker.errors import UnknownTaskType
+from zerver.tasker.keeper import keeper
+from zerver.tasker.states import TaskState
+from zerver.tasker.task_table import VANISHED, TaskTable
+from zerver.tasker.values import Knock, TaskClaim
+from zerver.worker.database_guard import STORE_ERRORS
+from zerver.worker.limits import within
+from zerver.worker.surroundings import LEFT_OPEN, freshen, in_context, sober_up
+
+T = TypeVar("T")
+
+#: A task of a type that this process does not know waits so long for one that does.
+UNKNOWN_SECONDS: Final = 60.0
+#: What a handler has done is not to be forgotten for a database that is away for a moment. For so long it is told.
+SETTLE_SECONDS: Final = 30.0
+_FIRST_PAUSE_SECONDS: Final = 0.1
+_MOST_PAUSE_SECONDS: Final = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What became of one task that was claimed here."""
+
+    claim: TaskClaim
+    #: What it is now; None: it is somebody else's.
+    state: TaskState | None
+    #: What its handler raised, for tests.
+    error: BaseException | None = None
+
+
+def run_next(queue: str) -> Ran | None:
+    """Run the most urgent task of a queue that is due. None: none is.
+
+    Raises: TransportUnavailable when the database is away; what was claimed by then comes again when its claim ends.
+    """
+    alias = get_settings().database
+    table = TaskTable(alias)
+    claim = table.claim(queue, LEASE_SECONDS, worker_name())
+    if claim is None:
+        return None
+    if claim.state is not TaskState.RUNNING:
+        _tell_end(claim, claim.state, 0.0, VANISHED if claim.state is TaskState.FAILED else "")
+        return Ran(claim=claim, state=claim.state)
+    try:
+        declared = tasks.lookup(claim.type)
+    except UnknownTaskType as error:
+        return _left(table, claim, str(error))
+    return _Run(table, alias, claim, declared).run()
+
+
+def longest_seconds() -> float:
+    """What ``run_next`` may take: the longest time that a task is allowed, for each may be on any queue, and what it
+    takes to claim it before and to settle it afterwards.
+    """
+    return max((declared.timeout_seconds for declared in tasks.all()), default=0.0) + 2 * SETTLE_SECONDS
+
+
+def worker_name() -> str:
+    """``host:pid``, as rows say it."""
+    return f"{host_name()}:{os.getpid()}"
+
+
+def _left(table: TaskTable, claim: TaskClaim, problem: str) -> Ran:
+    """For another process, whose code may be older or newer, to find. No attempt is counted."""
+    with transaction.atomic(using=get_settings().database):
+        after = table.release(claim, UNKNOWN_SECONDS)
+        _knock_again(claim, after, UNKNOWN_SECONDS)
+    signals.task_left.send_robust(
+        sender=None, task_id=claim.id, type=claim.type, queue=claim.queue, problem=problem
+    )
+    return Ran(claim=claim, state=after[0] if after else None)
+
+
+def _knock_again(claim: TaskClaim, after: tuple[TaskState, int] | None, delay_seconds: float) -> None:
+    """In the transaction in which it came to wait again, if it did."""
+    if after is not None and after[0] is TaskState.SCHEDULED:
+        knock = Knock(queue=claim.queue, task_id=claim.id, number=after[1], delay_seconds=delay_seconds)
+        routing.backend_of(claim.queue).knock([knock])
+
+
+class _Run:
+    """One attempt."""
+
+    def __init__(self, table: TaskTable, alias: str, claim: TaskClaim, declared: TaskDeclaration) -> None:
+        self._table = table
+        self._alias = alias
+        self._claim = claim
+        self._declared = declared
+        self._attempt = Attempt(table, alias, claim)
+        self._error: BaseException | None = None
+
+    def run(self) -> Ran:
+        claim = self._claim
+        started_at = clock.monotonic()
+        signals.task_started.send_robust(
+            sender=None,
+            task_id=claim.id,
+            type=claim.type,
+            queue=claim.queue,
+            attempt=claim.attempt,
+            max_attempts=claim.max_attempts,
+        )
+        with keeper().keeping(self._attempt):
+            end = self._handle()
+            state, after_seconds = self._settle(end)
+        problem = end.error if isinstance(end, Failed) else ""
+        _tell_end(claim, state, clock.monotonic() - started_at, problem, after_seconds)
+        return Ran(claim=claim, state=state, error=self._error)
+
+    def _handle(self) -> End:
+        """Its payload read, and its handler called: in a context of its own, and under its limit."""
+        if self._claim.problem:
+            return Failed(self._claim.problem, is_final=True)
+        try:
+            payload = self._declared.payload_type.decode(self._claim.type, self._claim.payload)
+        except NotJson as error:
+            return Failed(f"its payload is damaged: {error}", is_final=True)
+        except WrongEventType as error:
+            self._error = error
+            # In a rolling deploy the other version may know it.
+            return Failed(f"its payload is of another type: {error}")
+        except Exception as error:  # a type's own code, such as a Struct's __post_init__
+            self._error = error
+            return end_of(error, self._declared.timeout_seconds)
+        in_transaction_before = freshen()
+        end: End
+        try:
+            end = end_with(in_context(self._call, payload), get_settings().max_event_bytes)
+        except BaseException as error:  # SystemExit too: a handler does not end its process
+            self._error = error
+            end = end_of(error, self._declared.timeout_seconds)
+        is_interrupted = isinstance(end, Failed) and end.is_timeout
+        if sober_up(in_transaction_before, interrupted=is_interrupted) and isinstance(end, Succeeded):
+            return Failed(str(LEFT_OPEN))
+        return end
+
+    def _call(self, payload: Any) -> Any:
+        current_attempt.set(self._attempt)
+        handler = self._declared.handler
+        call = (lambda: handler(payload)) if self._declared.takes_payload else handler
+        return within(self._declared.timeout_seconds, call)
+
+    def _settle(self, end: End) -> tuple[TaskState | None, float | None]:
+        """What it is now, None where it is ours no longer; and until its next attempt, if there is one."""
+        match end:
+            case Succeeded(result):
+                done = self._insisting(lambda _: self._succeed(result))
+                return (TaskState.SUCCEEDED if done else None), None
+            case Stopped():
+                stopped = self._insisting(lambda _: self._table.stop(self._claim))
+                return (TaskState.CANCELLED if stopped else None), None
+            case Lost():
+                return None, None
+            case Failed(is_final=True):
+                failed = self._insisting(lambda _: self._fail(end))
+                return (TaskState.FAILED if failed else None), None
+            case Failed():
+                return self._insisting(
+                    lambda was_away: self._again(end, is_counted=end.is_timeout or not was_away)
+                )
+            case _:
+                assert_never(end)
+
+    def _succeed(self, result: str | None) -> bool:
+        self._attempt.write_progress()
+        return self._table.succeed(self._claim, result)
+
+    def _fail(self, end: Failed) -> bool:
+        return self._table.fail(self._claim, end.error, end.traceback)
+
+    def _again(self, end: Failed, *, is_counted: bool) -> tuple[TaskState | None, float | None]:
+        """Its next attempt, and the knock for it, in one transaction.
+
+        ``is_counted``: not where the database was away just after it failed, and so perhaps while it ran.
+        """
+        wait_seconds = end.after_seconds
+        if wait_seconds is None:
+            wait_seconds = self._declared.retry.delay_seconds(self._claim.attempt)
+        with transaction.atomic(using=self._alias):
+            if is_counted:
+                after = self._table.retry_later(self._claim, wait_seconds, end.error, end.traceback)
+            else:
+                after = self._table.release(self._claim, wait_seconds)
+            _knock_again(self._claim, after, wait_seconds)
+        if after is None:
+            return None, None
+        return after[0], wait_seconds if after[0] is TaskState.SCHEDULED else None
+
+    @staticmethod
+    def _insisting(settle: Callable[[bool], T]) -> T:
+        """Told whether the database was away when it was tried first. Raises: TransportUnavailable, in the end."""
+        deadline = clock.monotonic() + SETTLE_SECONDS
+        pause_seconds, was_away = _FIRST_PAUSE_SECONDS, False
+        while True:
+            try:
+                return settle(was_away)
+            except STORE_ERRORS:
+                was_away = True
+                if clock.monotonic() + pause_seconds > deadline:
+                    raise
+            time.sleep(pause_seconds)
+            pause_seconds = min(_MOST_PAUSE_SECONDS, 2 * pause_seconds)
+
+
+def _tell_end(
+    claim: TaskClaim,
+    state: TaskState | None,
+    seconds: float,
+    problem: str,
+    after_seconds: float | None = None,
+) -> None:
+    signals.attempt_ended.send_robust(
+        sender=None,
+        task_id=claim.id,
+        type=claim.type,
+        queue=claim.queue,
+        attempt=claim.attempt,
+        max_attempts=claim.max_attempts,
+        state=state,
+        seconds=seconds,
+        problem=problem,
+        after_seconds=after_seconds,
+    )
