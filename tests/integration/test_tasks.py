@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
@@ -39,7 +38,9 @@ def wait_until(task_id: str, state: TaskState, timeout_seconds: float = 30) -> T
 
 def worker(spine: Spine, queue: str = "tasks") -> ProjectProcess:
     process = spine.work(f"--queue={queue}")
-    wait_for(lambda: any(row.state == "running" for row in spine.process_rows() if row.pid == process.pid), 30)
+    wait_for(
+        lambda: any(row.state == "running" for row in spine.process_rows() if row.pid == process.pid), 30
+    )
     return process
 
 
@@ -70,9 +71,9 @@ def test_a_task_runs_and_its_result_is_kept(spine: Spine) -> None:
 
 
 def test_a_task_of_a_transaction_that_rolls_back_was_never_there(spine: Spine) -> None:
-    with pytest.raises(ZeroDivisionError), transaction.atomic():
+    with transaction.atomic():
         never = tasker.create("perform", job(1))
-        raise ZeroDivisionError
+        transaction.set_rollback(True)
     kept = tasker.create("perform", job(2))
     spine.work("--queue=tasks")
 
@@ -195,7 +196,12 @@ def test_one_that_fails_after_it_was_cancelled_is_cancelled(spine: Spine) -> Non
 @on_sqlite
 def test_progress_is_seen_while_it_runs_and_the_last_word_stays(spine: Spine) -> None:
     path = gate(spine)
-    steps = [["sleep", 1.1], ["progress", 3, 10, "sending"], ["wait_while_exists", str(path)], ["progress", 10, 10]]
+    steps = [
+        ["sleep", 1.1],
+        ["progress", 3, 10, "sending"],
+        ["wait_while_exists", str(path)],
+        ["progress", 10, 10],
+    ]
     task_id = tasker.create("perform", job(1, *steps))
     worker(spine)
 

@@ -20,7 +20,7 @@ DEFAULT_QUEUE: Final = "tasks"
 #: What of two tasks must differ: nothing, their references, or their payloads.
 Unique = Literal["", "reference", "payload"]
 
-_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,99}")
+_TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,254}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
 #: Those that stand for one argument.
 _NAMED: Final = (
@@ -56,11 +56,17 @@ class TaskDeclaration:
     unique_seconds: float = 0.0
 
 
+#: The declaration of a type; None: it is none that this one knows.
+Finder = Callable[[str], TaskDeclaration | None]
+
+
 class TaskRegistry:
     """All types of tasks of this process."""
 
     def __init__(self) -> None:
         self._tasks: dict[str, TaskDeclaration] = {}
+        self._finders: list[Finder] = []
+        self._longest_found_seconds = 0.0
 
     def declare(self, task: TaskDeclaration) -> None:
         """Raises: InvalidTask when another function has the type."""
@@ -75,10 +81,24 @@ class TaskRegistry:
 
     def lookup(self, task_type: str) -> TaskDeclaration:
         """Raises: UnknownTaskType."""
-        try:
-            return self._tasks[task_type]
-        except KeyError:
-            raise UnknownTaskType(task_type, tuple(sorted(self._tasks))) from None
+        declared = self._tasks.get(task_type)
+        found = declared or next(filter(None, (find(task_type) for find in self._finders)), None)
+        if found is None:
+            raise UnknownTaskType(task_type, tuple(sorted(self._tasks)))
+        return found
+
+    def add_finder(self, find: "Finder", longest_seconds: float) -> None:
+        """For types that nobody declares beforehand: asked for a type that is not known by itself.
+
+        Units: longest_seconds is the longest ``timeout_seconds`` of what it finds.
+        """
+        self._finders.append(find)
+        self._longest_found_seconds = max(self._longest_found_seconds, longest_seconds)
+
+    @property
+    def longest_seconds(self) -> float:
+        """That one attempt at any task may take."""
+        return max([self._longest_found_seconds, *(each.timeout_seconds for each in self._tasks.values())])
 
     def all(self) -> list[TaskDeclaration]:
         """By type."""
@@ -194,7 +214,7 @@ def _problems_of(given: Given) -> Iterator[tuple[str, str]]:
     """What is wrong, and what would be right. Types are looked at: what comes in is not checked by mypy."""
     task_type, queue, unique = given["type"], given["queue"], given["unique"]
     if not isinstance(task_type, str) or not _TYPE.fullmatch(task_type):
-        yield "is no type of tasks", "use letters, digits and _ . : -, a letter first, at most 100"
+        yield "is no type of tasks", "use letters, digits and _ . : -, a letter first, at most 255"
     if given["retry"].max_attempts > MOST_ATTEMPTS:
         yield f"max_attempts={given['retry'].max_attempts!r}", f"give {MOST_ATTEMPTS} at most"
     if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):

@@ -73,7 +73,8 @@ def end_with(returned: Any, limit_bytes: int) -> Succeeded | Failed:
     try:
         result = encode_value(returned)
     except NotJson as error:
-        return _useless(f"is no JSON at {error.path}: {error.problem}", "have it return what JSON can carry, or nothing")
+        problem = f"is no JSON at {error.path}: {error.problem}"
+        return _useless(problem, "have it return what JSON can carry, or nothing")
     except Exception as error:  # its own code, as of a lazy string
         return _useless(f"cannot be encoded: {exception_line(error)}", "have it return plain values")
     if len(result) > limit_bytes:

@@ -17,7 +17,7 @@ class Task(models.Model):
 
     #: UUIDv7.
     id = models.CharField(primary_key=True, max_length=36)
-    type = models.CharField(max_length=100)
+    type = models.CharField(max_length=255)
     #: Whose workers run it.
     queue = models.CharField(max_length=63)
     #: The encoded payload, unchanged since it was created; or sealed, see ``sealed_with``.

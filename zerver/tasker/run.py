@@ -71,7 +71,7 @@ def longest_seconds() -> float:
     """What ``run_next`` may take: the longest time that a task is allowed, for each may be on any queue, and what it
     takes to claim it before and to settle it afterwards.
     """
-    return max((declared.timeout_seconds for declared in tasks.all()), default=0.0) + 2 * SETTLE_SECONDS
+    return tasks.longest_seconds + 2 * SETTLE_SECONDS
 
 
 def worker_name() -> str:

@@ -13,7 +13,7 @@ class Migration(migrations.Migration):
             name="Task",
             fields=[
                 ("id", models.CharField(max_length=36, primary_key=True, serialize=False)),
-                ("type", models.CharField(max_length=100)),
+                ("type", models.CharField(max_length=255)),
                 ("queue", models.CharField(max_length=63)),
                 ("payload", models.BinaryField()),
                 ("priority", models.SmallIntegerField(default=0)),
