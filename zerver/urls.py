@@ -14,6 +14,7 @@ def what_is_here(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("webhooks/", include("zerver.contrib.webhooks.urls")),
+    path("queue/tasks/", include("zerver.tasker.urls")),
     # Who develops opens this first.
     *([path("", what_is_here)] if settings.DEBUG else []),
 ]

@@ -25,6 +25,7 @@ N = TypeVar("N", int, float)
 
 _DEFAULT_TASKS = "default"
 _USUAL_TASK_BACKEND = "zerver.tasker.backends.queue.QueueBackend"
+LEAST_SECRET_LENGTH = 16
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
 _WORDS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -69,6 +70,8 @@ class QueueSettings:
     #: ``line`` or ``json``.
     log_format: str
     sentry_bodies: bool
+    #: Of who may have the tasks that are due run over HTTP; "": nobody may.
+    cron_secret: str = field(repr=False)
     #: By alias; ``default`` is there always.
     tasks: "Mapping[str, TaskBackendSettings]" = field(repr=False)
 
@@ -102,6 +105,7 @@ def get_settings() -> QueueSettings:
         body_keys_file=_read("QUEUE_BODY_KEYS_FILE", None, _optional_path),
         log_format=_read("QUEUE_LOG_FORMAT", "line", _log_format),
         sentry_bodies=_read("QUEUE_SENTRY_BODIES", False, _yes_or_no),
+        cron_secret=_read("QUEUE_CRON_SECRET", "", _secret),
         tasks=_read("QUEUE_TASKS", {}, _task_backends),
     )
 
@@ -133,7 +137,7 @@ def _value(name: str, default: Any) -> Any:
 
 def _shown(name: str, value: object) -> str:
     """A value as it may stand in an error: of a URL the scheme alone; a mistyped one hides passwords anywhere."""
-    if name.endswith("_KEYS") or name == "QUEUE_TASKS":
+    if name.endswith(("_KEYS", "_SECRET")) or name == "QUEUE_TASKS":
         return f"a value of type {type(value).__name__}"
     if not name.endswith("_URL"):
         return repr(value)
@@ -226,6 +230,15 @@ def _log_format(value: Any) -> str:
     if value not in ("line", "json"):
         raise ValueError("write line or json")
     return str(value)
+
+
+def _secret(value: Any) -> str:
+    """Too short a one can be guessed; and one that is nearly empty is a slip of somebody's template."""
+    if not isinstance(value, str) or 0 < len(value) < LEAST_SECRET_LENGTH:
+        raise ValueError(
+            f"write at least {LEAST_SECRET_LENGTH} characters that nobody can guess, or leave it out"
+        )
+    return value
 
 
 def _yes_or_no(value: Any) -> bool:

@@ -4,6 +4,8 @@ A signal carries names, ids and numbers, never an event's body. Receivers run wh
 worker's handler thread), so they must be quick and must not raise.
 """
 
+from typing import Any
+
 from django.dispatch import Signal
 
 #: A call has published. Arguments: queue; accepted, lost (how many of its events were stored, and how many could be
@@ -28,11 +30,18 @@ suspect_started = Signal()
 handler_timed_out = Signal()
 #: Workers hear of new rows another way. Arguments: database (alias), is_listening (False: they poll), problem.
 waking_changed = Signal()
-#: A worker process looks after what is due beside its events, every quarter of a minute or so, on a thread of its own.
-#: Arguments: queues (their names). What a receiver raises is told as what it is, and holds up nothing.
+#: Features are asked to look after what is theirs, see ``ask``: by every worker process, every quarter of a minute or
+#: so, on a thread of its own. Arguments: queues (their names).
 housekeeping = Signal()
-#: What finished before a moment is to be forgotten; about once an hour. Arguments: before_ms (milliseconds since the
-#: epoch). Otherwise as ``housekeeping``.
+#: Likewise, to forget what finished before a moment; about once an hour. Arguments: before_ms (milliseconds since the
+#: epoch).
 pruning = Signal()
 #: This process sends to the broker, and reads from it, more slowly than it could; told once. Arguments: problem.
 fast_lane_slowed = Signal()
+
+
+def ask(signal: Signal, **arguments: Any) -> None:
+    """Have every receiver do what it is asked. Raises: what the first of them raises; all have had their turn then."""
+    for _, answer in signal.send_robust(sender=None, **arguments):
+        if isinstance(answer, Exception):
+            raise answer

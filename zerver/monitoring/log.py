@@ -47,6 +47,8 @@ class _Teller:
         self._told: dict[str, tuple[str, set[str]]] = {}
         #: Queue to (monotonic seconds of the last line, events missed since).
         self._missed: dict[str, tuple[float, int]] = {}
+        #: Matter to monotonic seconds of its last line.
+        self._told_at: dict[str, float] = {}
 
     def receivers(self) -> Sequence[tuple[Any, Callable[..., None]]]:
         return (
@@ -62,6 +64,7 @@ class _Teller:
             (signals.fast_lane_slowed, self._fast_lane_slowed),
             (task_signals.attempt_ended, self._task_attempt_ended),
             (task_signals.task_left, self._task_left),
+            (task_signals.knock_failed, self._knock_failed),
         )
 
     def _connection_changed(self, *, role: str, state: str, problem: str, **_: Any) -> None:
@@ -217,16 +220,25 @@ class _Teller:
 
     def _task_left(self, *, task_id: str, type: str, queue: str, problem: str, **_: Any) -> None:
         """Of each type once in a while: until a newer process has come, every one of them is met each minute."""
-        with self._lock:
-            last, _count = self._missed.get(f"task {type}", (float("-inf"), 0))
-            is_due = monotonic() - last >= LEFT_EVERY_SECONDS
-            if is_due:
-                self._missed[f"task {type}"] = (monotonic(), 0)
         about = {"queue": queue, "event_id": task_id}
-        level = logging.WARNING if is_due else logging.DEBUG
+        level = logging.WARNING if self._is_due(f"task {type}", LEFT_EVERY_SECONDS) else logging.DEBUG
         _task.log(
             level, "task %s: left for a process that knows it: %s", task_id, _short(problem), extra=about
         )
+
+    def _knock_failed(self, *, queue: str, backend: str, problem: str, **_: Any) -> None:
+        level = logging.WARNING if self._is_due(f"knock {backend}", MISSED_EVERY_SECONDS) else logging.DEBUG
+        text = "queue %s: no word of its tasks by backend %s, the sweeper will make it good: %s"
+        _task.log(level, text, queue, backend, _short(problem), extra={"queue": queue})
+
+    def _is_due(self, matter: str, every_seconds: float) -> bool:
+        """It was not told for so long."""
+        with self._lock:
+            now = monotonic()
+            if now - self._told_at.get(matter, float("-inf")) < every_seconds:
+                return False
+            self._told_at[matter] = now
+            return True
 
 
 _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": logging.ERROR}

@@ -9,8 +9,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Final
 
+from zerver.lib import clock
+from zerver.tasker import routing
 from zerver.tasker.due import run_due
 from zerver.tasker.run import Ran, longest_seconds, run_next
+from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.stop_signals import StopSignals, say
 from zerver.worker.timeouts import MainThreadDeadline, Running, Watchdog, tell_timeout
@@ -20,6 +23,8 @@ _EXIT_STUCK: Final = 70
 _EXIT_INSISTED: Final = 130
 #: How often it looks for what has become due.
 _LOOK_SECONDS: Final = 1.0
+#: And where it is told.
+_LISTEN_SECONDS: Final = 20.0
 #: And while the database is away.
 _AWAY_SECONDS: Final = 5.0
 #: Without anybody who asks, it goes on and on.
@@ -35,6 +40,7 @@ class TaskProcessor:
         self._queues = queues
         self._on_ran = on_ran
         self._stopping = threading.Event()
+        self._sweeper = Sweeper()
         self._watchdog = Watchdog(self._end_stuck)
         self._deadline = MainThreadDeadline(self._watchdog, "tasks", lambda running: None)
 
@@ -56,19 +62,30 @@ class TaskProcessor:
             self._watchdog.stop()
 
     def _loop(self, limit: int) -> int:
-        count, is_away = 0, False
+        count, is_away, sweep_at = 0, False, 0.0
         while not self._stopping.is_set() and count < limit:
-            pause_seconds = _LOOK_SECONDS
             try:
+                if clock.monotonic() >= sweep_at:
+                    sweep_at = clock.monotonic() + EVERY_SECONDS
+                    self._sweeper.sweep(self._queues)
                 count += self._process(limit - count)
                 is_away = False
             except STORE_ERRORS as error:
-                pause_seconds = _AWAY_SECONDS
                 if not is_away:
                     say(f"the database is away; it is tried again: {error}")
                 is_away = True
-            self._stopping.wait(pause_seconds)
+                self._stopping.wait(_AWAY_SECONDS)
+            else:
+                self._wait()
         return count
+
+    def _wait(self) -> None:
+        """For word of what is due, which comes by one way only if all queues have the same backend."""
+        backends = {routing.backend_of(queue) for queue in self._queues}
+        if len(backends) == 1:
+            backends.pop().wait(self._queues, _LISTEN_SECONDS, self._stopping)
+        else:
+            self._stopping.wait(_LOOK_SECONDS)
 
     def _process(self, limit: int) -> int:
         return run_due(limit, self._queues, run=self._run_next, is_stopping=self._stopping.is_set)

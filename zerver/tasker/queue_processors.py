@@ -12,13 +12,16 @@ from zerver.lib.event import Event
 from zerver.lib.transport import current
 from zerver.tasker import routing
 from zerver.tasker.run import longest_seconds, run_next
-from zerver.tasker.sweep import sweep
+from zerver.tasker.sweep import Sweeper
 from zerver.tasker.task_table import TaskTable
 from zerver.worker.base import QueueProcessingWorker, assign_queue
 from zerver.worker.modules import import_all
 
 #: A task that kills its process runs out of attempts; the knock that it came by is not to blame.
 _MAX_CRASHES: Final = 1_000
+
+
+_sweeper: Final = Sweeper()
 
 
 class TaskWorker(QueueProcessingWorker):
@@ -44,7 +47,7 @@ def declare_queues() -> None:
 def _sweep(*, queues: Sequence[str], **_: Any) -> None:
     """In the processes that would run what it finds."""
     known = set(routing.known_queues())
-    sweep(queue for queue in queues if queue in known)
+    _sweeper.sweep(queue for queue in queues if queue in known)
 
 
 def _prune(*, before_ms: int, **_: Any) -> None:

@@ -1,30 +1,52 @@
 """Makes good what was never said, or said and lost: knocks again for tasks that are due and that nobody holds."""
 
 from collections.abc import Iterable
+from typing import Final
 
 from zerver.lib.conf import get_settings
 from zerver.lib.event_table import EventTable
 from zerver.tasker import routing
+from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.task_table import TaskTable
 
 #: What has been due for less than this may still be on its way.
-GRACE_SECONDS = 30.0
+GRACE_SECONDS: Final = 30.0
+#: So often, it is time for the next sweep.
+EVERY_SECONDS: Final = 15.0
 #: Of each priority, so many at a time: the next sweep looks again.
-_MOST = 1_000
+_MOST: Final = 1_000
 
 
-def sweep(queues: Iterable[str]) -> int:
-    """For how many tasks their backends were asked to look. From any process, and from several at once.
+class Sweeper:
+    """From any process, and from several at once."""
 
-    Raises: TransportError, PublishError; what was not said yet, the next sweep says.
-    """
-    alias = get_settings().database
-    before_ms = EventTable(alias).now_ms() - int(GRACE_SECONDS * 1000)
-    total = 0
-    for queue in queues:
-        due = TaskTable(alias).due(queue, _MOST)
-        if due.since is None or due.since.timestamp() * 1000 > before_ms:
-            continue
-        routing.backend_of(queue).wake(queue, due.count)
-        total += due.count
-    return total
+    def __init__(self) -> None:
+        #: Until when tasks of a queue have been promoted from here. Units: milliseconds since the epoch.
+        self._promoted_until_ms: dict[str, int] = {}
+
+    def sweep(self, queues: Iterable[str]) -> int:
+        """For how many tasks their backends were asked to look.
+
+        Raises: TransportError, PublishError; what was not said yet, the next sweep says.
+        """
+        table = TaskTable(get_settings().database)
+        now_ms = EventTable(get_settings().database).now_ms()
+        total = 0
+        for queue in queues:
+            backend = routing.backend_of(queue)
+            self._promote(table, backend, queue, now_ms)
+            due = table.due(queue, _MOST)
+            if due.since is not None and due.since.timestamp() * 1000 <= now_ms - GRACE_SECONDS * 1000:
+                backend.wake(queue, due.count)
+                total += due.count
+        return total
+
+    def _promote(self, table: TaskTable, backend: TaskBackend, queue: str, now_ms: int) -> None:
+        """Each once, by this process: what is created closer to its time than that, the backend never held back."""
+        if not backend.promotes_within_seconds:
+            return
+        until_ms = now_ms + int(backend.promotes_within_seconds * 1000)
+        from_ms = max(now_ms, self._promoted_until_ms.get(queue, 0))
+        if knocks := table.coming(queue, from_ms, until_ms, _MOST):
+            backend.knock(knocks)
+        self._promoted_until_ms[queue] = until_ms

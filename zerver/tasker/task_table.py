@@ -24,7 +24,7 @@ from zerver.lib.storable import storable, storable_error, storable_traceback
 from zerver.tasker import task_table_sql as sql
 from zerver.tasker.errors import TaskNotUnique
 from zerver.tasker.states import TaskState
-from zerver.tasker.values import Due, NewTask, Place, Progress, Standing, Task, TaskClaim, Wanted
+from zerver.tasker.values import Due, Knock, NewTask, Place, Progress, Standing, Task, TaskClaim, Wanted
 
 #: SQLite before 3.32 takes 999 parameters a statement, and a task has 10.
 _ROWS_PER_STATEMENT: Final = 80
@@ -166,6 +166,14 @@ class TaskTable:
         values = [queue, queue, queue, *keys, limit, queue, *keys]
         [(count, oldest_ms)] = self._rows(sql.count_due(self._dialect, len(keys)), values)
         return Due(count=int(count or 0), since=_moment_or_none(oldest_ms))
+
+    def coming(self, queue: str, from_ms: int, until_ms: int, limit: int) -> list[Knock]:
+        """For those of a queue that will be due after the one moment, and no later than the other."""
+        values = [queue, queue, queue, from_ms, until_ms, limit]
+        return [
+            Knock(queue=queue, task_id=task_id, number=number, due_at_ms=at_ms)
+            for task_id, number, at_ms in self._rows(sql.coming(), values)
+        ]
 
     # -- who does it
 

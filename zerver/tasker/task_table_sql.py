@@ -170,6 +170,18 @@ def count_due(dialect: Dialect, keys: int) -> str:
     )
 
 
+def coming() -> str:
+    """Those of a queue that wait for a moment of a span of time. Parameters: queue, three times; from_ms, until_ms,
+    limit. Shape: (id, knocks, available_at_ms).
+    """
+    return (
+        f"WITH RECURSIVE {_levels()} SELECT task.id, task.knocks, task.available_at_ms FROM level"
+        f" JOIN {TABLE} AS task ON task.priority = level.priority WHERE task.queue = %s AND task.{IS_OPEN}"
+        f" AND task.state = {_text(TaskState.SCHEDULED)} AND task.available_at_ms > %s AND task.available_at_ms <= %s"
+        " LIMIT %s"
+    )
+
+
 def renew(dialect: Dialect) -> str:
     """Its claim ends no earlier than that. Parameters: lease_ms; see ``_held``. Shape: when its end was asked for."""
     until = dialect.later_of("available_at_ms", f"{dialect.now()} + %s")

@@ -128,7 +128,7 @@ class Housekeeper:
 
     def _look_after_features(self) -> None:
         queues = [row.runner.queue.name for row in self._rows if not row.runner.stopping.is_set()]
-        _raise_first(signals.housekeeping.send_robust(sender=None, queues=queues))
+        signals.ask(signals.housekeeping, queues=queues)
 
     def _return_surplus(self) -> None:
         for row in self._rows:
@@ -188,7 +188,7 @@ class Housekeeper:
         # Of events that were purged, or settled by a process that could not say so.
         delete_by_chunks(Suspect.objects.filter(last_started_at_ms__lt=older_than_ms), alias)
         delete_by_chunks(HandedBack.objects.filter(at_ms__lt=older_than_ms), alias)
-        _raise_first(signals.pruning.send_robust(sender=None, before_ms=older_than_ms))
+        signals.ask(signals.pruning, before_ms=older_than_ms)
 
     def _recycle_if_large(self) -> None:
         size_mb = rss_bytes() / (1 << 20)
@@ -216,10 +216,3 @@ class Housekeeper:
                     problem=f"{each}, {vault.current().lack}; they wait for who has it",
                 )
         self._unreadable = {(each.queue, each.key) for each in found}
-
-
-def _raise_first(answers: Sequence[tuple[object, object]]) -> None:
-    """Of receivers, all of whom have had their turn. Raises: what the first has raised that did."""
-    for _, answer in answers:
-        if isinstance(answer, Exception):
-            raise answer

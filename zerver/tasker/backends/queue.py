@@ -1,10 +1,11 @@
 """Knocks as events on a queue of the core: they wait, travel and come again as all events do."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import groupby
 from typing import ClassVar
 
-from zerver.lib.errors import PublishError
+from zerver.lib.errors import PublishError, TransportUnavailable
 from zerver.lib.queue import publish_identified, queue_json_publish_many
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -37,6 +38,9 @@ def _place(knock: Knock) -> tuple[str, int | None, float]:
 
 
 def _waiting(queue: str) -> int:
-    """Knocks in both lanes that nobody has in hand. Raises: TransportUnavailable."""
-    declared = queues.lookup(queue)
-    return sum(lane.depth(declared).ready or 0 for lane in current.worker_lanes())
+    """Knocks that nobody has in hand, in those lanes that can be reached."""
+    count = 0
+    for lane in current.worker_lanes():
+        with suppress(TransportUnavailable):
+            count += lane.depth(queues.lookup(queue)).ready or 0
+    return count

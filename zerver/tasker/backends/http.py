@@ -1,0 +1,153 @@
+"""Knocks as signed HTTP requests to a route of the application, for workers that run only while they are asked to.
+
+What a request says is made and read by Django's signing: who has the secret has said it, and when. What is due later,
+or what could not be said, the sweeper brings up when it is time.
+"""
+
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
+from functools import partial
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any, ClassVar, Final
+from urllib.parse import SplitResult, urlsplit
+
+from django.core import signing
+from django.db import transaction
+
+from zerver.lib import clock
+from zerver.lib.conf import LEAST_SECRET_LENGTH, get_settings
+from zerver.lib.errors import InvalidSetting
+from zerver.tasker import signals
+from zerver.tasker.backends.base import TaskBackend
+from zerver.tasker.values import Knock
+
+#: What a knock is worth no more after that. Units: seconds.
+MAX_AGE_SECONDS: Final = 300
+_SALT: Final = "zerver.tasker.http"
+#: Requests on their way at once, from one process.
+_REQUESTS: Final = 4
+#: Of more than this, those that come after are left to the sweeper.
+_WAITING: Final = 1_000
+
+
+class HttpBackend(TaskBackend):
+    """``OPTIONS``: ``URL`` of the route, ``SECRET`` (or a list: the first signs, all are accepted), and
+    ``TIMEOUT_SECONDS`` (5): so long it is waited for an answer; who took it goes on however long the task takes.
+    """
+
+    options: ClassVar[frozenset[str]] = frozenset({"URL", "SECRET", "TIMEOUT_SECONDS"})
+    #: Over a sweep's time, so that none falls between two.
+    promotes_within_seconds: ClassVar[float] = 20.0
+
+    def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
+        super().__init__(alias, options)
+        self._secrets: list[str | bytes] = _secrets(alias, options.get("SECRET"))
+        self._url = _url(alias, options.get("URL"))
+        self._timeout_seconds = _timeout(alias, options.get("TIMEOUT_SECONDS", 5))
+        self._threads = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="zerver-task-http")
+        self._room = threading.BoundedSemaphore(_WAITING)
+
+    def knock(self, knocks: Sequence[Knock]) -> None:
+        now_ms = clock.now_ms()
+        soon: list[tuple[float, str]] = []
+        for knock in knocks:
+            at_ms = now_ms + knock.delay_seconds * 1000 if knock.due_at_ms is None else knock.due_at_ms
+            if at_ms - now_ms <= self.promotes_within_seconds * 1000:
+                soon.append((max(0.0, (at_ms - now_ms) / 1000), knock.queue))
+        transaction.on_commit(partial(self._send_all, soon), using=get_settings().database)
+
+    def wake(self, queue: str, count: int) -> None:
+        self._send_all([(0.0, queue)] * count)
+
+    def _send_all(self, soon: Sequence[tuple[float, str]]) -> None:
+        """On threads: whoever has committed need not wait for another host."""
+        for after_seconds, queue in soon:
+            if not self._room.acquire(blocking=False):
+                return
+            if after_seconds:
+                timer = threading.Timer(after_seconds, self._threads.submit, [self._send, queue])
+                timer.daemon = True
+                timer.start()
+            else:
+                self._threads.submit(self._send, queue)
+
+    def _send(self, queue: str) -> None:
+        """Whatever goes wrong: the task is in the table."""
+        try:
+            problem = self._problem_with(self.sign(queue))
+        except (OSError, HTTPException) as error:
+            problem = f"{type(error).__name__}: {error}"
+        finally:
+            self._room.release()
+        if problem:
+            signals.knock_failed.send_robust(sender=None, queue=queue, backend=self.alias, problem=problem)
+
+    def _problem_with(self, body: str) -> str:
+        """Of what the other side answers, as far as there is one; none in time is no problem: it is at work."""
+        kind = HTTPSConnection if self._url.scheme == "https" else HTTPConnection
+        with closing(
+            kind(self._url.hostname or "", self._url.port, timeout=self._timeout_seconds)
+        ) as connection:
+            connection.request("POST", self._path, body, {"Content-Type": "text/plain"})
+            try:
+                answer = connection.getresponse()
+            except TimeoutError:
+                return ""
+            said = answer.read(1000).decode(errors="replace")
+            return "" if answer.status == 200 else f"the route answers {answer.status}: {said}"
+
+    @property
+    def _path(self) -> str:
+        query = f"?{self._url.query}" if self._url.query else ""
+        return f"{self._url.path or '/'}{query}"
+
+    # -- what a request says
+
+    def sign(self, queue: str) -> str:
+        """The body of a request: for one task of a queue, and once."""
+        said = {"queue": queue, "id": clock.new_message_id()}
+        return signing.dumps(said, key=self._secrets[0], salt=_SALT)
+
+    def read(self, body: str) -> tuple[str, str]:
+        """Which queue a request is about, and which it is. Raises: BadSignature, SignatureExpired."""
+        said = signing.loads(
+            body, key=self._secrets[0], salt=_SALT, max_age=MAX_AGE_SECONDS, fallback_keys=self._secrets[1:]
+        )
+        return said["queue"], said["id"]
+
+
+def _secrets(alias: str, given: Any) -> list[str | bytes]:
+    secrets = [given] if isinstance(given, str) else given
+    if (
+        not isinstance(secrets, list | tuple)
+        or not secrets
+        or not all(isinstance(each, str) and len(each) >= LEAST_SECRET_LENGTH for each in secrets)
+    ):
+        raise InvalidSetting(
+            f"QUEUE_TASKS[{alias!r}]",
+            "OPTIONS has no SECRET, or a short one",
+            f"give at least {LEAST_SECRET_LENGTH} characters that nobody can guess, or a list of such",
+        )
+    return list(secrets)
+
+
+def _url(alias: str, given: Any) -> SplitResult:
+    with suppress(ValueError):
+        url = urlsplit(given) if isinstance(given, str) else None
+        if url is not None and url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            return url
+    raise InvalidSetting(
+        f"QUEUE_TASKS[{alias!r}]",
+        "OPTIONS has no URL that can be used",
+        "give the route's, like https://shop.example/queue/tasks/knock",
+    )
+
+
+def _timeout(alias: str, given: Any) -> float:
+    if isinstance(given, bool) or not isinstance(given, int | float) or not 0 < given <= 60:
+        raise InvalidSetting(
+            f"QUEUE_TASKS[{alias!r}]", f"TIMEOUT_SECONDS is {given!r}", "give a number of seconds up to 60"
+        )
+    return float(given)
