@@ -5,21 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
 from tests.contract.task_backends import QUEUE, TaskHarness, make
-from tests.wait import wait_for
+from tests.integration.tasks import ended, job
 from zerver.lib import clock
 from zerver.tasker import TaskRefused, TaskRequest, TaskState, tasker
 from zerver.tasker.errors import TaskNotFound
 from zerver.tasker.routing import backend_of
 from zerver.tasker.sweep import Sweeper
 from zerver.tasker.task_table import TaskTable
-from zerver.tasker.values import Knock, NewTask, Task
+from zerver.tasker.values import Knock, NewTask
 
 S = TaskState
 
@@ -27,18 +26,6 @@ S = TaskState
 @pytest.fixture(params=["queue", "queue on rabbitmq", "database", "inline", "http", "sqs"])
 def harness(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[TaskHarness]:
     yield from make(request.param, request, tmp_path)
-
-
-def job(n: int, *steps: list[Any], **fields: Any) -> dict[str, Any]:
-    return {"n": n, "do": list(steps), **fields}
-
-
-def ended(task_id: str, state: TaskState) -> Task:
-    def find() -> Task | None:
-        found = tasker.get(task_id)
-        return found if found.state is state else None
-
-    return wait_for(find, 30, lambda: f"{state}: {tasker.get(task_id)}")
 
 
 def test_what_was_created_runs_and_its_result_is_kept(harness: TaskHarness) -> None:

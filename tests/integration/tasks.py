@@ -1,12 +1,14 @@
-"""What the tests of the table of tasks share: tasks, and claims of them."""
+"""What tests of tasks share: tasks, claims of them, and what has become of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from tests.wait import wait_for
 from zerver.lib import clock
+from zerver.tasker import TaskState, tasker
 from zerver.tasker.task_table import TaskTable
-from zerver.tasker.values import NewTask, TaskClaim
+from zerver.tasker.values import NewTask, Task, TaskClaim
 
 QUEUE = "tasks"
 LEASE_SECONDS = 60.0
@@ -33,3 +35,18 @@ def claimed(table: TaskTable, queue: str = QUEUE, worker: str = "host:1") -> Tas
     claim = table.claim(queue, LEASE_SECONDS, worker)
     assert claim is not None
     return claim
+
+
+def job(n: int, *steps: list[Any], **fields: Any) -> dict[str, Any]:
+    """A payload of ``tests.ledger.tasks``."""
+    return {"n": n, "do": list(steps), **fields}
+
+
+def ended(task_id: str, state: TaskState, timeout_seconds: float = 30) -> Task:
+    """Once it has come to that."""
+
+    def find() -> Task | None:
+        found = tasker.get(task_id)
+        return found if found.state is state else None
+
+    return wait_for(find, timeout_seconds, lambda: f"{state}: {tasker.get(task_id)}")

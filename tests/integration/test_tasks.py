@@ -6,34 +6,20 @@ import re
 from datetime import timedelta
 from pathlib import Path
 from signal import SIGCONT, SIGKILL, SIGSTOP
-from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.utils import timezone
 
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
+from tests.integration.tasks import ended, job
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.tasker import TaskState, tasker
 from zerver.tasker.task_table import VANISHED
-from zerver.tasker.values import Progress, Task
+from zerver.tasker.values import Progress
 
 S = TaskState
-
-
-def job(n: int, *steps: list[Any], **fields: Any) -> dict[str, Any]:
-    return {"n": n, "do": list(steps), **fields}
-
-
-def wait_until(task_id: str, state: TaskState, timeout_seconds: float = 30) -> Task:
-    """It has come to that."""
-
-    def find() -> Task | None:
-        found = tasker.get(task_id)
-        return found if found.state is state else None
-
-    return wait_for(find, timeout_seconds, lambda: f"{state}: {tasker.get(task_id)}")
 
 
 def worker(spine: Spine, queue: str = "tasks") -> ProjectProcess:
@@ -64,7 +50,7 @@ def test_a_task_runs_and_its_result_is_kept(spine: Spine) -> None:
         task_id = tasker.create("perform", job(1, result={"sent": [1, 2]}), reference="order 1")
     spine.work("--queue=tasks")
 
-    done = wait_until(task_id, S.SUCCEEDED)
+    done = ended(task_id, S.SUCCEEDED)
     assert (done.result, done.attempts, done.reference) == ({"sent": [1, 2]}, 1, "order 1")
     assert (spine.numbers(), spine.numbers("started")) == ([1], [1])
     spine.wait_until_settled("tasks")
@@ -77,7 +63,7 @@ def test_a_task_of_a_transaction_that_rolls_back_was_never_there(spine: Spine) -
     kept = tasker.create("perform", job(2))
     spine.work("--queue=tasks")
 
-    wait_until(kept, S.SUCCEEDED)
+    ended(kept, S.SUCCEEDED)
     with pytest.raises(Exception, match=f"no task {never}"):
         tasker.get(never)
     assert spine.numbers("started") == [2]
@@ -88,7 +74,7 @@ def test_a_task_runs_at_its_time_and_not_before(spine: Spine) -> None:
     at = timezone.now() + timedelta(seconds=1.5)
     task_id = tasker.create("perform", job(1), scheduled_at=at)
 
-    done = wait_until(task_id, S.SUCCEEDED)
+    done = ended(task_id, S.SUCCEEDED)
     assert done.started_at is not None
     assert timedelta(milliseconds=-1) < done.started_at - at < timedelta(seconds=20)
 
@@ -99,11 +85,11 @@ def test_another_time_counts_and_not_the_one_before(spine: Spine) -> None:
     tasker.reschedule(later, timezone.now() + timedelta(hours=1))
     worker(spine)
     tasker.reschedule(sooner, None)
-    wait_until(sooner, S.SUCCEEDED)
+    ended(sooner, S.SUCCEEDED)
 
     # The knock of the time before comes, and finds nothing.
     last = tasker.create("perform", job(3), scheduled_at=timezone.now() + timedelta(seconds=2))
-    wait_until(last, S.SUCCEEDED)
+    ended(last, S.SUCCEEDED)
     assert tasker.get(later).state is S.SCHEDULED
     assert spine.numbers() == [1, 3]
 
@@ -115,18 +101,18 @@ def test_one_that_fails_is_tried_again_and_then_has_failed_with_its_traceback(sp
     dropped = tasker.create("perform", job(4, ["discard", "it is too late"]))
     spine.work("--queue=tasks")
 
-    assert wait_until(again, S.SUCCEEDED).attempts == 3
-    failed = wait_until(never, S.FAILED)
+    assert ended(again, S.SUCCEEDED).attempts == 3
+    failed = ended(never, S.FAILED)
     assert (failed.attempts, failed.error) == (3, "ValueError: never")
     assert "tests/ledger/tasks.py" in failed.traceback
-    assert wait_until(asked, S.SUCCEEDED).attempts == 2
-    given_up = wait_until(dropped, S.FAILED)
+    assert ended(asked, S.SUCCEEDED).attempts == 2
+    given_up = ended(dropped, S.FAILED)
     assert (given_up.attempts, given_up.error) == (1, "given up by its handler: it is too late")
     assert not spine.failed(0), "knocks never fail"
 
     tasker.retry(never)
     wait_for(lambda: len(spine.notes("started")) >= 3 + 3 + 2 + 1 + 3, 30)
-    assert wait_until(never, S.FAILED).attempts == 3
+    assert ended(never, S.FAILED).attempts == 3
 
 
 def test_the_most_urgent_runs_first_whatever_its_knock(spine: Spine) -> None:
@@ -148,7 +134,7 @@ def test_one_that_waits_and_is_cancelled_never_runs(spine: Spine) -> None:
     last = tasker.create("perform", job(3))
     spine.work("--queue=tasks")
 
-    wait_until(last, S.SUCCEEDED)
+    ended(last, S.SUCCEEDED)
     spine.wait_until_settled("tasks")
     assert spine.numbers("started") == [3]
 
@@ -175,9 +161,9 @@ def test_one_that_runs_and_is_cancelled_decides_its_end_at_its_next_check_in(
     if step == "wait_while_exists":
         path.unlink()
 
-    ended = wait_until(task_id, state)
-    assert ended.cancel_asked_at is not None
-    assert ended.attempts == 1
+    found = ended(task_id, state)
+    assert found.cancel_asked_at is not None
+    assert found.attempts == 1
     assert len(spine.notes("tidied up")) == (step == "tidy_up")
 
 
@@ -190,7 +176,7 @@ def test_one_that_fails_after_it_was_cancelled_is_cancelled(spine: Spine) -> Non
     tasker.cancel(task_id)
     path.unlink()
 
-    assert wait_until(task_id, S.CANCELLED).error == "ValueError: too late"
+    assert ended(task_id, S.CANCELLED).error == "ValueError: too late"
 
 
 @on_sqlite
@@ -207,7 +193,7 @@ def test_progress_is_seen_while_it_runs_and_the_last_word_stays(spine: Spine) ->
 
     wait_for(lambda: tasker.get(task_id).progress == Progress(done=3, total=10, note="sending"), 30)
     path.unlink()
-    assert wait_until(task_id, S.SUCCEEDED).progress == Progress(done=10, total=10)
+    assert ended(task_id, S.SUCCEEDED).progress == Progress(done=10, total=10)
 
 
 def test_a_process_that_dies_costs_an_attempt_and_the_task_runs_again(spine: Spine) -> None:
@@ -217,7 +203,7 @@ def test_a_process_that_dies_costs_an_attempt_and_the_task_runs_again(spine: Spi
     run_out(task_id)
     worker(spine)
 
-    assert wait_until(task_id, S.SUCCEEDED).attempts == 2
+    assert ended(task_id, S.SUCCEEDED).attempts == 2
     assert len(spine.notes("started")) == 2
 
 
@@ -230,9 +216,9 @@ def test_a_task_that_kills_every_process_runs_out_of_attempts(spine: Spine) -> N
         run_out(task_id)
     worker(spine)
 
-    failed = wait_until(task_id, S.FAILED)
+    failed = ended(task_id, S.FAILED)
     assert (failed.attempts, failed.error) == (3, VANISHED)
-    wait_until(other, S.SUCCEEDED)
+    ended(other, S.SUCCEEDED)
     assert spine.numbers("started") == [1, 1, 1, 2]
 
 
@@ -242,7 +228,7 @@ def test_after_its_effect_a_task_may_come_again_but_settles_once(spine: Spine) -
     run_out(task_id)
     worker(spine)
 
-    assert wait_until(task_id, S.SUCCEEDED).attempts == 2
+    assert ended(task_id, S.SUCCEEDED).attempts == 2
     assert spine.numbers() == [1, 1]
 
 
@@ -259,7 +245,7 @@ def test_a_stopped_process_that_wakes_up_leaves_no_trace_in_a_task_that_is_anoth
     first.signal(SIGSTOP)
     run_out(task_id)
     worker(spine)
-    done = wait_until(task_id, S.SUCCEEDED)
+    done = ended(task_id, S.SUCCEEDED)
     assert (done.attempts, done.worker.endswith(f":{first.pid}")) == (2, False)
 
     first.signal(SIGCONT)
@@ -280,7 +266,7 @@ def test_what_nobody_knocks_for_is_found_by_the_sweeper(spine: Spine) -> None:
     spine.work("--queue=tasks")
 
     for task_id in ids:
-        wait_until(task_id, S.SUCCEEDED)
+        ended(task_id, S.SUCCEEDED)
 
 
 @on_sqlite
@@ -289,16 +275,16 @@ def test_a_task_over_its_own_time_is_interrupted_and_counts_as_failed(spine: Spi
     after = tasker.create("perform", job(2))
     spine.work("--queue=tasks")
 
-    failed = wait_until(slow, S.FAILED)
+    failed = ended(slow, S.FAILED)
     assert (failed.attempts, failed.error) == (3, "ran over timeout_seconds=0.5")
-    wait_until(after, S.SUCCEEDED)
+    ended(after, S.SUCCEEDED)
 
 
 def test_a_task_over_its_own_time_on_another_thread_is_interrupted_too(spine: Spine) -> None:
     slow = tasker.create("performQuickly", job(1, *[["sleep", 0.05]] * 600))
     process = spine.work("--queue=tasks", tasks={"threads": 2})
 
-    assert wait_until(slow, S.FAILED).error == "ran over timeout_seconds=0.5"
+    assert ended(slow, S.FAILED).error == "ran over timeout_seconds=0.5"
     assert process.is_running()
 
 
@@ -309,12 +295,12 @@ def test_a_result_that_is_no_json_fails_for_good_since_the_work_is_done(spine: S
     spine.env["QUEUE_MAX_EVENT_BYTES"] = "900"
     spine.work("--queue=tasks")
 
-    failed = wait_until(task_id, S.FAILED)
+    failed = ended(task_id, S.FAILED)
     assert failed.error == (
         "its handler ran to its end, but its result is no JSON at $.found[0]: tests.ledger.tasks.Unusable cannot be "
         "carried unchanged; have it return what JSON can carry, or nothing"
     )
-    assert "has 1,002 bytes, and QUEUE_MAX_EVENT_BYTES allows 900" in wait_until(large, S.FAILED).error
+    assert "has 1,002 bytes, and QUEUE_MAX_EVENT_BYTES allows 900" in ended(large, S.FAILED).error
     assert spine.numbers() == [1, 2], "once each"
 
 
@@ -325,7 +311,7 @@ def test_a_type_that_only_newer_processes_know_is_left_for_one_of_them(spine: Sp
     spine.env["LEDGER_IS_OLD"] = "1"
     old = spine.work("--queue=tasks")
 
-    wait_until(known, S.SUCCEEDED)
+    ended(known, S.SUCCEEDED)
     old.wait_for_output("no installed app has a task of the type 'perform'")
     left = tasker.get(unknown)
     assert (left.state, left.attempts, left.error) == (S.SCHEDULED, 0, "")
@@ -333,11 +319,11 @@ def test_a_type_that_only_newer_processes_know_is_left_for_one_of_them(spine: Sp
     del spine.env["LEDGER_IS_OLD"]
     tasker.reschedule(unknown, None)
     spine.work("--queue=tasks")
-    assert wait_until(unknown, S.SUCCEEDED).attempts == 1
+    assert ended(unknown, S.SUCCEEDED).attempts == 1
 
 
 @on_sqlite
 def test_a_task_without_a_payload_takes_none(spine: Spine) -> None:
     task_id = tasker.create("performBare")
     spine.work("--queue=tasks")
-    assert wait_until(task_id, S.SUCCEEDED).result == "done"
+    assert ended(task_id, S.SUCCEEDED).result == "done"

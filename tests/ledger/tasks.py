@@ -5,9 +5,10 @@ import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from tests.ledger.models import Effect
 from tests.ledger.notes import note
 from tests.ledger.queue_processors import QUICK, STEPS
-from zerver.tasker import task, task_context
+from zerver.tasker import task, task_context, tasker
 from zerver.worker.base import RetryLater
 
 
@@ -57,6 +58,12 @@ def _tidy_up(path: str) -> None:
         raise
 
 
+def _create(deeper: int) -> None:
+    """Another task, that creates another one."""
+    steps = [["create", deeper - 1]] if deeper > 1 else []
+    tasker.create("perform", {"n": deeper, "do": steps})
+
+
 def _once(name: str, *step: Any) -> None:
     taken = Path(os.environ["LEDGER_FILE"]).with_name(f"once-{name}")
     if not taken.exists():
@@ -74,6 +81,8 @@ _STEPS: dict[str, Any] = {
     "look_while_exists": _look_while_exists,
     "tidy_up": _tidy_up,
     "progress": task_context.progress,
+    "spoil": lambda: Effect.objects.create(message_id="no", n=None),
+    "create": _create,
 }
 
 
