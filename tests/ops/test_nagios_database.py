@@ -13,6 +13,7 @@ import psycopg
 import pytest
 from django.db import connection
 
+from tests.integration.tasks import created
 from tests.ops.nagios import CRITICAL, OK, UNKNOWN, WARNING, Answer, ask
 from tests.servers.databases import TestDatabase
 from tests.servers.ports import free_port
@@ -20,6 +21,7 @@ from tests.servers.postgres import PostgresServer
 from zerver.lib import clock
 from zerver.models import FailedEvent, PausedQueue, Suspect, WaitingEvent
 from zerver.nagios import sql
+from zerver.tasker.task_table import TaskTable
 
 ERRORS = "check-queue-worker-errors"
 DECLARATIONS = (
@@ -85,7 +87,7 @@ def test_trouble_is_counted_since_a_time_and_rows_by_their_queues_thresholds(wat
     assert (clean.code, clean.out) == (
         OK,
         "WORKER ERRORS OK - 0 failed events, 0 in quarantine, and no row that nobody takes"
-        " | failed=0;0;;0 quarantined=0;0;;0 oldest_due=0s;;;0\n",
+        " | failed=0;0;;0 quarantined=0;0;;0 oldest_due=0s;;;0 oldest_due_task=0s;300;900;0\n",
     )
 
     fail("mail", 1)
@@ -303,3 +305,35 @@ def test_who_may_only_look_can_watch(tmp_path: Path, postgres_database: str) -> 
         finally:
             owner.execute(f"DROP OWNED BY {role}")
             owner.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(("minutes", "code"), [(1, OK), (6, WARNING), (16, CRITICAL)])
+def test_a_task_that_has_been_due_for_long_is_told_of_as_when_the_cron_never_ran(
+    watched: Watched, minutes: int, code: int
+) -> None:
+    table = TaskTable("default")
+    created(table, scheduled_at_ms=clock.now_ms() + 86_400_000)
+    [task_id] = created(table)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE zerver_task SET available_at_ms = available_at_ms - %s, created_at_ms = created_at_ms - %s"
+            " WHERE id = %s",
+            [minutes * 60_000, minutes * 60_000, task_id],
+        )
+    answer = watched.ask()
+    assert answer.code == code, answer.out
+    assert ("a task of queue tasks has been due for" in answer.out) == (code != OK)
+    value, unit, _ = answer.figures["oldest_due_task"].partition("s")
+    assert (60 * minutes <= float(value) < 60 * minutes + 60, unit) == (True, "s")
+    assert watched.ask("--task-warning", "3600", "--task-critical", "7200").code == OK
+    assert watched.ask("-q", "mail").code == OK, "it is of another queue"
+    PausedQueue.objects.create(queue="tasks", paused_at_ms=clock.now_ms())
+    paused = watched.ask()
+    assert (paused.code, "queue tasks is paused" in paused.out) == (WARNING, True)
+
+
+def test_a_project_without_tasks_is_not_asked_for_any(watched: Watched) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE zerver_task")
+    answer = watched.ask()
+    assert (answer.code, "oldest_due_task" in answer.figures) == (OK, False)

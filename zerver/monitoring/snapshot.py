@@ -26,6 +26,7 @@ from zerver.monitoring import workers
 from zerver.monitoring.tally import Tally, tallies
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
 from zerver.monitoring.workers import Progress, failing_workers, live_workers, workers_at_work
+from zerver.tasker.census import TaskCounts, census
 
 LaneFigure = Literal["ready", "unacked", "later"]
 Part = Literal["database", "broker"]
@@ -195,14 +196,19 @@ class Snapshot:
     #: By worker process, for the rates of the snapshot after this one; as it was known before where the database could
     #: not be asked.
     progress: Mapping[str, Progress] = field(default_factory=dict, repr=False)
+    #: By queue, those that have any; None when the database could not be asked.
+    tasks: tuple[TaskCounts, ...] | None = None
     #: Every worker process that has a row; None when the database could not be asked.
     processes: tuple[WorkerProcess, ...] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Shape: ``{"taken_at_ms", "queues": […], "problems": […]}``; see ``QueueSnapshot.as_json``."""
+        """Shape: ``{"taken_at_ms", "queues": […], "tasks": […] or null, "problems": […]}``; see
+        ``QueueSnapshot.as_json`` and ``TaskCounts``.
+        """
         return {
             "taken_at_ms": self.taken_at_ms,
             "queues": [queue.as_json() for queue in self.queues],
+            "tasks": None if self.tasks is None else [asdict(counts) for counts in self.tasks],
             "problems": list(self.problems),
         }
 
@@ -220,6 +226,7 @@ class _DatabaseFacts:
     #: By queue.
     tallies: Mapping[str, Tally] | None = None
     pauses: Mapping[str, Pause] | None = None
+    tasks: Sequence[TaskCounts] | None = None
 
 
 class Ask(Protocol):
@@ -259,6 +266,7 @@ def take_snapshot(
         queues=tuple(_queue_snapshot(queue, depths, facts, progress) for queue in wanted.values()),
         problems=tuple(problems),
         progress=progress,
+        tasks=None if facts.tasks is None else tuple(facts.tasks),
         processes=None if facts.workers is None else tuple(facts.workers),
     )
 
@@ -275,7 +283,7 @@ def _ask_database(ask: Ask, problems: list[str]) -> _DatabaseFacts:
 
 
 def _facts(alias: str) -> _DatabaseFacts:
-    """In six queries, however many queues there are."""
+    """In seven queries, however many queues there are."""
     table = current.table()
     depths = table.depths()
     counted = FailedEvent.objects.using(alias).open().order_by().values_list("queue").annotate(Count("id"))
@@ -286,6 +294,7 @@ def _facts(alias: str) -> _DatabaseFacts:
         depths={name: _of_table(depth) for name, depth in depths.items()},
         pauses=paused(alias),
         tallies=tallies(alias),
+        tasks=census(alias),
     )
 
 

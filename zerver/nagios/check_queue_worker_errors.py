@@ -8,8 +8,9 @@ from collections.abc import Callable
 from zerver.nagios import database, database_options, worker_errors
 from zerver.nagios.database import Database
 from zerver.nagios.deadline import Deadline
-from zerver.nagios.plugin import Plugin, declarations_of, run
+from zerver.nagios.plugin import Plugin, declarations_of, range_of, run
 from zerver.nagios.report import Report
+from zerver.nagios.worker_errors import TaskThresholds
 
 _SPAN = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -21,7 +22,8 @@ class CheckWorkerErrors(Plugin):
     service = "WORKER ERRORS"
     description = (
         "Failed events that nobody has dealt with, and events in quarantine since a worker process ended with them; "
-        "and the oldest due row of the event table that nobody takes, by its queue's own thresholds."
+        "the oldest due row of the event table that nobody takes, by its queue's own thresholds; and the oldest due "
+        "task that nobody has begun."
     )
     measure = "failed and quarantined events together; a warning from the first on unless given"
 
@@ -29,6 +31,17 @@ class CheckWorkerErrors(Plugin):
         parser.add_argument(
             "--since", type=_span, default=_A_DAY, metavar="SPAN", help="as far back: 30m, 2h, 1d (1d)"
         )
+        for name, range_ in (
+            ("warning", worker_errors.USUAL.warning),
+            ("critical", worker_errors.USUAL.critical),
+        ):
+            parser.add_argument(
+                f"--task-{name}",
+                type=range_of,
+                default=range_,
+                metavar="RANGE",
+                help=f"seconds that a task may be due before somebody begins it ({range_.end:g})",
+            )
         database_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
@@ -40,10 +53,11 @@ def _check(options: Namespace, asked: Database, deadline: Deadline) -> Report:
     known, _ = declarations_of(options, deadline)
     trouble = database.of_queues(asked.trouble(options.since, deadline), options.queue)
     warning = options.warning or worker_errors.ANY
+    of_tasks = TaskThresholds(warning=options.task_warning, critical=options.task_critical)
     return Report(
-        findings=list(worker_errors.judge(known, trouble, warning, options.critical)),
+        findings=list(worker_errors.judge(known, trouble, warning, options.critical, of_tasks)),
         all_well=worker_errors.all_well(trouble),
-        metrics=worker_errors.metrics(trouble, warning, options.critical),
+        metrics=worker_errors.metrics(trouble, warning, options.critical, of_tasks),
     )
 
 

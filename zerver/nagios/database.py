@@ -24,6 +24,9 @@ class Trouble:
     suspects: Mapping[str, int] = field(default_factory=dict)
     #: How long its next row of the event table has been due, in nobody's hand; only queues that have such.
     due_seconds: Mapping[str, float] = field(default_factory=dict)
+    #: For how long the oldest task that nobody has begun has been due; only queues that have such. None: this project
+    #: has no tasks.
+    task_due_seconds: Mapping[str, float] | None = None
     #: Queues of which nobody is to take anything, until they are resumed.
     paused: Collection[str] = ()
 
@@ -39,7 +42,7 @@ class Database(ABC):
 Ask = Callable[[str, Mapping[str, Any]], list[tuple[Any, ...]]]
 
 
-def trouble_of(ask: Ask, now_ms: int, since_seconds: float) -> Trouble:
+def trouble_of(ask: Ask, now_ms: int, since_seconds: float, *, has_tasks: bool) -> Trouble:
     """``ask`` runs a statement of ``sql``."""
     since = {"since": now_ms - int(since_seconds * 1000)}
     due = {}
@@ -51,8 +54,18 @@ def trouble_of(ask: Ask, now_ms: int, since_seconds: float) -> Trouble:
         failed=dict(ask(sql.FAILED, since)),
         suspects=dict(ask(sql.SUSPECTS, since)),
         due_seconds=due,
+        task_due_seconds=_tasks(ask, now_ms) if has_tasks else None,
         paused=[queue for (queue,) in ask(sql.PAUSED, {})],
     )
+
+
+def _tasks(ask: Ask, now_ms: int) -> dict[str, float]:
+    due = {}
+    for (queue,) in ask(sql.TASK_QUEUES, {}):
+        [(since_ms,)] = ask(sql.OLDEST_DUE_TASK, {"queue": queue, "now": now_ms})
+        if since_ms is not None:
+            due[queue] = max(0, now_ms - since_ms) / 1000
+    return due
 
 
 def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
@@ -64,4 +77,7 @@ def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
         failed={name: count for name, count in trouble.failed.items() if name in names},
         suspects={name: count for name, count in trouble.suspects.items() if name in names},
         due_seconds={name: seconds for name, seconds in trouble.due_seconds.items() if name in names},
+        task_due_seconds=None
+        if trouble.task_due_seconds is None
+        else {name: seconds for name, seconds in trouble.task_due_seconds.items() if name in names},
     )

@@ -40,7 +40,8 @@ class Postgresql(Database):
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise cannot_ask(f"PostgreSQL has other tables ({_told(error)})", MEND_TABLES) from None
         except psycopg.errors.InsufficientPrivilege as error:
-            mend = "GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue TO its user"
+            tables = "zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue, zerver_task"
+            mend = f"GRANT SELECT ON {tables} TO its user"
             raise cannot_ask(f"PostgreSQL does not let us look ({_told(error)})", mend) from None
         except psycopg.ProgrammingError:
             # Not quoted: of a conninfo that cannot be read, any part may be a password.
@@ -72,7 +73,8 @@ class Postgresql(Database):
                 return list(cursor.fetchall())
 
             [(now_ms,)] = ask(sql.NOW_POSTGRESQL, {})
-            return trouble_of(ask, now_ms, since_seconds)
+            [(has_tasks,)] = ask(sql.HAS_TASKS_POSTGRESQL, {})
+            return trouble_of(ask, now_ms, since_seconds, has_tasks=has_tasks)
 
 
 def _told(error: Exception) -> str:

@@ -32,3 +32,20 @@ FIRST_DUE = (
     "SELECT available_at_ms, published_at_ms FROM zerver_event"
     " WHERE queue = :queue AND available_at_ms <= :now ORDER BY available_at_ms, id LIMIT 1"
 )
+
+#: Projects without ``zerver.tasker`` have no table of tasks.
+HAS_TASKS_POSTGRESQL = "SELECT to_regclass('zerver_task') IS NOT NULL"
+HAS_TASKS_SQLITE = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'zerver_task')"
+#: Likewise, of tasks that are open.
+TASK_QUEUES = (
+    "WITH RECURSIVE named(queue) AS ("
+    "SELECT MIN(queue) FROM zerver_task WHERE state IN ('scheduled', 'running')"
+    " UNION ALL SELECT (SELECT MIN(queue) FROM zerver_task"
+    " WHERE queue > named.queue AND state IN ('scheduled', 'running')) FROM named WHERE queue IS NOT NULL"
+    ") SELECT queue FROM named WHERE queue IS NOT NULL"
+)
+#: Since when the oldest that is due has been; of what is created with a past time, since it was created.
+OLDEST_DUE_TASK = (
+    "SELECT MIN(CASE WHEN available_at_ms < created_at_ms THEN created_at_ms ELSE available_at_ms END)"
+    " FROM zerver_task WHERE queue = :queue AND state IN ('scheduled', 'running') AND available_at_ms <= :now"
+)

@@ -31,7 +31,8 @@ class Sqlite(Database):
                     return connection.execute(statement, parameters).fetchall()
 
                 [(now_ms,)] = ask(sql.NOW_SQLITE, {})
-                return trouble_of(ask, now_ms, since_seconds)
+                [(has_tasks,)] = ask(sql.HAS_TASKS_SQLITE, {})
+                return trouble_of(ask, now_ms, since_seconds, has_tasks=bool(has_tasks))
         except OSError as error:
             raise cannot_ask(
                 f"{self._path} cannot be read ({error.strerror or error})", "see --sqlite"

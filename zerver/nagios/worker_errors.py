@@ -1,6 +1,7 @@
 """Judging: what did workers fail at, and what waits for a worker that does not come?"""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from zerver.lib.counted import counted
 from zerver.lib.shard_names import family_of
@@ -14,10 +15,25 @@ from zerver.nagios.report import Finding, Metric
 ANY = Range.up_to(0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskThresholds:
+    """For how long a task may be due before somebody has begun it. Units: seconds."""
+
+    warning: Range
+    critical: Range
+
+
+USUAL = TaskThresholds(warning=Range.up_to(300), critical=Range.up_to(900))
+
+
 def judge(
-    queues: Mapping[str, Declared], trouble: Trouble, warning: Range, critical: Range | None
+    queues: Mapping[str, Declared],
+    trouble: Trouble,
+    warning: Range,
+    critical: Range | None,
+    of_tasks: TaskThresholds = USUAL,
 ) -> Iterable[Finding]:
-    """Counts by the ranges, rows that wait by their queue's own thresholds."""
+    """Counts by the ranges, rows that wait by their queue's own thresholds, tasks by theirs."""
     failed, suspects = sum(trouble.failed.values()), sum(trouble.suspects.values())
     level = _by(warning, critical, failed + suspects)
     if failed:
@@ -40,6 +56,8 @@ def judge(
             queues.get(name),
             is_paused=bool({name, family_of(name)}.intersection(trouble.paused)),
         )
+    for name, seconds in (trouble.task_due_seconds or {}).items():
+        yield _of_task(name, seconds, of_tasks, is_paused=name in trouble.paused)
 
 
 def all_well(trouble: Trouble) -> str:
@@ -47,13 +65,20 @@ def all_well(trouble: Trouble) -> str:
     return f"{counted(failed, 'failed event')}, {suspects} in quarantine, and no row that nobody takes"
 
 
-def metrics(trouble: Trouble, warning: Range, critical: Range | None) -> list[Metric]:
+def metrics(
+    trouble: Trouble, warning: Range, critical: Range | None, of_tasks: TaskThresholds = USUAL
+) -> list[Metric]:
     oldest = max(trouble.due_seconds.values(), default=0.0)
-    return [
+    found = [
         Metric(name="failed", value=sum(trouble.failed.values()), warning=warning, critical=critical),
         Metric(name="quarantined", value=sum(trouble.suspects.values()), warning=warning, critical=critical),
         Metric(name="oldest_due", value=oldest, unit="s"),
     ]
+    if trouble.task_due_seconds is not None:
+        value = max(trouble.task_due_seconds.values(), default=0.0)
+        by = {"warning": of_tasks.warning, "critical": of_tasks.critical}
+        found.append(Metric(name="oldest_due_task", value=value, unit="s", **by))
+    return found
 
 
 def _of_row(name: str, seconds: float, queue: Declared | None, *, is_paused: bool) -> Finding:
@@ -71,6 +96,20 @@ def _of_row(name: str, seconds: float, queue: Declared | None, *, is_paused: boo
             level=level, text=f"queue {name}: its next row has been due for {number_text(seconds)} s"
         )
     return Finding(level=level, text=f"{text}: ./manage.py queue_explain {name} tells why")
+
+
+def _of_task(name: str, seconds: float, thresholds: TaskThresholds, *, is_paused: bool) -> Finding:
+    told = f"a task of queue {name} has been due for {number_text(seconds)} s"
+    if is_paused:
+        text = f"queue {name} is paused, and {told}: ./manage.py queue_workers resume --queue {name}"
+        return Finding(level=Level.WARNING, text=text)
+    level = _by(thresholds.warning, thresholds.critical, seconds)
+    if level is Level.OK:
+        return Finding(level=level, text=told)
+    return Finding(
+        level=level,
+        text=f"{told}, and nobody has begun it: see that its workers, or the cron of queue_tasks process, run",
+    )
 
 
 def _by(warning: Range, critical: Range | None, value: float) -> Level:

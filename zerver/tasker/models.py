@@ -93,6 +93,11 @@ class Task(models.Model):
                 fields=["reference", "type"], name="zerver_task_reference", condition=~models.Q(reference="")
             ),
             models.Index(
+                fields=["queue"],
+                name="zerver_task_failed",
+                condition=models.Q(state=TaskState.FAILED.value),
+            ),
+            models.Index(
                 fields=["finished_at_ms"],
                 name="zerver_task_age",
                 condition=models.Q(finished_at_ms__isnull=False),

@@ -182,6 +182,27 @@ def coming() -> str:
     )
 
 
+def census(dialect: Dialect) -> str:
+    """Shape: (queue, later, due, for how many ms the oldest has been due, running, failed), by queue.
+
+    A claim that has run out is nobody's, and so that task is due.
+    """
+    now, runs = dialect.now(), f"state = {_text(TaskState.RUNNING)}"
+    is_due, is_failed = f"available_at_ms <= {now}", f"state = {_text(TaskState.FAILED)}"
+    # What was created with a past time has not waited since then.
+    since = "CASE WHEN available_at_ms < created_at_ms THEN created_at_ms ELSE available_at_ms END"
+    return (
+        "SELECT queue, SUM(later), SUM(due), MAX(oldest_ms), SUM(running), SUM(failed) FROM ("
+        f"SELECT queue, SUM(CASE WHEN {is_due} OR {runs} THEN 0 ELSE 1 END) AS later,"
+        f" SUM(CASE WHEN {is_due} THEN 1 ELSE 0 END) AS due,"
+        f" MAX(CASE WHEN {is_due} THEN {now} - {since} END) AS oldest_ms,"
+        f" SUM(CASE WHEN {runs} AND NOT {is_due} THEN 1 ELSE 0 END) AS running, 0 AS failed"
+        f" FROM {TABLE} WHERE {IS_OPEN} GROUP BY queue"
+        f" UNION ALL SELECT queue, 0, 0, NULL, 0, COUNT(*) FROM {TABLE} WHERE {is_failed} GROUP BY queue"
+        ") AS counted GROUP BY queue ORDER BY queue"
+    )
+
+
 def renew(dialect: Dialect) -> str:
     """Its claim ends no earlier than that. Parameters: lease_ms; see ``_held``. Shape: when its end was asked for."""
     until = dialect.later_of("available_at_ms", f"{dialect.now()} + %s")

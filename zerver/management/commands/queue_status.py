@@ -2,6 +2,7 @@
 
 import time
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
 from typing import Any
 
 from django.core.management.base import CommandError
@@ -25,6 +26,7 @@ from zerver.management.output import (
 )
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level
+from zerver.tasker.census import TaskCounts
 
 _NO_QUEUE = "no queue is declared"
 _COLUMNS = [
@@ -41,13 +43,22 @@ _COLUMNS = [
     Column("p99", is_number=True, leaves=6),
     Column("note"),
 ]
+_TASK_COLUMNS = [
+    Column("tasks of queue"),
+    Column("due", is_number=True),
+    Column("oldest", is_number=True),
+    Column("running", is_number=True),
+    Column("later", is_number=True),
+    Column("failed", is_number=True),
+]
 
 
 class Command(QueueCommand):
     """``--json``: ``{"taken_at_ms", "problems": [text], "queues": [{"queue", "declared", "ready", "unacked", "later",
     "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
     "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "paused": {"at_ms", "by", "reason"}, "lanes": {lane:
-    {"ready", "unacked", "later", "consumers", "oldest_ms", "problem"}}}]}``; null where nothing can know; level is
+    {"ready", "unacked", "later", "consumers", "oldest_ms", "problem"}}}], "tasks": [{"queue", "later", "due",
+    "oldest_due_ms", "running", "failed"}]}``; null where nothing can know; level is
     ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why in words, where it is not the length of the backlog.
     With ``--watch``, such a document a line.
     """
@@ -91,6 +102,9 @@ class Command(QueueCommand):
             self.write_json(snapshot.as_json())
             return
         self.write_table(_COLUMNS, _rows(snapshot), empty=_NO_QUEUE)
+        if snapshot.tasks:
+            self.stdout.write("")
+            self.write_table(_TASK_COLUMNS, _task_rows(snapshot.tasks), empty="")
         for problem in snapshot.problems:
             self.warn(problem)
         self.warn_of_broken_modules()
@@ -129,9 +143,11 @@ def _look(options: dict[str, Any], previous: Snapshot | None) -> Snapshot:
 
 def _display(snapshot: Snapshot, width: int) -> Group:
     rows = _rows(snapshot)
+    tasks = _task_rows(snapshot.tasks or ())
     return Group(
         Text(moment(snapshot.taken_at_ms), style="dim"),
         table_display(_COLUMNS, rows, width) if rows else Text(_NO_QUEUE),
+        *([Text(""), table_display(_TASK_COLUMNS, tasks, width)] if tasks else []),
         *(Text(printable(problem), style="yellow") for problem in snapshot.problems),
     )
 
@@ -153,6 +169,20 @@ def _rows(snapshot: Snapshot) -> list[list[str]]:
             _note(queue),
         ]
         for queue in snapshot.queues
+    ]
+
+
+def _task_rows(tasks: Sequence[TaskCounts]) -> list[list[str]]:
+    return [
+        [
+            counts.queue,
+            figure(counts.due),
+            duration(counts.oldest_due_ms),
+            figure(counts.running),
+            figure(counts.later),
+            figure(counts.failed),
+        ]
+        for counts in tasks
     ]
 
 

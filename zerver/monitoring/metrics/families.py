@@ -177,6 +177,22 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
             _add(family, [queue.name], gauge.read(queue))
         yield family
     yield from _counted(snapshot)
+    yield from _tasks(snapshot)
+
+
+def _tasks(snapshot: Snapshot) -> Iterator[Metric]:
+    counted = GaugeMetricFamily("zerver_tasks", "Tasks by what they are at.", labels=["queue", "state"])
+    oldest = GaugeMetricFamily(
+        "zerver_task_oldest_due_seconds",
+        "The longest that a task has been due and nobody has begun it; 0 where none is.",
+        labels=["queue"],
+    )
+    for counts in snapshot.tasks or ():
+        for state in ("due", "later", "running", "failed"):
+            counted.add_metric([counts.queue, state], getattr(counts, state))
+        oldest.add_metric([counts.queue], (counts.oldest_due_ms or 0) / 1000)
+    yield counted
+    yield oldest
 
 
 def _up(snapshot: Snapshot) -> Metric:

@@ -73,6 +73,9 @@ class Migration(migrations.Migration):
                         name="zerver_task_reference",
                     ),
                     models.Index(
+                        condition=models.Q(("state", "failed")), fields=["queue"], name="zerver_task_failed"
+                    ),
+                    models.Index(
                         condition=models.Q(("finished_at_ms__isnull", False)),
                         fields=["finished_at_ms"],
                         name="zerver_task_age",
