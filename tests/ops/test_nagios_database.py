@@ -299,7 +299,8 @@ def test_who_may_only_look_can_watch(tmp_path: Path, postgres_database: str) -> 
             barred = ask(ERRORS, "-d", declarations, where)
             assert (barred.code, "GRANT SELECT ON zerver_event" in barred.line) == (UNKNOWN, True)
             owner.execute(
-                f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue TO {role}"
+                f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue,"
+                f" zerver_task TO {role}"
             )
             assert ask(ERRORS, "-d", declarations, where).code == OK
         finally:

@@ -34,11 +34,11 @@ def census(alias: str) -> list[TaskCounts]:
     return [
         TaskCounts(
             queue=queue,
-            later=later or 0,
-            due=due or 0,
-            oldest_due_ms=None if oldest_ms is None else max(0, oldest_ms),
-            running=running or 0,
-            failed=failed or 0,
+            later=int(later),
+            due=int(due),
+            oldest_due_ms=None if oldest_ms is None else max(0, int(oldest_ms)),
+            running=int(running),
+            failed=int(failed),
         )
         for queue, later, due, oldest_ms, running, failed in rows
     ]
