@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db import connection
+
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.tasker import TaskState, tasker
@@ -50,3 +52,12 @@ def ended(task_id: str, state: TaskState, timeout_seconds: float = 30) -> Task:
         return found if found.state is state else None
 
     return wait_for(find, timeout_seconds, lambda: f"{state}: {tasker.get(task_id)}")
+
+
+def run_out(task_id: str, seconds_ago: float = 31) -> None:
+    """Its claim has: as if so much time had passed."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE zerver_task SET available_at_ms = started_at_ms - %s WHERE id = %s",
+            [int(seconds_ago * 1000), task_id],
+        )

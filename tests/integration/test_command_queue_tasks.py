@@ -130,15 +130,6 @@ def test_what_is_due_is_run_once_for_cron(spine: Spine) -> None:
 
 
 @on_sqlite
-def test_two_crons_at_once_run_nothing_twice(spine: Spine) -> None:
-    ids = [tasker.create("perform", job(n, ["sleep", 0.02])) for n in range(40)]
-    processes = [spine.start("queue_tasks", "process", env=spine.env) for _ in range(3)]
-    assert [process.wait() for process in processes] == [0, 0, 0]
-    assert {tasker.get(task_id).state for task_id in ids} == {S.SUCCEEDED}
-    assert spine.numbers("started") == [*range(40)]
-
-
-@on_sqlite
 def test_a_looping_process_drains_when_it_is_told_to_stop(spine: Spine) -> None:
     gate = spine.directory / "gate"
     gate.touch()

@@ -12,7 +12,7 @@ from django.db import connection, transaction
 from django.utils import timezone
 
 from tests.integration.conftest import Spine, on_rabbitmq, on_sqlite
-from tests.integration.tasks import ended, job
+from tests.integration.tasks import ended, job, run_out
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.tasker import TaskState, tasker
@@ -34,15 +34,6 @@ def gate(spine: Spine, name: str = "gate") -> Path:
     path = spine.directory / name
     path.touch()
     return path
-
-
-def run_out(task_id: str, seconds_ago: float = 31) -> None:
-    """Its claim has: as if so much time had passed."""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "UPDATE zerver_task SET available_at_ms = started_at_ms - %s WHERE id = %s",
-            [int(seconds_ago * 1000), task_id],
-        )
 
 
 def test_a_task_runs_and_its_result_is_kept(spine: Spine) -> None:

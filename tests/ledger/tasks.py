@@ -5,6 +5,8 @@ import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+from django.db import connection
+
 from tests.ledger.models import Effect
 from tests.ledger.notes import note
 from tests.ledger.queue_processors import QUICK, STEPS
@@ -17,6 +19,8 @@ class Job(TypedDict):
     do: NotRequired[list[list[Any]]]
     after: NotRequired[list[list[Any]]]
     result: NotRequired[Any]
+    #: Of no use but to be looked for where it should not be.
+    text: NotRequired[str]
 
 
 def note_task(kind: str, job: Job, **facts: Any) -> None:
@@ -64,6 +68,11 @@ def _create(deeper: int) -> None:
     tasker.create("perform", {"n": deeper, "do": steps})
 
 
+def _delete_this_task() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM zerver_task WHERE id = %s", [task_context.task_id])
+
+
 def _once(name: str, *step: Any) -> None:
     taken = Path(os.environ["LEDGER_FILE"]).with_name(f"once-{name}")
     if not taken.exists():
@@ -83,6 +92,7 @@ _STEPS: dict[str, Any] = {
     "progress": task_context.progress,
     "spoil": lambda: Effect.objects.create(message_id="no", n=None),
     "create": _create,
+    "delete_this_task": _delete_this_task,
 }
 
 
