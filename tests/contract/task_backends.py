@@ -116,6 +116,6 @@ def _sqs() -> Iterator[dict[str, Any]]:
             "aws_secret_access_key": "test",
         }
         url = boto3.client("sqs", **client).create_queue(QueueName=QUEUE)["QueueUrl"]
-        yield {"QUEUE_URLS": {QUEUE: url}, "CLIENT": client}
+        yield {"URLS": {QUEUE: url}, "CLIENT": client}
     finally:
         server.stop()

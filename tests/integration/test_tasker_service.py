@@ -293,7 +293,7 @@ def test_in_tests_a_task_runs_where_it_is_created_and_what_it_raises_rises(setti
             },
             "no URL that can be used",
         ),
-        ({"default": {"BACKEND": "zerver.tasker.backends.sqs.SqsBackend"}}, "no QUEUE_URLS"),
+        ({"default": {"BACKEND": "zerver.tasker.backends.sqs.SqsBackend"}}, "no URLS"),
     ],
 )
 def test_nonsense_in_the_settings_is_told_and_no_secret_with_it(

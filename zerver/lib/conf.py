@@ -23,8 +23,6 @@ from zerver.lib.errors import InvalidSetting
 T = TypeVar("T")
 N = TypeVar("N", int, float)
 
-_DEFAULT_TASKS = "default"
-_USUAL_TASK_BACKEND = "zerver.tasker.backends.queue.QueueBackend"
 LEAST_SECRET_LENGTH = 16
 _SCHEMES = ("db", "amqp", "amqps", "immediate")
 _WORDS = {
@@ -72,7 +70,7 @@ class QueueSettings:
     sentry_bodies: bool
     #: Of who may have the tasks that are due run over HTTP; "": nobody may.
     cron_secret: str = field(repr=False)
-    #: By alias; ``default`` is there always.
+    #: By alias; as far as they are given.
     tasks: "Mapping[str, TaskBackendSettings]" = field(repr=False)
 
     @property
@@ -178,7 +176,7 @@ def _task_backends(value: Any) -> Mapping[str, TaskBackendSettings]:
     given = _json(value, mend)
     if not isinstance(given, Mapping):
         raise ValueError(mend)
-    entries = {_DEFAULT_TASKS: TaskBackendSettings(backend=_USUAL_TASK_BACKEND)}
+    entries: dict[str, TaskBackendSettings] = {}
     seen: dict[str, str] = {}
     for alias, entry in given.items():
         found = entries[alias] = _task_backend(alias, entry, mend)

@@ -2,6 +2,7 @@
 
 import os
 from functools import lru_cache
+from typing import Final
 
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -11,8 +12,9 @@ from zerver.lib.errors import InvalidSetting
 from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.declarations import QUEUE_NAME, tasks
 
-#: The entry of those queues that no entry names.
-DEFAULT = "default"
+#: The entry of those queues that no entry names; and what it is where nobody says.
+DEFAULT: Final = "default"
+_USUAL: Final = TaskBackendSettings(backend="zerver.tasker.backends.queue.QueueBackend")
 
 
 def backend_of(queue: str) -> TaskBackend:
@@ -35,9 +37,9 @@ def known_queues() -> list[str]:
 @lru_cache(maxsize=64)
 def _backend(pid: int, alias: str) -> TaskBackend:
     """One a process: a fork shares sockets with its parent."""
-    entry = get_settings().tasks[alias]
-    made = _class(alias, entry)(alias, entry.options)
-    return made
+    entries = get_settings().tasks
+    entry = entries.get(alias, _USUAL) if alias == DEFAULT else entries[alias]
+    return _class(alias, entry)(alias, entry.options)
 
 
 def _class(alias: str, entry: TaskBackendSettings) -> type[TaskBackend]:

@@ -36,17 +36,17 @@ Word = tuple[str, int]
 
 
 class SqsBackend(TaskBackend):
-    """``OPTIONS``: ``QUEUE_URLS``, which maps each of its queues to the URL of one of SQS's (a standard one), and
+    """``OPTIONS``: ``URLS``, which maps each of its queues to the URL of one of SQS's (a standard one), and
     ``CLIENT``: what boto3's client is to be made with (``region_name``, ``endpoint_url`` and so on).
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"QUEUE_URLS", "CLIENT"})
+    options: ClassVar[frozenset[str]] = frozenset({"URLS", "CLIENT"})
     #: Long before it is due, and in time for a sweeper that was away.
     promotes_within_seconds: ClassVar[float] = 120.0
 
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         super().__init__(alias, options)
-        self._urls = _urls(alias, options.get("QUEUE_URLS"))
+        self._urls = _urls(alias, options.get("URLS"))
         # One that is stuck must hold up nobody for longer than a publish may take.
         seconds = get_settings().publish_timeout_seconds
         config = Config(
@@ -136,7 +136,7 @@ def _urls(alias: str, given: Any) -> Mapping[str, str]:
     ):
         raise InvalidSetting(
             f"QUEUE_TASKS[{alias!r}]",
-            "OPTIONS has no QUEUE_URLS that can be used",
+            "OPTIONS has no URLS that can be used",
             'map each of its queues to an URL of SQS: {"tasks": "https://sqs.eu-central-1.amazonaws.com/…"}',
         )
     return dict(given)
