@@ -24,10 +24,10 @@ def stored(table: EventTable, **fields: Any) -> Event:
 
 
 def kept() -> str:
-    """Everything that stands in both tables, as a thief of the database would read it."""
+    """Everything that stands in the tables, as a thief of the database would read it."""
     with connection.cursor() as cursor:
         rows = []
-        for name in ("zerver_event", "zerver_failed_event"):
+        for name in ("zerver_event", "zerver_failed_event", "zerver_task"):
             cursor.execute(f"SELECT * FROM {name}")
             rows += cursor.fetchall()
     return repr([bytes(value) if isinstance(value, memoryview) else value for row in rows for value in row])

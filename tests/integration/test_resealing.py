@@ -18,14 +18,16 @@ from tests.integration.commands import run
 from tests.integration.conftest import Spine
 from tests.integration.failed import fail
 from tests.integration.sealed import BODY, LOST, NEW, OLD, SECRET, kept, stored
+from tests.integration.tasks import claimed, created
 from tests.servers.databases import TestDatabase, use_database
 from tests.wait import wait_for
 from zerver.lib import resealing, vault
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import body_of, error_of
-from zerver.lib.resealing import Resealed, reseal, sealed_rows
+from zerver.lib.resealing import Resealed, Store, reseal, sealed_rows, unreadable_rows
 from zerver.lib.vault import PLAIN, Vault
 from zerver.models import FailedEvent, WaitingEvent
+from zerver.tasker.task_table import TaskTable
 
 
 def nothing(_: Resealed) -> None: ...
@@ -52,6 +54,71 @@ def test_resealing_leaves_everything_under_the_newest_key(
     }
     assert SECRET not in kept()
     assert run("queue_admin", "reseal").out.startswith("resealed 0\n")
+
+
+def test_tasks_and_their_results_are_resealed_too_and_what_is_written_meanwhile_stays(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    """Who takes an old key away after that loses no task."""
+    table = TaskTable("default")
+    ids: list[str] = []
+    for keys in ([], [OLD], [NEW, OLD]):
+        settings.QUEUE_BODY_KEYS = keys
+        ids += created(table, payload=BODY)
+        ids += created(table, payload=BODY, priority=1)
+        done = claimed(table)
+        assert table.succeed(done, f'"{SECRET}"')
+        ids += created(table, payload=BODY, priority=1)
+        again = claimed(table)
+        assert table.retry_later(again, 3600, f"ValueError: {SECRET}")
+    old = Vault([OLD]).newest
+    assert run("queue_admin", "reseal", "--dry-run").row(str(old))[1:5] == ["older", "0", "0", "5"]
+    ran = run("queue_admin", "reseal")
+    assert (ran.code, ran.row(str(old))[1:5]) == (0, ["older", "0", "0", "0"])
+    assert "no longer needed" in ran.out
+    settings.QUEUE_BODY_KEYS = [NEW]
+    seen = [table.get(task_id) for task_id in ids]
+    assert all(task is not None and task.problem == "" and task.payload == {"card": SECRET} for task in seen)
+    assert [task.result for task in seen if task and task.state == "succeeded"] == [SECRET] * 3
+    assert [task.error for task in seen if task and task.error] == [f"ValueError: {SECRET}"] * 3
+    assert SECRET not in kept()
+    assert run("queue_admin", "reseal").out.startswith("resealed 0\n")
+
+
+def test_an_error_that_a_task_gets_while_its_last_one_is_resealed_stays(
+    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = TaskTable("default")
+    settings.QUEUE_BODY_KEYS = [OLD]
+    [task_id] = created(table)
+    assert table.retry_later(claimed(table), 0, "the first")
+    held = claimed(table)
+    settings.QUEUE_BODY_KEYS = [NEW, OLD]
+    opened = Vault.open_text
+
+    def open_late(self: Vault, kept: str, key: str | None) -> str:
+        monkeypatch.setattr(Vault, "open_text", opened)
+        settings.QUEUE_BODY_KEYS = [OLD]
+        assert table.fail(held, "the second")
+        settings.QUEUE_BODY_KEYS = [NEW, OLD]
+        return opened(self, kept, key)
+
+    monkeypatch.setattr(Vault, "open_text", open_late)
+    reseal("default", nothing)
+    found = table.get(task_id)
+    assert found is not None
+    assert found.error == "the second"
+
+
+def test_a_task_sealed_with_a_key_that_is_gone_is_told_of(
+    queue_database: TestDatabase, settings: Settings
+) -> None:
+    settings.QUEUE_BODY_KEYS = [LOST]
+    created(TaskTable("default"), payload=BODY)
+    settings.QUEUE_BODY_KEYS = [NEW]
+    [found] = unreadable_rows("default", ["tasks"])
+    assert str(found) == f"1 task is sealed with key {Vault([LOST]).newest}"
+    assert TaskTable("default").claim("tasks", 60, "host:1") is None
 
 
 def test_resealing_with_plain_in_front_opens_everything_for_good(
@@ -189,14 +256,14 @@ def test_a_row_that_is_settled_or_resealed_meanwhile_is_not_brought_back(
     reseal_row = resealing._reseal_row
     met: list[int] = []
 
-    def meet_others(row: Any, alias: str, report: Resealed) -> None:
+    def meet_others(store: Store, row: Any, alias: str, report: Resealed) -> None:
         """Every row has been read by now; a worker settles the first, and another process reseals the second."""
         met.append(row.pk)
         if len(met) == 1:
             assert table.delete(taken) == 1
             rival = WaitingEvent.objects.order_by("pk")[0]
-            reseal_row(rival, alias, Resealed())
-        reseal_row(row, alias, report)
+            reseal_row(store, rival, alias, Resealed())
+        reseal_row(store, row, alias, report)
 
     monkeypatch.setattr(resealing, "_reseal_row", meet_others)
     assert reseal("default", nothing) == Resealed(done=1)

@@ -5,10 +5,11 @@ store rows meanwhile, and whoever breaks it off has lost nothing.
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final, TypeVar
 
-from django.db.models import BooleanField, Count, Max, Model, QuerySet
+from django.db.models import BooleanField, Count, Max, Model, Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from zerver.lib import vault
@@ -25,19 +26,52 @@ _BATCH: Final = 50
 #: Rows counted that cannot be read: of more, how many more says nothing new.
 _MOST_COUNTED: Final = 1000
 
-#: What is sealed: columns of bytes, and columns of text.
-_COLUMNS: Final[dict[type[Model], tuple[tuple[str, ...], tuple[str, ...]]]] = {
-    WaitingEvent: (("body",), ()),
-    FailedEvent: (("body",), ("error", "traceback")),
-}
+
+class Kind(Enum):
+    """What is sealed: one, and several of them."""
+
+    WAITING = ("event in the event table is", "events in the event table are")
+    FAILED = ("failed event is", "failed events are")
+    TASK = ("task is", "tasks are")
+    RESULT = ("task's result is", "tasks' results are")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Store:
+    """Columns of a table that one key seals, and the column that names it. The table has a column ``queue``."""
+
+    kind: Kind
+    model: type[Model]
+    key: str = "sealed_with"
+    #: Columns of bytes, and of text, that may be null or empty.
+    blobs: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()
+    #: Rows that have something in them.
+    where: Q = field(default_factory=Q)
+    #: Columns by which it is seen that a row was written anew since it was read.
+    guards: tuple[str, ...] = ()
+
+
+_stores: Final[list[Store]] = [
+    Store(kind=Kind.WAITING, model=WaitingEvent, blobs=("body",)),
+    Store(kind=Kind.FAILED, model=FailedEvent, blobs=("body",), texts=("error", "traceback")),
+]
+
+
+def add_store(store: Store) -> None:
+    """Of a feature that keeps something sealed as well. Once in the life of a process."""
+    _stores.append(store)
+
+
+#: Rows of a store.
+Rows = tuple[Store, "QuerySet[Any]"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sealed:
     """Rows of one queue that one key has sealed."""
 
-    #: Of failed events; else of the event table.
-    is_failed: bool
+    kind: Kind
     queue: str
     #: The key's name; see ``lib.vault``.
     key: str
@@ -46,9 +80,7 @@ class Sealed:
     has_more: bool = False
 
     def __str__(self) -> str:
-        where = "" if self.is_failed else " in the event table"
-        what = "failed event" if self.is_failed else "event"
-        told = counted(self.count, f"{what}{where} is", f"{what}s{where} are")
+        told = counted(self.count, *self.kind.value)
         return f"{'over ' if self.has_more else ''}{told} sealed with key {self.key}"
 
 
@@ -76,9 +108,9 @@ def unreadable_rows(alias: str, queues: Iterable[str] | None = None) -> list[Sea
     """
     wanted = None if queues is None else set(queues)
     found = (
-        _counted_so_far(alias, rows, queue, key)
-        for rows in _sealed(alias)
-        for key, queue in _unknown(alias, rows)
+        _counted_so_far(alias, store, rows, queue, key)
+        for store, rows in _sealed(alias)
+        for key, queue in _unknown(alias, store, rows)
         if wanted is None or queue in wanted
     )
     return [each for each in found if each.count]  # or somebody who has the key has done them meanwhile
@@ -86,7 +118,7 @@ def unreadable_rows(alias: str, queues: Iterable[str] | None = None) -> list[Sea
 
 def count_stale(alias: str) -> int:
     """Rows that ``reseal`` would look at. Raises: TransportUnavailable."""
-    return sum(_counts(alias, found) for found in _stale(alias))
+    return sum(_counts(alias, found) for _, found in _stale(alias))
 
 
 def reseal(alias: str, progress: Callable[[Resealed], object]) -> Resealed:
@@ -97,56 +129,64 @@ def reseal(alias: str, progress: Callable[[Resealed], object]) -> Resealed:
     Raises: TransportUnavailable; what was done until then is done.
     """
     report = Resealed()
-    for stale, end in [(found, _newest_row(alias, found)) for found in _stale(alias)]:
-        last = 0
-        while rows := _all(alias, stale.filter(pk__gt=last, pk__lte=end).order_by("pk")[:_BATCH]):
+    for store, stale, end in [(store, found, _newest_row(alias, found)) for store, found in _stale(alias)]:
+        if end is None:
+            continue
+        rest = stale.filter(pk__lte=end)
+        while rows := _all(alias, rest.order_by("pk")[:_BATCH]):
             for row in rows:
-                _reseal_row(row, alias, report)
+                _reseal_row(store, row, alias, report)
                 progress(report)
-            last = rows[-1].pk
+            rest = stale.filter(pk__gt=rows[-1].pk, pk__lte=end)
     # Not by their ids: of two transactions, that with the smaller id may commit later.
     report.late = max(0, count_stale(alias) - report.unreadable)
     return report
 
 
-def _reseal_row(row: Any, alias: str, report: Resealed) -> None:
-    bodies = vault.current()
-    blobs, texts = _COLUMNS[type(row)]
-    values: dict[str, Any] = {"sealed_with": bodies.newest}
+def _reseal_row(store: Store, row: Any, alias: str, report: Resealed) -> None:
+    bodies, key = vault.current(), getattr(row, store.key)
+    values: dict[str, Any] = {store.key: bodies.newest}
     try:
-        for name in blobs:
-            values[name] = bodies.seal(bodies.open(bytes(getattr(row, name)), row.sealed_with))
-        for name in texts:
-            values[name] = bodies.seal_text(bodies.open_text(getattr(row, name), row.sealed_with))
+        for name in store.blobs:
+            values[name] = bodies.seal(bodies.open(bytes(getattr(row, name)), key))
+        for name in store.texts:
+            # Where there is none, none is sealed.
+            text = getattr(row, name)
+            values[name] = text and bodies.seal_text(bodies.open_text(text, key))
     except BodyUnreadable:
         report.unreadable += 1
         return
-    as_read = type(row)._default_manager.using(alias).filter(pk=row.pk, sealed_with=row.sealed_with)
-    # None are changed where it was settled, or somebody else was faster: a body is never changed but here.
+    guards = {name: getattr(row, name) for name in (store.key, *store.guards)}
+    as_read = store.model._default_manager.using(alias).filter(pk=row.pk, **guards)
+    # None are changed where it was settled, or somebody else was faster.
     report.done += perform(alias, lambda _: as_read.update(**values))
 
 
-def _newest_row(alias: str, rows: "QuerySet[Any]") -> int:
-    """The highest id of their whole table, which takes one look at its end."""
+def _newest_row(alias: str, rows: "QuerySet[Any]") -> Any:
+    """The highest id of their whole table, which takes one look at its end; None: it is empty."""
     table = rows.model._default_manager.using(alias)
-    return perform(alias, lambda _: table.aggregate(end=Max("pk"))["end"]) or 0
+    return perform(alias, lambda _: table.aggregate(end=Max("pk"))["end"])
 
 
-def _stale(alias: str) -> "list[QuerySet[Any]]":
+def _stale(alias: str) -> list[Rows]:
     newest = vault.current().newest
     if newest is None:
         return _sealed(alias)
-    return [model._default_manager.using(alias).exclude(sealed_with=newest) for model in _COLUMNS]
+    return [(store, _rows(alias, store).exclude(**{store.key: newest})) for store in _stores]
 
 
-def _sealed(alias: str) -> "list[QuerySet[Any]]":
-    return [model._default_manager.using(alias).filter(sealed_with__isnull=False) for model in _COLUMNS]
+def _sealed(alias: str) -> list[Rows]:
+    return [(store, _rows(alias, store).filter(**{f"{store.key}__isnull": False})) for store in _stores]
 
 
-def _counted_so_far(alias: str, rows: "QuerySet[Any]", queue: str, key: str) -> Sealed:
-    count = _counts(alias, rows.filter(sealed_with=key, queue=queue)[: _MOST_COUNTED + 1])
+def _rows(alias: str, store: Store) -> "QuerySet[Any]":
+    return store.model._default_manager.using(alias).filter(store.where)
+
+
+def _counted_so_far(alias: str, store: Store, rows: "QuerySet[Any]", queue: str, key: str) -> Sealed:
+    count = _counts(alias, rows.filter(**{store.key: key}, queue=queue)[: _MOST_COUNTED + 1])
     return Sealed(
-        is_failed=rows.model is FailedEvent,
+        kind=store.kind,
         queue=queue,
         key=key,
         count=min(count, _MOST_COUNTED),
@@ -154,33 +194,34 @@ def _counted_so_far(alias: str, rows: "QuerySet[Any]", queue: str, key: str) -> 
     )
 
 
-def _unknown(alias: str, rows: "QuerySet[Any]") -> Iterator[tuple[str, str]]:
+def _unknown(alias: str, store: Store, rows: "QuerySet[Any]") -> Iterator[tuple[str, str]]:
     """Each key that this process does not have, with each queue that has rows of it: (key, queue).
 
     By one look for the next after the last: asked for all at once, by DISTINCT, both databases read every row.
     """
     rest = rows
-    while found := _all(alias, rest.order_by("sealed_with", "queue").values_list("sealed_with", "queue")[:1]):
+    while found := _all(alias, rest.order_by(store.key, "queue").values_list(store.key, "queue")[:1]):
         [(key, queue)] = found
         if key in vault.current().names:
-            rest = rows.filter(sealed_with__gt=key)
+            rest = rows.filter(**{f"{store.key}__gt": key})
         else:
             yield key, queue
             # As a row, and not column by column: only one index is in this order, and no estimate can favour another.
-            rest = rows.filter(RawSQL("(sealed_with, queue) > (%s, %s)", [key, queue], BooleanField()))
+            after = RawSQL(f"({store.key}, queue) > (%s, %s)", [key, queue], BooleanField())  # noqa: S611 (our own)
+            rest = rows.filter(after)
 
 
-def _counted(alias: str, rows: "list[QuerySet[Any]]") -> list[Sealed]:
+def _counted(alias: str, rows: list[Rows]) -> list[Sealed]:
     return [
-        Sealed(is_failed=found.model is FailedEvent, queue=queue, key=key, count=count)
-        for found in rows
-        for queue, key, count in _all(alias, _by_queue_and_key(found))
+        Sealed(kind=store.kind, queue=queue, key=key, count=count)
+        for store, found in rows
+        for queue, key, count in _all(alias, _by_queue_and_key(store, found))
     ]
 
 
-def _by_queue_and_key(rows: "QuerySet[Any]") -> "QuerySet[Any, Any]":
-    counts: QuerySet[Any, Any] = rows.order_by().values_list("queue", "sealed_with").annotate(Count("pk"))
-    return counts.order_by("queue", "sealed_with")
+def _by_queue_and_key(store: Store, rows: "QuerySet[Any]") -> "QuerySet[Any, Any]":
+    counts: QuerySet[Any, Any] = rows.order_by().values_list("queue", store.key).annotate(Count("pk"))
+    return counts.order_by("queue", store.key)
 
 
 def _all(alias: str, rows: "QuerySet[Any, T]") -> list[T]:

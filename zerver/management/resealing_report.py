@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from zerver.lib.counted import counted
-from zerver.lib.resealing import Resealed, Sealed
+from zerver.lib.resealing import Kind, Resealed, Sealed
 from zerver.lib.vault import Vault
 from zerver.management.output import Column
 
@@ -12,6 +12,7 @@ COLUMNS = [
     Column("place"),
     Column("waiting", is_number=True),
     Column("failed", is_number=True),
+    Column("tasks", is_number=True),
     Column("what that means"),
 ]
 
@@ -21,8 +22,8 @@ def rows(sealed: Sequence[Sealed], bodies: Vault) -> Iterator[list[str]]:
     unknown = sorted({each.key for each in sealed} - set(bodies.names))
     for name in (*bodies.names, *unknown):
         counts = [
-            sum(each.count for each in sealed if each.key == name and each.is_failed is is_failed)
-            for is_failed in (False, True)
+            sum(each.count for each in sealed if each.key == name and each.kind in kinds)
+            for kinds in ((Kind.WAITING,), (Kind.FAILED,), (Kind.TASK, Kind.RESULT))
         ]
         yield [name, _place(name, bodies), *map(str, counts), _meaning(name, sum(counts), bodies)]
 

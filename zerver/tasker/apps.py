@@ -8,3 +8,11 @@ class TaskerConfig(AppConfig):
     label = "zerver_tasker"
     verbose_name = "Tasks"
     default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        # Django's registry is not ready when this module is imported.
+        from zerver.lib.resealing import add_store
+        from zerver.tasker.sealed import STORES
+
+        for store in STORES:
+            add_store(store)

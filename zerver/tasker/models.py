@@ -97,6 +97,17 @@ class Task(models.Model):
                 name="zerver_task_failed",
                 condition=models.Q(state=TaskState.FAILED.value),
             ),
+            # By these it is found which keys are needed, by one look for each.
+            models.Index(
+                fields=["sealed_with", "queue"],
+                name="zerver_task_sealed",
+                condition=models.Q(sealed_with__isnull=False),
+            ),
+            models.Index(
+                fields=["result_sealed_with", "queue"],
+                name="zerver_task_result_sealed",
+                condition=models.Q(result_sealed_with__isnull=False),
+            ),
             models.Index(
                 fields=["finished_at_ms"],
                 name="zerver_task_age",

@@ -14,7 +14,7 @@ from zerver.lib.database import delete_by_chunks
 from zerver.lib.database_trouble import is_unmigrated, unavailable
 from zerver.lib.event_table import EventTable
 from zerver.lib.failed_events import prune as prune_failed
-from zerver.lib.resealing import unreadable_rows
+from zerver.lib.resealing import Kind, unreadable_rows
 from zerver.models import HandedBack, Suspect, WorkerProcess
 from zerver.worker import inbox
 from zerver.worker.chores import Chores
@@ -206,7 +206,8 @@ class Housekeeper:
     def _tell_unreadable(self) -> None:
         """Once of each key: nobody here takes these events, and nothing else of this process would say so."""
         queues = [row.runner.queue.name for row in self._rows]
-        found = [each for each in unreadable_rows(self._settings.database, queues) if not each.is_failed]
+        every = unreadable_rows(self._settings.database, queues)
+        found = [each for each in every if each.kind in (Kind.WAITING, Kind.TASK)]
         for each in found:
             if (each.queue, each.key) not in self._unreadable:
                 signals.worker_changed.send_robust(

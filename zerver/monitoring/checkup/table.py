@@ -10,7 +10,7 @@ from zerver.lib.counted import counted, worker_processes
 from zerver.lib.database_trouble import is_locked, is_refused
 from zerver.lib.errors import DatabaseUnfit, TransportUnavailable
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.resealing import Sealed
+from zerver.lib.resealing import Kind, Sealed
 from zerver.lib.shard_names import family_of
 from zerver.lib.transport.database import DatabaseTransport
 from zerver.models import WorkerProcess
@@ -231,12 +231,13 @@ def _near_their_limit(
 
 def _unreadable(sealed: Sealed) -> Finding:
     bodies = vault.current()
+    is_over = sealed.kind in (Kind.FAILED, Kind.RESULT)
     return Finding(
         code="table.sealed",
-        severity=Severity.WARNING if sealed.is_failed else Severity.PROBLEM,
+        severity=Severity.WARNING if is_over else Severity.PROBLEM,
         what=f"{sealed}, {bodies.lack}",
         why="they can be neither shown nor replayed"
-        if sealed.is_failed
+        if is_over
         else "no worker with these settings can read them, so none takes them",
         mend=f"put that key back into {bodies.setting}, at its end, and restart every process",
         queue=sealed.queue,

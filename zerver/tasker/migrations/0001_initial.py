@@ -76,6 +76,16 @@ class Migration(migrations.Migration):
                         condition=models.Q(("state", "failed")), fields=["queue"], name="zerver_task_failed"
                     ),
                     models.Index(
+                        condition=models.Q(("sealed_with__isnull", False)),
+                        fields=["sealed_with", "queue"],
+                        name="zerver_task_sealed",
+                    ),
+                    models.Index(
+                        condition=models.Q(("result_sealed_with__isnull", False)),
+                        fields=["result_sealed_with", "queue"],
+                        name="zerver_task_result_sealed",
+                    ),
+                    models.Index(
                         condition=models.Q(("finished_at_ms__isnull", False)),
                         fields=["finished_at_ms"],
                         name="zerver_task_age",
