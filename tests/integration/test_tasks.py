@@ -198,6 +198,27 @@ def test_a_process_that_dies_costs_an_attempt_and_the_task_runs_again(spine: Spi
     assert len(spine.notes("started")) == 2
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("verb", ["claim", "succeed", "retry_later"])
+def test_wherever_its_process_dies_a_task_comes_to_its_end_and_to_one(
+    spine: Spine, verb: str, when: str
+) -> None:
+    fails = [["raise_below", 2, "not yet"]] if verb == "retry_later" else []
+    task_id = tasker.create("perform", job(1, *fails, result="done"))
+    spine.env["LEDGER_DIE"] = f"{verb} {when}"
+    assert spine.work("--queue=tasks").wait() == -SIGKILL
+    left = tasker.get(task_id)
+    if not left.state.is_finished and left.attempts:
+        run_out(task_id)
+    spine.work("--queue=tasks")
+
+    done = ended(task_id, S.SUCCEEDED)
+    # What was claimed counts; and what had been settled is not begun again.
+    assert done.attempts == {"claim before": 1, "succeed after": 1}.get(f"{verb} {when}", 2)
+    assert done.result == "done"
+    assert len(spine.notes("started")) == done.attempts - (f"{verb} {when}" == "claim after")
+
+
 @on_rabbitmq
 def test_a_task_that_kills_every_process_runs_out_of_attempts(spine: Spine) -> None:
     task_id = tasker.create("perform", job(1, ["die"]))

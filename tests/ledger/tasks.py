@@ -11,6 +11,7 @@ from tests.ledger.models import Effect
 from tests.ledger.notes import note
 from tests.ledger.queue_processors import QUICK, STEPS
 from zerver.tasker import task, task_context, tasker
+from zerver.tasker.task_table import TaskTable
 from zerver.worker.base import RetryLater
 
 
@@ -105,6 +106,24 @@ def run(job: Job) -> Any:
         _STEPS[name](*arguments)
     return job.get("result")
 
+
+def _die_once(verb: str, when: str) -> None:
+    """The process is killed just before, or just after, it says that of a task."""
+    original = getattr(TaskTable, verb)
+
+    def deadly(table: TaskTable, *arguments: Any) -> Any:
+        if when == "before":
+            _once(verb, "die")
+        answer = original(table, *arguments)
+        if answer is not None:  # there was nothing to claim
+            _once(verb, "die")
+        return answer
+
+    setattr(TaskTable, verb, deadly)
+
+
+if "LEDGER_DIE" in os.environ:
+    _die_once(*os.environ["LEDGER_DIE"].split())
 
 if "LEDGER_IS_OLD" not in os.environ:
 
