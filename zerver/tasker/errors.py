@@ -39,6 +39,24 @@ class UnknownTaskType(TaskError):
 
 
 @dataclass(eq=False)
+class TaskNotImportable(UnknownTaskType):
+    """It is named by its path, as those of Django's tasks API are, and the module there raises as it is imported."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the task {self.type!r} cannot be imported: {self.problem}; mend its module"
+
+
+class TaskFailed(TaskError):
+    """Stands in results of Django's tasks API for an end that no exception tells; the traceback has it in words."""
+
+
+class TaskVanished(TaskError):
+    """Likewise: nobody said how it ended; the process died, or did not say in time that it lives."""
+
+
+@dataclass(eq=False)
 class TaskNotUnique(TaskError):
     """There is one already that is as this one says that none other may be."""
 
