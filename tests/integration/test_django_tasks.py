@@ -30,7 +30,7 @@ from tests.ledger import django_jobs as jobs
 from tests.servers.databases import TestDatabase
 from tests.wait import wait_for
 from zerver.lib import clock
-from zerver.lib.errors import BodyUnreadable, EventTooLarge, InvalidSetting, NotJson, WrongEventType
+from zerver.lib.errors import EventTooLarge, InvalidSetting, NotJson, WrongEventType
 from zerver.tasker import InvalidTask as InvalidDeclaration
 from zerver.tasker import TaskCancelled, TaskState, UnknownTaskType, routing, tasker
 from zerver.tasker.declarations import tasks
@@ -47,7 +47,7 @@ from zerver.tasker.django_compat import (
     task_started,
 )
 from zerver.tasker.django_tasks import QueueTaskBackend, options
-from zerver.tasker.errors import TaskFailed, TaskNotImportable, TaskVanished
+from zerver.tasker.errors import TaskFailed, TaskNotUsable, TaskUnreadable, TaskVanished
 from zerver.tasker.run import run_next
 from zerver.tasker.task_table import TaskTable
 from zerver.worker.timeouts import HandlerTimeout
@@ -437,9 +437,6 @@ def test_options_that_cannot_be_are_refused() -> None:
 def _plain() -> None: ...
 
 
-def _generic(context: Any, n: int) -> None: ...
-
-
 # -- what cannot be
 
 
@@ -542,7 +539,7 @@ def test_what_is_sealed_with_a_lost_key_is_no_result_of_none(
     result = came_of(jobs.add.enqueue(1))
     assert result.return_value == {"sum": 1}
     settings.QUEUE_BODY_KEYS = [NEW]
-    with pytest.raises(BodyUnreadable):
+    with pytest.raises(TaskUnreadable, match="cannot be opened"):
         jobs.add.get_result(result.id)
 
 
@@ -575,7 +572,7 @@ def test_a_module_that_raises_is_named_and_its_tasks_wait_for_another_process(
     (tmp_path / "broken_jobs.py").write_text("raise RuntimeError('half deployed')\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(
-        TaskNotImportable, match=r"broken_jobs\.send' cannot be imported: RuntimeError: half deployed"
+        TaskNotUsable, match=r"broken_jobs\.send'.* cannot be imported: RuntimeError: half deployed"
     ):
         tasks.lookup("broken_jobs.send")
 
@@ -587,6 +584,19 @@ def test_a_module_that_raises_is_named_and_its_tasks_wait_for_another_process(
     assert (row.state, row.attempts) == (TaskState.SCHEDULED, 0)
     with pytest.raises(TaskResultDoesNotExist, match="half deployed"):
         jobs.add.get_result(result.id)
+
+
+@on_sqlite_alone
+def test_while_its_options_are_nonsense_it_waits_and_does_not_fail_of_it(
+    database: TestDatabase, settings: Settings
+) -> None:
+    result = jobs.add.enqueue(1)
+    settings.TASKS = {"default": {"BACKEND": BACKEND, "OPTIONS": {"max_attempts": 0}}}
+    assert run_next("default") is not None
+    settings.TASKS = {"default": {"BACKEND": BACKEND}}
+    assert jobs.add.get_result(result.id).status == STATUS.READY
+    let_time_pass(61)
+    assert came_of(result).status == STATUS.SUCCESSFUL
 
 
 @on_sqlite_alone

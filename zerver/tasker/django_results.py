@@ -15,12 +15,11 @@ from django.utils import timezone
 from django.utils.module_loading import import_string
 
 from zerver.lib import clock
-from zerver.lib.errors import BodyUnreadable
 from zerver.lib.printable import one_line
 from zerver.tasker import values
 from zerver.tasker.attempt import TaskCancelled
 from zerver.tasker.django_compat import Task, TaskError, TaskResult, TaskResultStatus
-from zerver.tasker.errors import TaskFailed, TaskNotImportable, TaskVanished
+from zerver.tasker.errors import TaskFailed, TaskNotUsable, TaskUnreadable, TaskVanished
 from zerver.tasker.states import TaskState
 from zerver.tasker.task_table import VANISHED
 from zerver.worker.timeouts import HandlerTimeout
@@ -53,7 +52,7 @@ _OVER_TIME: Final = "ran over timeout_seconds="
 def task_at(path: str) -> Task[..., Any] | None:
     """The task that a module has under this dotted path. None: there is none, or something else.
 
-    Raises: TaskNotImportable where its module is there and raises as it is imported.
+    Raises: TaskNotUsable where its module is there and raises as it is imported.
     """
     given: Any = path
     if not isinstance(given, str) or "." not in given.strip("."):
@@ -63,10 +62,16 @@ def task_at(path: str) -> Task[..., Any] | None:
     except ImportError as error:
         if _is_missing(path, error):
             return None
-        raise TaskNotImportable(path, (), f"{type(error).__name__}: {one_line(error)}") from error
+        raise _broken(path, error) from error
     except Exception as error:  # whatever the module's author did
-        raise TaskNotImportable(path, (), f"{type(error).__name__}: {one_line(error)}") from error
+        raise _broken(path, error) from error
     return found if isinstance(found, Task) else None
+
+
+def _broken(path: str, error: Exception) -> TaskNotUsable:
+    return TaskNotUsable(
+        path, (), f"its module cannot be imported: {type(error).__name__}: {one_line(error)}"
+    )
 
 
 def _is_missing(path: str, error: ImportError) -> bool:
@@ -106,15 +111,13 @@ def shown(moment: datetime | None) -> datetime | None:
 def result_of(row: values.Task) -> TaskResult[Any] | None:
     """None: it was not enqueued by Django's API, or its function is no longer to be found.
 
-    Raises: BodyUnreadable; TaskNotImportable.
+    Raises: TaskUnreadable; TaskNotUsable.
     """
     found = task_at(row.type)
     if found is None:
         return None
     if row.problem:
-        raise BodyUnreadable(
-            row.problem.removeprefix("it is "), "give this process the keys: QUEUE_BODY_KEYS"
-        )
+        raise TaskUnreadable(row.id, row.problem)
     call = row.payload
     if call is None or not call.keys() >= Call.__required_keys__:
         return None

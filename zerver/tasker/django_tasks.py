@@ -44,7 +44,7 @@ from zerver.tasker.django_options import (
     read,
 )
 from zerver.tasker.django_results import Call, moment_of, now, result_of, shown, task_at, unchecked
-from zerver.tasker.errors import TaskNotFound, TaskNotImportable, TaskRefused
+from zerver.tasker.errors import TaskNotFound, TaskNotUsable, TaskRefused
 from zerver.tasker.service import tasker
 
 __all__ = ["QueueTaskBackend", "options"]
@@ -70,7 +70,7 @@ class QueueTaskBackend(BaseTaskBackend):
             raise InvalidTask(f"run_after={given!r}: give an aware datetime, or a timedelta.")
         # Django's own look knows no timedelta, though its documentation does.
         super().validate_task(unchecked(task, run_after=None) if isinstance(given, timedelta) else task)
-        if not QUEUE_NAME.fullmatch(task.queue_name):
+        if not QUEUE_NAME.fullmatch(str(task.queue_name)):
             raise InvalidTask(f"Queue {task.queue_name!r} is no name of a queue: {_QUEUE_MEND}.")
         if len(task.module_path) > _PATH_LENGTH:
             raise InvalidTask(f"{task.module_path} is longer than {_PATH_LENGTH} characters.")
@@ -107,13 +107,13 @@ class QueueTaskBackend(BaseTaskBackend):
         return self.get_result(result.id)
 
     def get_result(self, result_id: str) -> TaskResult[Any]:
-        """Raises: TaskResultDoesNotExist; BodyUnreadable; TransportUnavailable."""
+        """Raises: TaskResultDoesNotExist; TaskUnreadable; TransportUnavailable."""
         given: Any = result_id
         if not isinstance(given, str) or not _ID.fullmatch(given):
             raise TaskResultDoesNotExist(result_id)
         try:
             result = result_of(tasker.get(result_id))
-        except (TaskNotFound, TaskNotImportable) as error:
+        except (TaskNotFound, TaskNotUsable) as error:
             raise TaskResultDoesNotExist(str(error)) from error
         if result is None:
             raise TaskResultDoesNotExist(f"{result_id} is no task of a function that is to be found here")
@@ -185,12 +185,15 @@ def _read_options(alias: str, given: Any) -> TaskOptions:
 
 
 def _find(path: str) -> TaskDeclaration | None:
+    """Raises: TaskNotUsable."""
     task = task_at(path)
     if task is None:
         return None
-    backend = task.get_backend()
-    # One that is another backend's was enqueued with ``using(backend=…)``.
-    its = backend.options_of(task) if isinstance(backend, QueueTaskBackend) else of_function(task.func, USUAL)
+    try:
+        its = _options_of(task)
+    except ConfigurationError as error:
+        # It waits until that is mended, rather than fail of it.
+        raise TaskNotUsable(path, (), str(error)) from error
     return TaskDeclaration(
         type=path,
         handler=partial(django_runs.run, task, timeout_seconds=its.timeout_seconds),
@@ -202,6 +205,15 @@ def _find(path: str) -> TaskDeclaration | None:
         timeout_seconds=its.timeout_seconds,
         priority=int(task.priority),
     )
+
+
+def _options_of(task: Task[..., Any]) -> TaskOptions:
+    """Raises: InvalidSetting."""
+    backend = task.get_backend()
+    if isinstance(backend, QueueTaskBackend):
+        return backend.options_of(task)
+    # It was enqueued with ``using(backend=…)``, or was so before somebody changed TASKS.
+    return of_function(task.func, USUAL)
 
 
 _CALL: Final = EventType(Call)

@@ -39,13 +39,13 @@ class UnknownTaskType(TaskError):
 
 
 @dataclass(eq=False)
-class TaskNotImportable(UnknownTaskType):
-    """It is named by its path, as those of Django's tasks API are, and the module there raises as it is imported."""
+class TaskNotUsable(UnknownTaskType):
+    """It is named by its path, as those of Django's tasks API are, and this process cannot use what it has there."""
 
     problem: str
 
     def __str__(self) -> str:
-        return f"the task {self.type!r} cannot be imported: {self.problem}; mend its module"
+        return f"the task {self.type!r} is no use as it is here: {self.problem}"
 
 
 class TaskFailed(TaskError):
@@ -89,6 +89,17 @@ class TaskNotFound(TaskError):
 
     def __str__(self) -> str:
         return f"there is no task {self.task_id}; finished ones are deleted after QUEUE_RETENTION_DAYS"
+
+
+@dataclass(eq=False)
+class TaskUnreadable(TaskError):
+    """There is one, and this process has not the key to what it holds."""
+
+    task_id: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: {self.problem}"
 
 
 @dataclass(eq=False)
