@@ -411,6 +411,23 @@ def test_one_whose_process_vanished_has_failed_and_that_is_told(
     assert [name for name, *_ in told] == ["enqueued", "finished"]
 
 
+@pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)
+def test_what_runs_may_say_how_far_it_is_from_a_coroutine_too(database: TestDatabase) -> None:
+    result = came_of(jobs.say_how_far.enqueue(3))
+    assert result.return_value == result.id
+    assert tasker.get(result.id).progress.done == 3
+
+
+def test_one_that_failed_is_tried_again_when_somebody_says_so(
+    database: TestDatabase, ledger: Callable[[], list[Any]]
+) -> None:
+    result = came_of(jobs.fail.enqueue())
+    tasker.retry(result.id)
+    result.refresh()
+    assert (result.status, result.attempts, result.finished_at) == (STATUS.READY, 0, None)
+    assert (came_of(result).status, len(ledger())) == (STATUS.FAILED, 2)
+
+
 @on_sqlite_alone
 def test_options_are_the_backend_s_unless_the_function_has_its_own(database: TestDatabase) -> None:
     def declared(job: Any) -> tuple[int, float, float]:
@@ -741,6 +758,7 @@ def test_other_backends_are_left_alone(settings: Settings) -> None:
         "broken": {"BACKEND": "absent.Backend", "QUEUES": ["nowhere"]},
         "ours": {"BACKEND": "tests.integration.test_django_tasks.OwnBackend", "QUEUES": ["own"]},
         "odd": {},
+        "odder": {"BACKEND": BACKEND, "QUEUES": None},
     }
     known = routing.known_queues()
     assert "own" in known

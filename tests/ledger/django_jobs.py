@@ -7,7 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from asgiref.sync import sync_to_async
+
 from tests.ledger.notes import note
+from zerver.tasker import task_context
 from zerver.tasker.django_compat import TaskContext, task
 from zerver.tasker.django_tasks import options
 
@@ -129,6 +132,12 @@ def enqueue_another(n: int) -> str:
     inner = add.enqueue(n)
     note("outer ends", n=n)
     return inner.id
+
+
+@task
+async def say_how_far(n: int) -> str:
+    await sync_to_async(task_context.progress)(n, 10)
+    return task_context.task_id
 
 
 def _unfound(n: int) -> int:

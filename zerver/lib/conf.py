@@ -115,12 +115,16 @@ def django_task_backends() -> dict[str, TaskBackendSettings]:
     return {
         alias: TaskBackendSettings(
             backend=entry["BACKEND"],
-            queues=tuple(entry.get("QUEUES", (_DEFAULT_TASKS,))),
+            queues=_names(entry.get("QUEUES", [_DEFAULT_TASKS])),
             options=entry.get("OPTIONS", {}),
         )
         for alias, entry in entries
         if isinstance(entry, Mapping) and isinstance(entry.get("BACKEND"), str)
     }
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    return tuple(map(str, given)) if isinstance(given, list | tuple | set | frozenset) else ()
 
 
 def urls_with_password() -> dict[str, str]:

@@ -236,7 +236,7 @@ def _queues() -> set[str]:
     """Where QUEUES is empty, Django refuses none; and says "default" where nothing is said."""
     named = {name for entry in _entries().values() for name in entry.queues or (routing.DEFAULT,)}
     # Of the others the checks tell; to declare them would take all queues of tasks along.
-    return {name for name in map(str, named) if QUEUE_NAME.fullmatch(name)}
+    return {name for name in named if QUEUE_NAME.fullmatch(name)}
 
 
 def _longest_seconds() -> float:
