@@ -36,7 +36,7 @@ _HOLDS_PASSWORD = re.compile(r"//(?!guest:guest@)[^:@]*:.+@")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskBackendSettings:
-    """An entry of ``QUEUE_TASKS``: what carries the tasks of some queues."""
+    """An entry of ``QUEUE_TASKS``: what carries the tasks of some queues; or one of Django's ``TASKS``."""
 
     #: Dotted path.
     backend: str
@@ -106,6 +106,27 @@ def get_settings() -> QueueSettings:
         cron_secret=_read("QUEUE_CRON_SECRET", "", _secret),
         tasks=_read("QUEUE_TASKS", {}, _task_backends),
     )
+
+
+def django_task_backends() -> dict[str, TaskBackendSettings]:
+    """The entries of ``TASKS``, Django's own setting, by alias: of whichever backend. What Django cannot use it tells
+    itself, and it is left out here.
+    """
+    given = getattr(settings, "TASKS", None)
+    entries = given.items() if isinstance(given, Mapping) else ()
+    return {
+        alias: TaskBackendSettings(
+            backend=entry["BACKEND"],
+            queues=_names(entry.get("QUEUES", ["default"])),
+            options=entry.get("OPTIONS", {}),
+        )
+        for alias, entry in entries
+        if isinstance(entry, Mapping) and isinstance(entry.get("BACKEND"), str)
+    }
+
+
+def _names(given: Any) -> tuple[str, ...]:
+    return tuple(map(str, given)) if isinstance(given, list | tuple | set | frozenset) else ()
 
 
 def urls_with_password() -> dict[str, str]:

@@ -66,7 +66,8 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._tasks: dict[str, TaskDeclaration] = {}
         self._finders: list[Finder] = []
-        self._longest_found_seconds = 0.0
+        #: What each of them says of its longest.
+        self._longest_found: list[Callable[[], float]] = []
 
     def declare(self, task: TaskDeclaration) -> None:
         """Raises: InvalidTask when another function has the type."""
@@ -87,18 +88,19 @@ class TaskRegistry:
             raise UnknownTaskType(task_type, tuple(sorted(self._tasks)))
         return found
 
-    def add_finder(self, find: "Finder", longest_seconds: float) -> None:
+    def add_finder(self, find: "Finder", longest_seconds: Callable[[], float]) -> None:
         """For types that nobody declares beforehand: asked for a type that is not known by itself.
 
-        Units: longest_seconds is the longest ``timeout_seconds`` of what it finds.
+        Units: longest_seconds tells the longest ``timeout_seconds`` of what it finds, as far as it knows by then.
         """
         self._finders.append(find)
-        self._longest_found_seconds = max(self._longest_found_seconds, longest_seconds)
+        self._longest_found.append(longest_seconds)
 
     @property
     def longest_seconds(self) -> float:
         """That one attempt at any task may take."""
-        return max([self._longest_found_seconds, *(each.timeout_seconds for each in self._tasks.values())])
+        found = (longest() for longest in self._longest_found)
+        return max([0.0, *found, *(each.timeout_seconds for each in self._tasks.values())])
 
     def all(self) -> list[TaskDeclaration]:
         """By type."""

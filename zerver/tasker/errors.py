@@ -39,6 +39,24 @@ class UnknownTaskType(TaskError):
 
 
 @dataclass(eq=False)
+class TaskNotUsable(UnknownTaskType):
+    """It is named by its path, as those of Django's tasks API are, and this process cannot use what it has there."""
+
+    problem: str
+
+    def __str__(self) -> str:
+        return f"the task {self.type!r} is no use as it is here: {self.problem}"
+
+
+class TaskFailed(TaskError):
+    """Stands in results of Django's tasks API for an end that no exception tells; the traceback has it in words."""
+
+
+class TaskVanished(TaskError):
+    """Likewise: nobody said how it ended; the process died, or did not say in time that it lives."""
+
+
+@dataclass(eq=False)
 class TaskNotUnique(TaskError):
     """There is one already that is as this one says that none other may be."""
 
@@ -71,6 +89,17 @@ class TaskNotFound(TaskError):
 
     def __str__(self) -> str:
         return f"there is no task {self.task_id}; finished ones are deleted after QUEUE_RETENTION_DAYS"
+
+
+@dataclass(eq=False)
+class TaskUnreadable(TaskError):
+    """There is one, and this process has not the key to what it holds."""
+
+    task_id: str
+    problem: str
+
+    def __str__(self) -> str:
+        return f"task {self.task_id}: {self.problem}"
 
 
 @dataclass(eq=False)

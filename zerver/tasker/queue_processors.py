@@ -4,10 +4,13 @@ Discovered as every app's are; by then all ``tasks`` modules are to be read, for
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Final
 
+from django.utils.module_loading import import_string
+
 from zerver.lib import signals
-from zerver.lib.conf import get_settings
+from zerver.lib.conf import django_task_backends, get_settings
 from zerver.lib.event import Event
 from zerver.lib.transport import current
 from zerver.tasker import routing
@@ -36,6 +39,17 @@ class TaskWorker(QueueProcessingWorker):
             raise ran.error
 
 
+def import_task_backends() -> None:
+    """Those of Django's ``TASKS``: if ours is among them, or one that inherits from it, its module is read by that, and
+    its tasks and queues are known from then on. Whatever hinders another one, Django tells when it is asked for.
+    """
+    for entry in django_task_backends().values():
+        # Django's own, which is the default, is left to those who want it.
+        if not entry.backend.startswith("django."):
+            with suppress(Exception):
+                import_string(entry.backend)
+
+
 def declare_queues() -> None:
     """A queue for each name that a task is declared with, or that a backend with worker processes is given."""
     for name in routing.known_queues():
@@ -54,6 +68,7 @@ def _prune(*, before_ms: int, **_: Any) -> None:
     TaskTable(get_settings().database).cleanup(before_ms)
 
 
+import_task_backends()
 import_all("tasks")
 declare_queues()
 signals.housekeeping.connect(_sweep, dispatch_uid="zerver.tasker")

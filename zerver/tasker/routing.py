@@ -1,6 +1,7 @@
 """Which backend carries which queue's tasks, as ``QUEUE_TASKS`` says."""
 
 import os
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final
 
@@ -16,6 +17,9 @@ from zerver.tasker.declarations import QUEUE_NAME, tasks
 DEFAULT: Final = "default"
 _USUAL: Final = TaskBackendSettings(backend="zerver.tasker.backends.queue.QueueBackend")
 
+#: Asked for queues that neither ``@task`` nor ``QUEUE_TASKS`` names.
+_others: list[Callable[[], Iterable[str]]] = []
+
 
 def backend_of(queue: str) -> TaskBackend:
     """Raises: InvalidSetting."""
@@ -29,9 +33,17 @@ def backend(alias: str) -> TaskBackend:
 
 
 def known_queues() -> list[str]:
-    """Every queue that tasks may be on: those that ``@task`` names, and those that ``QUEUE_TASKS`` does."""
+    """Every queue that tasks may be on: those that ``@task`` names, those that ``QUEUE_TASKS`` does, and others'."""
     named = {queue for entry in get_settings().tasks.values() for queue in entry.queues}
-    return sorted(named | {declared.queue for declared in tasks.all()})
+    others = {queue for queues in _others for queue in queues()}
+    return sorted(named | others | {declared.queue for declared in tasks.all()})
+
+
+def add_queues(queues: Callable[[], Iterable[str]]) -> None:
+    """For those that another setting names: asked whenever somebody wants to know. To be added before
+    ``queue_processors`` declares them.
+    """
+    _others.append(queues)
 
 
 @lru_cache(maxsize=64)

@@ -111,8 +111,13 @@ class ImmediateTransport(Transport):
         return self._run_ready()
 
     def run_as_handler(self, call: Callable[[], T]) -> T:
-        """Run a handler from outside: what it publishes queues behind it. Raises: what it raises, or one behind it."""
+        """Run a handler from outside: what it publishes queues behind it. Raises: what it raises, or one behind it.
+
+        From inside one, what it publishes queues behind that one.
+        """
         running = self._running
+        if running.is_inside:
+            return call()
         running.is_inside = True
         try:
             return call()
