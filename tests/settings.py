@@ -13,6 +13,7 @@ TASKS = {
     "default": {
         "BACKEND": "zerver.tasker.django_tasks.QueueTaskBackend",
         "QUEUES": ["default", "django_mail"],
+        "OPTIONS": {"timeout_seconds": 30},
     },
     "patient": {
         "BACKEND": "zerver.tasker.django_tasks.QueueTaskBackend",

@@ -52,6 +52,7 @@ def make(kind: str, request: pytest.FixtureRequest, directory: Any) -> Iterator[
             "DATABASE_URL": url,
             "DJANGO_SETTINGS_MODULE": "tests.settings",
             "LEDGER_FILE": str(directory / "ledger.jsonl"),
+            "LEDGER_TASK_SECONDS": "300",
             "QUEUE_STATE_DIR": str(directory / "state"),
             "QUEUE_URL": queue_url,
             "QUEUE_TASKS": json.dumps(tasks),

@@ -177,6 +177,7 @@ def open_spine(
         "DATABASE_URL": database_url,
         "DJANGO_SETTINGS_MODULE": "tests.settings",
         "LEDGER_FILE": str(ledger),
+        "LEDGER_TASK_SECONDS": str(HANDLER_SECONDS),
         "QUEUE_STATE_DIR": str(tmp_path / "state"),
         **environment,
     }

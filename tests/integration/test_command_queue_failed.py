@@ -248,7 +248,9 @@ def test_a_queue_of_which_there_is_nothing_is_refused(
         "--queue: no worker declares 'nop', and there are no failed events of it; did you mean 'noop'?\n"
     )
     err = run("queue_failed", *verb, "--queue", "zzz").err
-    assert "; declared: incoming_webhooks, " in err, "and not bygone, of which there are only rows"
+    assert "; declared: default, django_mail, incoming_webhooks, " in err, (
+        "and not bygone, of which there are only rows"
+    )
     assert "more, which queue_list --all tells; of others there are failed events: bygone; declare it" in err
 
 

@@ -126,7 +126,7 @@ def test_what_is_due_is_run_once_for_cron(spine: Spine) -> None:
     said = run_project(
         "queue_tasks", "process", "--queue", "nowhere", env={**clean_environment(), **spine.env}, code=1
     )
-    assert "there are no tasks of 'nowhere'; choose from tasks" in said
+    assert "there are no tasks of 'nowhere'; choose from default, django_mail, tasks" in said
 
 
 @on_sqlite

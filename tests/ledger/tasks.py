@@ -5,12 +5,13 @@ import time
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
+import psycopg
 from django.db import connection
 
 from tests.ledger.models import Effect
 from tests.ledger.notes import note
 from tests.ledger.queue_processors import QUICK, STEPS
-from zerver.tasker import task, task_context, tasker
+from zerver.tasker import TaskCancelled, TaskLost, task, task_context, tasker
 from zerver.tasker.task_table import TaskTable
 from zerver.worker.base import RetryLater
 
@@ -74,6 +75,25 @@ def _delete_this_task() -> None:
         cursor.execute("DELETE FROM zerver_task WHERE id = %s", [task_context.task_id])
 
 
+def _lose_connection() -> None:
+    """As a pooler or a network does to one that lay idle."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        [(pid,)] = cursor.fetchall()
+    with psycopg.connect(_conninfo()) as other:
+        other.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+
+def _conninfo() -> str:
+    given = connection.settings_dict
+    return f"host={given['HOST']} port={given['PORT']} user={given['USER']} dbname={given['NAME']}"
+
+
+def _say(name: str) -> None:
+    """What only a check-in should raise."""
+    raise {"cancelled": TaskCancelled, "lost": TaskLost}[name]
+
+
 def _once(name: str, *step: Any) -> None:
     taken = Path(os.environ["LEDGER_FILE"]).with_name(f"once-{name}")
     if not taken.exists():
@@ -93,6 +113,8 @@ _STEPS: dict[str, Any] = {
     "progress": task_context.progress,
     "spoil": lambda: Effect.objects.create(message_id="no", n=None),
     "create": _create,
+    "lose_connection": _lose_connection,
+    "say": _say,
     "delete_this_task": _delete_this_task,
 }
 
@@ -127,7 +149,7 @@ if "LEDGER_DIE" in os.environ:
 
 if "LEDGER_IS_OLD" not in os.environ:
 
-    @task("perform", retry=QUICK, timeout_seconds=300)
+    @task("perform", retry=QUICK, timeout_seconds=float(os.environ.get("LEDGER_TASK_SECONDS", "30")))
     def perform_job(job: Job) -> Any:
         return run(job)
 
@@ -139,6 +161,11 @@ def perform_once(job: Job) -> Any:
 
 @task("performByReference", retry=QUICK, unique="reference", unique_seconds=3600)
 def perform_by_reference(job: Job) -> Any:
+    return run(job)
+
+
+@task("performForAYear", retry=QUICK, unique="reference", unique_seconds=365 * 86_400)
+def perform_for_a_year(job: Job) -> Any:
     return run(job)
 
 

@@ -52,7 +52,7 @@ class Scheduler:
         now = clock.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + EVERY_SECONDS
-            self._chores.do("sweeping", lambda: self._sweeper.sweep(routing.known_queues()))
+            self._chores.do("sweeping", lambda: self._sweeper.sweep(routing.every_queue()))
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
             self._chores.do("forgetting what is old", self._prune)

@@ -35,7 +35,7 @@ class Attempt:
         self._table = table
         self._alias = alias
         self._lock = threading.Lock()
-        self._standing = Standing()
+        self.standing = Standing()
         #: Said, and not written yet.
         self._unwritten: Progress | None = None
 
@@ -51,9 +51,9 @@ class Attempt:
     def is_cancelled(self) -> bool:
         """Raises: TaskLost."""
         self._look()
-        if self._standing.is_lost:
+        if self.standing.is_lost:
             raise TaskLost
-        return self._standing.is_cancelled
+        return self.standing.is_cancelled
 
     def check_in(self) -> None:
         """Raises: TaskLost, TaskCancelled."""
@@ -70,9 +70,10 @@ class Attempt:
 
     def write_progress(self) -> None:
         """What was said last. Raises: TransportUnavailable."""
-        said, self._unwritten = self._unwritten, None
+        said = self._unwritten
         if said is not None:
             self._is_told(self._table.tell_progress(self.claim, said))
+            self._unwritten = None
 
     def _look(self) -> None:
         now = clock.monotonic()
@@ -92,7 +93,7 @@ class Attempt:
     def _is_told(self, standing: Standing) -> None:
         """What has become of it once stays so."""
         with self._lock:
-            self._standing = Standing(
-                is_lost=self._standing.is_lost or standing.is_lost,
-                is_cancelled=self._standing.is_cancelled or standing.is_cancelled,
+            self.standing = Standing(
+                is_lost=self.standing.is_lost or standing.is_lost,
+                is_cancelled=self.standing.is_cancelled or standing.is_cancelled,
             )

@@ -3,7 +3,7 @@
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Final, Literal, TypeVar, get_args
@@ -56,8 +56,16 @@ class TaskDeclaration:
     unique_seconds: float = 0.0
 
 
-#: The declaration of a type; None: it is none that this one knows.
-Finder = Callable[[str], TaskDeclaration | None]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finder:
+    """Knows types that nobody declares beforehand."""
+
+    #: The declaration of a type; None: it is none that this one knows. Raises: UnknownTaskType, and nothing else.
+    find: Callable[[str], TaskDeclaration | None]
+    #: The longest ``timeout_seconds`` of what it finds, as far as it is known by now.
+    longest_seconds: Callable[[], float]
+    #: That its tasks may be on.
+    queues: Callable[[], Collection[str]]
 
 
 class TaskRegistry:
@@ -66,8 +74,6 @@ class TaskRegistry:
     def __init__(self) -> None:
         self._tasks: dict[str, TaskDeclaration] = {}
         self._finders: list[Finder] = []
-        #: What each of them says of its longest.
-        self._longest_found: list[Callable[[], float]] = []
 
     def declare(self, task: TaskDeclaration) -> None:
         """Raises: InvalidTask when another function has the type."""
@@ -83,24 +89,29 @@ class TaskRegistry:
     def lookup(self, task_type: str) -> TaskDeclaration:
         """Raises: UnknownTaskType."""
         declared = self._tasks.get(task_type)
-        found = declared or next(filter(None, (find(task_type) for find in self._finders)), None)
+        found = declared or next(filter(None, (finder.find(task_type) for finder in self._finders)), None)
         if found is None:
             raise UnknownTaskType(task_type, tuple(sorted(self._tasks)))
         return found
 
-    def add_finder(self, find: "Finder", longest_seconds: Callable[[], float]) -> None:
-        """For types that nobody declares beforehand: asked for a type that is not known by itself.
+    def add_finder(self, finder: "Finder") -> None:
+        """For types that nobody declares beforehand."""
+        self._finders.append(finder)
 
-        Units: longest_seconds tells the longest ``timeout_seconds`` of what it finds, as far as it knows by then.
+    def longest_seconds(self, queue: str | None = None) -> float:
+        """That one attempt at a task may take: of those that are declared for a queue, or found for it; where there are
+        none, or no queue is asked for, at any.
         """
-        self._finders.append(find)
-        self._longest_found.append(longest_seconds)
+        declared = self._tasks.values()
+        its = [each.timeout_seconds for each in declared if each.queue == queue]
+        its += [finder.longest_seconds() for finder in self._finders if queue in finder.queues()]
+        found = (finder.longest_seconds() for finder in self._finders)
+        return max(its or [0.0, *found, *(each.timeout_seconds for each in declared)])
 
-    @property
-    def longest_seconds(self) -> float:
-        """That one attempt at any task may take."""
-        found = (longest() for longest in self._longest_found)
-        return max([0.0, *found, *(each.timeout_seconds for each in self._tasks.values())])
+    def queues(self) -> set[str]:
+        """Those that tasks are declared for, or found for."""
+        found = {queue for finder in self._finders for queue in finder.queues()}
+        return found | {declared.queue for declared in self._tasks.values()}
 
     def all(self) -> list[TaskDeclaration]:
         """By type."""

@@ -23,7 +23,7 @@ from zerver.lib.errors import ConfigurationError, InvalidSetting
 from zerver.lib.event import EventType
 from zerver.lib.transport import current
 from zerver.tasker import django_runs, routing, signals
-from zerver.tasker.declarations import QUEUE_NAME, TaskDeclaration, tasks
+from zerver.tasker.declarations import QUEUE_NAME, Finder, TaskDeclaration, tasks
 from zerver.tasker.django_compat import (
     BaseTaskBackend,
     InvalidTask,
@@ -249,7 +249,6 @@ def _longest_seconds() -> float:
     return max(longest)
 
 
-tasks.add_finder(_find, _longest_seconds)
-routing.add_queues(_queues)
+tasks.add_finder(Finder(find=_find, longest_seconds=_longest_seconds, queues=_queues))
 signals.task_started.connect(django_runs.tell_start, dispatch_uid="zerver.tasker.django_tasks")
 signals.attempt_ended.connect(django_runs.tell_end, dispatch_uid="zerver.tasker.django_tasks")

@@ -15,13 +15,14 @@ def run_due(
 ) -> int:
     """Queues take turns; of each, the most urgent task first. ``queues``: None for all that there are.
 
-    How many were claimed. Raises: TransportUnavailable.
+    How many were claimed, and not left to others. Raises: TransportUnavailable.
     """
-    waiting = list(routing.known_queues() if queues is None else queues)
+    waiting = routing.every_queue() if queues is None else list(queues)
     count = 0
     while waiting and count < limit and not is_stopping():
         queue = waiting.pop(0)
-        if run(queue) is not None:
+        ran = run(queue)
+        if ran is not None:
             waiting.append(queue)  # else nothing is due there, and it is not asked again
-            count += 1
+            count += not ran.was_left
     return count

@@ -6,6 +6,7 @@ from typing import Any
 from zerver.lib.errors import NotJson
 from zerver.lib.event import encode_value
 from zerver.tasker.attempt import TaskCancelled, TaskLost
+from zerver.tasker.values import Standing
 from zerver.worker.exceptions import exception_line, let_go, traceback_of
 from zerver.worker.outcomes import DiscardEvent, RetryLater
 from zerver.worker.timeouts import HandlerTimeout
@@ -47,13 +48,16 @@ class Lost:
 End = Succeeded | Failed | Stopped | Lost
 
 
-def end_of(error: BaseException, timeout_seconds: float) -> End:
-    """What an exception says that rose from a handler: SystemExit too, for a handler does not end its process."""
+def end_of(error: BaseException, timeout_seconds: float, standing: Standing) -> End:
+    """What an exception says that rose from a handler: SystemExit too, for a handler does not end its process.
+
+    ``standing``: as it was told to the handler last, which may raise what it likes.
+    """
     let_go(error)
     match error:
-        case TaskCancelled():
+        case TaskCancelled() if standing.is_cancelled:
             return Stopped()
-        case TaskLost():
+        case TaskLost() if standing.is_lost:
             return Lost()
         case RetryLater():
             return Failed(str(error), after_seconds=error.after_seconds)

@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from django.db import connections
@@ -30,13 +30,11 @@ class Keeper:
     @contextmanager
     def keeping(self, attempt: Attempt) -> Iterator[None]:
         """Inside it, nobody else takes the task, as long as this process runs and reaches the database."""
-        with self._lock:
-            self._attempts.add(attempt)
-            self._is_wanted.set()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="zerver-task-keeper", daemon=True)
-                self._thread.start()
         try:
+            with self._lock:
+                self._attempts.add(attempt)
+                self._is_wanted.set()
+                self._start()
             yield
         finally:
             with self._lock:
@@ -44,12 +42,21 @@ class Keeper:
                 if not self._attempts:
                     self._is_wanted.clear()
 
+    def _start(self) -> None:
+        """Unless it runs. Where the system gives no thread just now, the next attempt asks again."""
+        if self._thread is not None and self._thread.is_alive():
+            return
+        thread = threading.Thread(target=self._run, name="zerver-task-keeper", daemon=True)
+        with suppress(RuntimeError):
+            thread.start()
+            self._thread = thread
+
     def _run(self) -> None:
         pause = threading.Event()
         while True:
             if not self._is_wanted.is_set():
                 # An idle process need not hold a connection for it.
-                connections.close_all()
+                _close_connections()
             self._is_wanted.wait()
             pause.wait(_TICK_SECONDS)
             for attempt in self._due():
@@ -62,12 +69,16 @@ class Keeper:
 
     @staticmethod
     def _renew(attempt: Attempt) -> None:
+        # Whatever it is, the others' claims are not to run out for it; and it is tried again.
         try:
             attempt.renew()
-        except (
-            Exception
-        ):  # whatever it is, the others' claims are not to run out for it; and it is tried again
-            connections.close_all()
+        except Exception:
+            _close_connections()
+
+
+def _close_connections() -> None:
+    with suppress(Exception):  # of one that is dead already
+        connections.close_all()
 
 
 #: By process id: threads do not survive a fork.

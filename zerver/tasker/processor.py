@@ -10,9 +10,11 @@ from contextlib import suppress
 from typing import Final
 
 from zerver.lib import clock
+from zerver.lib.errors import ZerverError
 from zerver.tasker import routing
 from zerver.tasker.due import run_due
 from zerver.tasker.run import Ran, longest_seconds, run_next
+from zerver.tasker.service import tasker
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.stop_signals import StopSignals, say
@@ -29,6 +31,10 @@ _LISTEN_SECONDS: Final = 20.0
 _AWAY_SECONDS: Final = 5.0
 #: Without anybody who asks, it goes on and on.
 _ENDLESS: Final = sys.maxsize
+#: Between looks at anything else, at most so many are run.
+_PART: Final = 100
+#: How often it deletes what finished long ago: it may be the only process that does.
+_PRUNE_SECONDS: Final = 3600.0
 #: How long its end may take.
 _END_SECONDS: Final = 10.0
 
@@ -41,6 +47,7 @@ class TaskProcessor:
         self._on_ran = on_ran
         self._stopping = threading.Event()
         self._sweeper = Sweeper()
+        self._prune_at = 0.0
         self._watchdog = Watchdog(self._end_stuck)
         self._deadline = MainThreadDeadline(self._watchdog, "tasks", lambda running: None)
 
@@ -67,8 +74,10 @@ class TaskProcessor:
             try:
                 if clock.monotonic() >= sweep_at:
                     sweep_at = clock.monotonic() + EVERY_SECONDS
-                    self._sweeper.sweep(self._queues)
-                count += self._process(limit - count)
+                    self._look_after()
+                part = min(_PART, limit - count)
+                ran = self._process(part)
+                count += ran
                 is_away = False
             except STORE_ERRORS as error:
                 if not is_away:
@@ -76,8 +85,17 @@ class TaskProcessor:
                 is_away = True
                 self._stopping.wait(_AWAY_SECONDS)
             else:
-                self._wait()
+                if ran < part:
+                    self._wait()
         return count
+
+    def _look_after(self) -> None:
+        """Whatever the sweep meets: what is due is run here, and the next one is soon."""
+        with suppress(ZerverError):
+            self._sweeper.sweep(self._queues)
+        if clock.monotonic() >= self._prune_at:
+            self._prune_at = clock.monotonic() + _PRUNE_SECONDS
+            tasker.cleanup()
 
     def _wait(self) -> None:
         """For word of what is due, which comes by one way only if all queues have the same backend."""

@@ -11,7 +11,9 @@ from django.utils.module_loading import import_string
 
 from zerver.lib import signals
 from zerver.lib.conf import django_task_backends, get_settings
+from zerver.lib.errors import ConfigurationError, InvalidDeclaration
 from zerver.lib.event import Event
+from zerver.lib.registry import queues
 from zerver.lib.transport import current
 from zerver.tasker import routing
 from zerver.tasker.run import longest_seconds, run_next
@@ -32,6 +34,20 @@ class TaskWorker(QueueProcessingWorker):
     is, it was one too many.
     """
 
+    def setup(self) -> None:
+        """Raises: InvalidDeclaration where ``QUEUE_OVERRIDES`` asks for what would cost tasks."""
+        queue = queues.lookup(self.queue_name)
+        if queue.transactional or queue.ordered or queue.is_sharded:
+            raise InvalidDeclaration(
+                queue.name, "is a queue of tasks, and transactional, ordered or in shards", "leave that out"
+            )
+        if queue.timeout_seconds < (needed := longest_seconds(queue.name)):
+            raise InvalidDeclaration(
+                queue.name,
+                f"timeout_seconds={queue.timeout_seconds:g} is less than its tasks may take",
+                f"give {needed:g} or more; how long a task may take says @task",
+            )
+
     def consume(self, knock: Event) -> None:
         ran = run_next(self.queue_name)
         if ran is not None and ran.error is not None and current.immediate() is not None:
@@ -51,11 +67,17 @@ def import_task_backends() -> None:
 
 
 def declare_queues() -> None:
-    """A queue for each name that a task is declared with, or that a backend with worker processes is given."""
+    """A queue for each name that a task is declared with, or that a backend with worker processes is given. One that
+    cannot be is told of, as a module that cannot be imported is, and the others are declared.
+    """
     for name in routing.known_queues():
-        if routing.backend_of(name).has_worker_processes:
-            worker_class = type("TaskWorker", (TaskWorker,), {"__module__": __name__})
-            assign_queue(name, timeout_seconds=longest_seconds(), max_crashes=_MAX_CRASHES)(worker_class)
+        try:
+            if routing.backend_of(name).has_worker_processes:
+                worker_class = type("TaskWorker", (TaskWorker,), {"__module__": __name__})
+                options = {"timeout_seconds": longest_seconds(name), "max_crashes": _MAX_CRASHES}
+                assign_queue(name, **options)(worker_class)
+        except ConfigurationError as error:
+            queues.module_failed(f"{__name__} ({name})", str(error))
 
 
 def _sweep(*, queues: Sequence[str], **_: Any) -> None:
@@ -68,8 +90,8 @@ def _prune(*, before_ms: int, **_: Any) -> None:
     TaskTable(get_settings().database).cleanup(before_ms)
 
 
+signals.housekeeping.connect(_sweep, dispatch_uid="zerver.tasker")
+signals.pruning.connect(_prune, dispatch_uid="zerver.tasker")
 import_task_backends()
 import_all("tasks")
 declare_queues()
-signals.housekeeping.connect(_sweep, dispatch_uid="zerver.tasker")
-signals.pruning.connect(_prune, dispatch_uid="zerver.tasker")

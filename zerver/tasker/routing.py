@@ -1,9 +1,9 @@
 """Which backend carries which queue's tasks, as ``QUEUE_TASKS`` says."""
 
 import os
-from collections.abc import Callable, Iterable
+from contextlib import suppress
 from functools import lru_cache
-from typing import Final
+from typing import Final, TypeVar
 
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
@@ -12,13 +12,13 @@ from zerver.lib.conf import TaskBackendSettings, get_settings
 from zerver.lib.errors import InvalidSetting
 from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.declarations import QUEUE_NAME, tasks
+from zerver.tasker.task_table import TaskTable
+
+B = TypeVar("B", bound=TaskBackend)
 
 #: The entry of those queues that no entry names; and what it is where nobody says.
 DEFAULT: Final = "default"
 _USUAL: Final = TaskBackendSettings(backend="zerver.tasker.backends.queue.QueueBackend")
-
-#: Asked for queues that neither ``@task`` nor ``QUEUE_TASKS`` names.
-_others: list[Callable[[], Iterable[str]]] = []
 
 
 def backend_of(queue: str) -> TaskBackend:
@@ -32,18 +32,25 @@ def backend(alias: str) -> TaskBackend:
     return _backend(os.getpid(), alias)
 
 
+def backends_of(kind: type[B]) -> list[B]:
+    """Those of one kind; what is wrong with another is nothing to who asks for it."""
+    found = []
+    for alias, entry in get_settings().tasks.items():
+        with suppress(InvalidSetting):
+            if issubclass(_class(alias, entry), kind) and isinstance(made := backend(alias), kind):
+                found.append(made)
+    return found
+
+
 def known_queues() -> list[str]:
     """Every queue that tasks may be on: those that ``@task`` names, those that ``QUEUE_TASKS`` does, and others'."""
     named = {queue for entry in get_settings().tasks.values() for queue in entry.queues}
-    others = {queue for queues in _others for queue in queues()}
-    return sorted(named | others | {declared.queue for declared in tasks.all()})
+    return sorted(named | tasks.queues())
 
 
-def add_queues(queues: Callable[[], Iterable[str]]) -> None:
-    """For those that another setting names: asked whenever somebody wants to know. To be added before
-    ``queue_processors`` declares them.
-    """
-    _others.append(queues)
+def every_queue() -> list[str]:
+    """Those that are known, and those that tasks are on which no code and no setting names any more."""
+    return sorted({*known_queues(), *TaskTable(get_settings().database).queues()})
 
 
 @lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
 """The small interface that applications know: tasks in, ids out, and what may be asked of them afterwards."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -13,10 +14,14 @@ from zerver.lib import clock
 from zerver.lib.conf import get_settings
 from zerver.lib.event import decode_json, encode_event
 from zerver.lib.event_table import EventTable
+from zerver.lib.registry import queues
+from zerver.lib.storable import storable
 from zerver.tasker import routing
+from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.declarations import TaskDeclaration, priority_problem, tasks
 from zerver.tasker.due import run_due
 from zerver.tasker.errors import TaskInWrongState, TaskNotFound, TaskRefused
+from zerver.tasker.run import AROUND_SECONDS
 from zerver.tasker.states import TaskState
 from zerver.tasker.task_table import TaskTable
 from zerver.tasker.values import MOST_ATTEMPTS, Knock, NewTask, Place, Task
@@ -84,12 +89,11 @@ class Tasker:
         new = [_new_task(task_id, request, limit_bytes) for task_id, request in zip(ids, given, strict=True)]
         if not new:
             return []
-        with self._atomic():
+        knocks = [
+            Knock(queue=task.queue, task_id=task.id, number=1, due_at_ms=task.scheduled_at_ms) for task in new
+        ]
+        with _knocking(knocks):
             self._table.create(new)
-            _knock(
-                Knock(queue=task.queue, task_id=task.id, number=1, due_at_ms=task.scheduled_at_ms)
-                for task in new
-            )
         return ids
 
     def cancel(self, task_id: str) -> TaskState:
@@ -98,7 +102,7 @@ class Tasker:
         Shape: ``CANCELLED``, now or before; or ``RUNNING``.
         Raises: TaskNotFound; TaskInWrongState when it has ended otherwise.
         """
-        state = self._table.cancel(task_id)
+        state = self._table.cancel(_known(task_id))
         if state is not None:
             return state
         found = self.get(task_id)
@@ -109,11 +113,13 @@ class Tasker:
     def cancel_with_reference(self, reference: str, task_type: str) -> list[str]:
         """As ``cancel``, those of a reference and a type that are not finished; their ids."""
         tasks.lookup(task_type)
-        return self._table.cancel_of(_reference(task_type, reference), task_type)
+        if not (wanted := _reference(task_type, reference)):
+            raise TaskRefused(task_type, f"reference={reference!r}", "name the one whose tasks are meant")
+        return self._table.cancel_of(wanted, task_type)
 
     def get(self, task_id: str) -> Task:
         """Raises: TaskNotFound."""
-        found = self._table.get(task_id)
+        found = self._table.get(_known(task_id))
         if found is None:
             raise TaskNotFound(task_id)
         return found
@@ -123,20 +129,20 @@ class Tasker:
 
         Raises: TaskNotFound, TaskInWrongState.
         """
-        with self._atomic():
-            self._knock_for(
-                task_id,
-                self._table.revive(task_id),
-                "be retried",
-                "only what failed or was cancelled is, unless another has taken its place where the type is unique",
-            )
+        knocks: list[Knock] = []
+        with _knocking(knocks):
+            place = self._table.revive(_known(task_id))
+            mend = "only what failed or was cancelled is, unless another has taken its place where the type is unique"
+            knocks.append(self._knock_at(task_id, place, "be retried", mend))
 
     def reschedule(self, task_id: str, at: datetime | None) -> None:
         """Give one that waits another time; None: now. Raises: TaskNotFound, TaskInWrongState, TaskRefused."""
-        at_ms = None if at is None else _at_ms("", at)
-        with self._atomic():
-            place = self._table.reschedule(task_id, at_ms)
-            self._knock_for(task_id, place, "be rescheduled", "only what waits has a time to change", at_ms)
+        at_ms = None if at is None else _at_ms(f"{task_id}", "at", at)
+        knocks: list[Knock] = []
+        with _knocking(knocks):
+            place = self._table.reschedule(_known(task_id), at_ms)
+            mend = "only what waits has a time to change"
+            knocks.append(self._knock_at(task_id, place, "be rescheduled", mend, at_ms))
 
     def process_queue(self, limit: int = 100) -> int:
         """Run what is due in this process, the most urgent first of each queue, ``limit`` tasks at most; how many ran.
@@ -152,30 +158,45 @@ class Tasker:
         before_ms = EventTable(settings.database).now_ms() - int(age.total_seconds() * 1000)
         return self._table.cleanup(before_ms)
 
-    def _knock_for(
+    def _knock_at(
         self, task_id: str, place: Place | None, wanted: str, mend: str, at_ms: int | None = None
-    ) -> None:
+    ) -> Knock:
         """Raises: TaskNotFound, TaskInWrongState, where it has no place."""
         if place is None:
             raise TaskInWrongState(task_id, self.get(task_id).state, wanted, mend)
-        _knock([Knock(queue=place.queue, task_id=task_id, number=place.knock, due_at_ms=at_ms)])
+        return Knock(queue=place.queue, task_id=task_id, number=place.knock, due_at_ms=at_ms)
 
     @property
     def _table(self) -> TaskTable:
         return TaskTable(get_settings().database)
 
-    @staticmethod
-    def _atomic() -> transaction.Atomic:
-        return transaction.atomic(using=get_settings().database)
+
+@contextmanager
+def _knocking(knocks: Sequence[Knock]) -> Iterator[None]:
+    """A transaction, in which tasks come to wait, and in which it is said that they do; ``knocks`` are looked at at its
+    end. What runs at once does so after it: what a handler raises undoes no task.
+    """
+    at_once: list[tuple[TaskBackend, list[Knock]]] = []
+    with transaction.atomic(using=get_settings().database):
+        yield
+        of_queue: dict[str, list[Knock]] = {}
+        for knock in knocks:
+            of_queue.setdefault(knock.queue, []).append(knock)
+        for queue, its in of_queue.items():
+            backend = routing.backend_of(queue)
+            if backend.runs_at_once:
+                at_once.append((backend, its))
+            else:
+                backend.knock(its)
+    for backend, its in at_once:
+        backend.knock(its)
 
 
-def _knock(knocks: Iterable[Knock]) -> None:
-    """In the transaction in which their tasks came to wait."""
-    of_queue: dict[str, list[Knock]] = {}
-    for knock in knocks:
-        of_queue.setdefault(knock.queue, []).append(knock)
-    for queue, its in of_queue.items():
-        routing.backend_of(queue).knock(its)
+def _known(task_id: object) -> str:
+    """What could be a task's id. Raises: TaskNotFound."""
+    if not isinstance(task_id, str) or not task_id.isascii() or not task_id.isprintable():
+        raise TaskNotFound(str(task_id)[:100])
+    return task_id
 
 
 def _new_task(task_id: str, request: TaskRequest, limit_bytes: int) -> NewTask:
@@ -194,7 +215,9 @@ def _new_task(task_id: str, request: TaskRequest, limit_bytes: int) -> NewTask:
         max_attempts=_max_attempts(declared, request.max_attempts),
         priority=_priority(declared, request.priority),
         reference=reference,
-        scheduled_at_ms=None if request.scheduled_at is None else _at_ms(declared.type, request.scheduled_at),
+        scheduled_at_ms=None
+        if request.scheduled_at is None
+        else _at_ms(declared.type, "scheduled_at", request.scheduled_at),
         unique_key=_unique_key(declared, reference, payload),
         unique_seconds=declared.unique_seconds,
     )
@@ -210,6 +233,14 @@ def _queue(declared: TaskDeclaration, queue: str | None) -> str:
             f"queue={queue!r}",
             f"choose from {', '.join(known)}; or name it in QUEUES of an entry of QUEUE_TASKS",
         )
+    if routing.backend_of(queue).has_worker_processes:
+        allowed = queues.lookup(queue).timeout_seconds - AROUND_SECONDS
+        if declared.timeout_seconds > allowed:
+            raise TaskRefused(
+                declared.type,
+                f"may take {declared.timeout_seconds:g} s, and a task of the queue {queue!r} {allowed:g} s",
+                "declare a task with that queue that may take as long",
+            )
     return queue
 
 
@@ -240,27 +271,23 @@ def _reference(task_type: str, reference: object) -> str:
         raise TaskRefused(
             task_type, f"reference={reference!r}", f"give text of 1 to {_REFERENCE_LENGTH} characters"
         )
-    if "\0" in reference:
-        raise TaskRefused(task_type, "its reference holds a NUL", "leave it out")
+    if storable(reference) != reference:
+        raise TaskRefused(task_type, "its reference holds a NUL or half a character", "leave it out")
     return reference
 
 
-def _at_ms(task_type: str, at: datetime) -> int:
+def _at_ms(task_type: str, name: str, at: datetime) -> int:
     given: Any = at
     if not isinstance(given, datetime) or given.tzinfo is None:
-        raise TaskRefused(
-            task_type, f"scheduled_at={at!r}", "give an aware datetime; use django.utils.timezone"
-        )
+        raise TaskRefused(task_type, f"{name}={at!r}", "give an aware datetime; use django.utils.timezone")
     at_ms = int(at.timestamp() * 1000)
     seconds = (at_ms - clock.now_ms()) / 1000
     if seconds < -_PAST_SECONDS:
         raise TaskRefused(
-            task_type, f"scheduled_at={at.isoformat()} is past", "leave it out for what is to run now"
+            task_type, f"{name}={at.isoformat()} is past", "leave it out for what is to run now"
         )
     if seconds > _FUTURE_SECONDS:
-        raise TaskRefused(
-            task_type, f"scheduled_at={at.isoformat()}", "give a time within the next hundred years"
-        )
+        raise TaskRefused(task_type, f"{name}={at.isoformat()}", "give a time within the next hundred years")
     return at_ms
 
 
@@ -272,7 +299,7 @@ def _unique_key(declared: TaskDeclaration, reference: str, payload: bytes) -> st
                 raise TaskRefused(
                     declared.type, "is unique by its reference, and has none", "give reference="
                 )
-            return _digest(b"reference", reference.encode(errors="surrogatepass"))
+            return _digest(b"reference", reference.encode())
         case "payload":
             # However its fields are ordered.
             return _digest(b"payload", msgspec.json.encode(decode_json(payload), order="sorted"))

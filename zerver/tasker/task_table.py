@@ -7,7 +7,7 @@ has died of it.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -37,6 +37,8 @@ VANISHED: Final = (
     "its last attempt ended without a word: the process died, or did not say in time that it lives"
 )
 _DELETED_PER_STATEMENT: Final = 500
+#: Within the transaction, so that a pooler's next client does not inherit it.
+_BRIEFLY: Final = "SET LOCAL lock_timeout = '2s'"
 
 
 class TaskTable:
@@ -167,8 +169,12 @@ class TaskTable:
         [(count, oldest_ms)] = self._rows(sql.count_due(self._dialect, len(keys)), values)
         return Due(count=int(count or 0), since=_moment_or_none(oldest_ms))
 
+    def queues(self) -> list[str]:
+        """Those that tasks are on that wait or run, whether anything runs them or not."""
+        return [row[0] for row in self._rows(sql.queues(), [])]
+
     def coming(self, queue: str, from_ms: int, until_ms: int, limit: int) -> list[Knock]:
-        """For those of a queue that will be due after the one moment, and no later than the other."""
+        """For those of a queue that will be due after the one moment, and no later than the other; the first first."""
         values = [queue, queue, queue, from_ms, until_ms, limit]
         return [
             Knock(queue=queue, task_id=task_id, number=number, due_at_ms=at_ms)
@@ -199,7 +205,21 @@ class TaskTable:
         return _claim(rows[0]) if rows else None
 
     def renew(self, claim: TaskClaim, lease_seconds: float) -> Standing:
-        return self._standing(sql.renew(self._dialect), [ms_of(lease_seconds), *_of(claim)])
+        """Raises: TransportUnavailable too where somebody's transaction holds the row; nobody else gets it then."""
+        values = [ms_of(lease_seconds), *_of(claim)]
+        with self._waiting_briefly():
+            return self._standing(sql.renew(self._dialect), values)
+
+    @contextmanager
+    def _waiting_briefly(self) -> Iterator[None]:
+        """For a row's lock, on PostgreSQL; SQLite's wait has an end anyway."""
+        connection = connections[self._alias]
+        if connection.vendor != "postgresql" or connection.in_atomic_block:
+            yield
+            return
+        with transaction.atomic(using=self._alias):
+            self._run(_BRIEFLY, [])
+            yield
 
     def tell_progress(self, claim: TaskClaim, progress: Progress) -> Standing:
         note = storable(progress.note)[:_NOTE_LENGTH]

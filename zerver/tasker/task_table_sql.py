@@ -178,7 +178,16 @@ def coming() -> str:
         f"WITH RECURSIVE {_levels()} SELECT task.id, task.knocks, task.available_at_ms FROM level"
         f" JOIN {TABLE} AS task ON task.priority = level.priority WHERE task.queue = %s AND task.{IS_OPEN}"
         f" AND task.state = {_text(TaskState.SCHEDULED)} AND task.available_at_ms > %s AND task.available_at_ms <= %s"
-        " LIMIT %s"
+        " ORDER BY task.available_at_ms LIMIT %s"
+    )
+
+
+def queues() -> str:
+    """Those that open tasks are on, each by one look for the next."""
+    return (
+        f"WITH RECURSIVE named (queue) AS (SELECT MIN(queue) FROM {TABLE} WHERE {IS_OPEN}"
+        f" UNION ALL SELECT (SELECT MIN(queue) FROM {TABLE} WHERE queue > named.queue AND {IS_OPEN})"
+        " FROM named WHERE queue IS NOT NULL) SELECT queue FROM named WHERE queue IS NOT NULL"
     )
 
 
@@ -343,10 +352,11 @@ def listed(where: str) -> str:
 def cleanup(dialect: Dialect) -> str:
     """Parameters: before when they finished, limit, before when they finished.
 
-    The last again: one that somebody has revived meanwhile is finished no more.
+    The last again: one that somebody has revived meanwhile is finished no more. What no other may be like yet stays.
     """
+    is_free = f"(unique_until_ms IS NULL OR unique_until_ms <= {dialect.now()})"
     return (
-        f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE finished_at_ms < %s"
+        f"DELETE FROM {TABLE} WHERE id IN (SELECT id FROM {TABLE} WHERE finished_at_ms < %s AND {is_free}"
         f" ORDER BY finished_at_ms LIMIT %s{dialect.skip_locked}) AND finished_at_ms < %s"
     )
 

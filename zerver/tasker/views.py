@@ -67,15 +67,13 @@ def knock(request: HttpRequest) -> JsonResponse:
 def _said(request: HttpRequest) -> tuple[str, str] | None:
     """Queue and id, as one of our backends has signed them."""
     body = request.read(_BODY_BYTES).decode(errors="replace")
-    for alias in get_settings().tasks:
-        backend = routing.backend(alias)
-        if isinstance(backend, HttpBackend):
-            try:
-                queue, knock_id = backend.read(body)
-            except signing.BadSignature:
-                continue
-            if routing.backend_of(queue) is backend:
-                return queue, knock_id
+    for backend in routing.backends_of(HttpBackend):
+        try:
+            queue, knock_id = backend.read(body)
+        except signing.BadSignature:
+            continue
+        if routing.backend_of(queue) is backend:
+            return queue, knock_id
     return None
 
 

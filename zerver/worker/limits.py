@@ -15,13 +15,40 @@ def within(seconds: float, call: Callable[[], T]) -> T:
 
     Raises: HandlerTimeout, and whatever the call raises.
     """
+    found = _present()
+    if found is None:
+        return _with_alarm(seconds, call)
+    watchdog, entry = found
+    until_seconds = min(entry.timeout_seconds, _from_now(entry, seconds))
+    return _limited(watchdog, entry, until_seconds, call)
+
+
+def allowing(seconds: float, call: Callable[[], T]) -> T:
+    """Run it, and give it so long from now on, whatever is left of the handler's time: for what must not be torn."""
+    found = _present()
+    if found is None:
+        return call()
+    watchdog, entry = found
+    return _limited(watchdog, entry, max(entry.timeout_seconds, _from_now(entry, seconds)), call)
+
+
+def _present() -> tuple[Watchdog, Running] | None:
+    """The handler's call that this thread is at; None: nobody watches it."""
     watchdog = Watchdog.current
     entry = None if watchdog is None else watchdog.running.get(threading.get_ident())
-    if watchdog is None or entry is None:
-        return _with_alarm(seconds, call)
+    return None if watchdog is None or entry is None else (watchdog, entry)
+
+
+def _from_now(entry: Running, seconds: float) -> float:
+    """As a limit of the whole call."""
+    return entry.timeout_seconds + entry.seconds_over + seconds
+
+
+def _limited(watchdog: Watchdog, entry: Running, until_seconds: float, call: Callable[[], T]) -> T:
     whole_seconds = entry.timeout_seconds
-    entry.timeout_seconds = min(whole_seconds, whole_seconds + entry.seconds_over + seconds)
-    if entry.ring is not None:
+    with watchdog.soft_lock:
+        entry.timeout_seconds = until_seconds
+    if entry.ring is not None and until_seconds < whole_seconds:
         entry.ring()  # to set its timer anew
     try:
         try:

@@ -271,7 +271,8 @@ class Watchdog:
 
     def _raise_in(self, thread_id: int, entry: Running) -> None:
         with self.soft_lock:
-            if self.running.get(thread_id) is not entry:
+            # Looked at again: it may have returned, or got more time, since.
+            if self.running.get(thread_id) is not entry or entry.seconds_over <= 0:
                 return
             entry.soft_fired = True
             raise_soon(thread_id, HandlerTimeout)

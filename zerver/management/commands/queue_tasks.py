@@ -85,8 +85,10 @@ class Command(QueueCommand):
             self.add_json(verb)
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if options["verb"] in ("cancel", "retry") and bool(options["ids"]) == options["all"]:
-            self.usage("give ids, or --all with what filters leave")
+        if options["verb"] in ("cancel", "retry"):
+            narrows = any(options[name] for name in ("type", "queue", "reference", "yes"))
+            if bool(options["ids"]) == options["all"] or (options["ids"] and narrows):
+                self.usage("give ids, or --all with what filters leave")
         self.reach_database()
         self._table = TaskTable(get_settings().database)
         getattr(self, f"_{options['verb']}")(options)
@@ -147,7 +149,7 @@ class Command(QueueCommand):
 
     def _process(self, options: dict[str, Any]) -> None:
         show_where_nobody_does(get_settings().log_format)
-        known = routing.known_queues()
+        known = routing.every_queue()
         queues = options["queue"] or known
         for name in queues:
             if name not in known:

@@ -20,8 +20,6 @@ class TaskBackend(ABC):
 
     #: Its queues are queues of the core, and have worker processes: ``process_queue`` runs them.
     has_worker_processes: ClassVar[bool] = False
-    #: Runs tasks in whoever creates them, at once, whatever transaction is open.
-    runs_at_once: ClassVar[bool] = False
     #: What ``knock`` held back, since it was too far off, the sweeper brings again when it is due in so long.
     promotes_within_seconds: ClassVar[float] = 0
     #: What ``OPTIONS`` may name.
@@ -30,6 +28,11 @@ class TaskBackend(ABC):
     def __init__(self, alias: str, options: Mapping[str, Any]) -> None:
         """Raises: InvalidSetting for options that cannot be used; nothing for what cannot be reached."""
         self.alias = alias
+
+    @property
+    def runs_at_once(self) -> bool:
+        """``knock`` runs tasks in whoever creates them, at once; it is called after the creator's own commit then."""
+        return False
 
     @abstractmethod
     def knock(self, knocks: Sequence[Knock]) -> None:

@@ -4,9 +4,9 @@ What a request says is made and read by Django's signing: who has the secret has
 or what could not be said, the sweeper brings up when it is time.
 """
 
+import heapq
 import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
@@ -30,6 +30,8 @@ _SALT: Final = "zerver.tasker.http"
 _REQUESTS: Final = 4
 #: Of more than this, those that come after are left to the sweeper.
 _WAITING: Final = 1_000
+#: Of what nobody seems to know, so many are said at each sweep.
+_WOKEN: Final = 100
 
 
 class HttpBackend(TaskBackend):
@@ -46,8 +48,7 @@ class HttpBackend(TaskBackend):
         self._secrets: list[str | bytes] = _secrets(alias, options.get("SECRET"))
         self._url = _url(alias, options.get("URL"))
         self._timeout_seconds = _timeout(alias, options.get("TIMEOUT_SECONDS", 5))
-        self._threads = ThreadPoolExecutor(_REQUESTS, thread_name_prefix="zerver-task-http")
-        self._room = threading.BoundedSemaphore(_WAITING)
+        self._sender = _Sender(self._send)
 
     def knock(self, knocks: Sequence[Knock]) -> None:
         now_ms = clock.now_ms()
@@ -56,22 +57,11 @@ class HttpBackend(TaskBackend):
             at_ms = now_ms + knock.delay_seconds * 1000 if knock.due_at_ms is None else knock.due_at_ms
             if at_ms - now_ms <= self.promotes_within_seconds * 1000:
                 soon.append((max(0.0, (at_ms - now_ms) / 1000), knock.queue))
-        transaction.on_commit(partial(self._send_all, soon), using=get_settings().database)
+        # On threads: whoever has committed need not wait for another host.
+        transaction.on_commit(partial(self._sender.send, soon), using=get_settings().database, robust=True)
 
     def wake(self, queue: str, count: int) -> None:
-        self._send_all([(0.0, queue)] * count)
-
-    def _send_all(self, soon: Sequence[tuple[float, str]]) -> None:
-        """On threads: whoever has committed need not wait for another host."""
-        for after_seconds, queue in soon:
-            if not self._room.acquire(blocking=False):
-                return
-            if after_seconds:
-                timer = threading.Timer(after_seconds, self._threads.submit, [self._send, queue])
-                timer.daemon = True
-                timer.start()
-            else:
-                self._threads.submit(self._send, queue)
+        self._sender.send([(0.0, queue)] * min(count, _WOKEN))
 
     def _send(self, queue: str) -> None:
         """Whatever goes wrong: the task is in the table."""
@@ -79,8 +69,6 @@ class HttpBackend(TaskBackend):
             problem = self._problem_with(self.sign(queue))
         except (OSError, HTTPException) as error:
             problem = f"{type(error).__name__}: {error}"
-        finally:
-            self._room.release()
         if problem:
             signals.knock_failed.send_robust(sender=None, queue=queue, backend=self.alias, problem=problem)
 
@@ -118,6 +106,47 @@ class HttpBackend(TaskBackend):
         return said["queue"], said["id"]
 
 
+class _Sender:
+    """Threads that send what is to be said, when it is time. They end with the process, whatever waits: the sweeper
+    makes it good.
+    """
+
+    def __init__(self, send: Callable[[str], None]) -> None:
+        self._send = send
+        #: When, a number that tells equals apart, and of which queue. Units: monotonic seconds.
+        self._waiting: list[tuple[float, int, str]] = []
+        self._count = 0
+        self._changed = threading.Condition()
+        self._threads: list[threading.Thread] = []
+
+    def send(self, soon: Sequence[tuple[float, str]]) -> None:
+        """Each after so many seconds. What there is no room for is left to the sweeper."""
+        with self._changed:
+            for after_seconds, queue in soon[: max(0, _WAITING - len(self._waiting))]:
+                self._count += 1
+                heapq.heappush(self._waiting, (clock.monotonic() + after_seconds, self._count, queue))
+            while self._waiting and len(self._threads) < _REQUESTS:
+                thread = threading.Thread(target=self._run, name="zerver-task-http", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # the system gives none just now: those that there are do it
+                    break
+                self._threads.append(thread)
+            self._changed.notify_all()
+
+    def _run(self) -> None:
+        while True:
+            self._send(self._next())
+
+    def _next(self) -> str:
+        with self._changed:
+            while True:
+                wait_seconds = self._waiting[0][0] - clock.monotonic() if self._waiting else None
+                if wait_seconds is not None and wait_seconds <= 0:
+                    return heapq.heappop(self._waiting)[2]
+                self._changed.wait(wait_seconds)
+
+
 def _secrets(alias: str, given: Any) -> list[str | bytes]:
     secrets = [given] if isinstance(given, str) else given
     if (
@@ -137,6 +166,12 @@ def _url(alias: str, given: Any) -> SplitResult:
     with suppress(ValueError):
         url = urlsplit(given) if isinstance(given, str) else None
         if url is not None and url.scheme in ("http", "https") and url.hostname and url.port != 0:
+            if url.username is not None or url.password is not None:
+                raise InvalidSetting(
+                    f"QUEUE_TASKS[{alias!r}]",
+                    "URL holds a login",
+                    "leave it out: requests are signed with SECRET",
+                )
             return url
     raise InvalidSetting(
         f"QUEUE_TASKS[{alias!r}]",

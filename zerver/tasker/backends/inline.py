@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Sequence
-from typing import ClassVar, Final
+from typing import Final
 
 from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.due import run_due
@@ -17,7 +17,9 @@ class InlineBackend(TaskBackend):
     waits for somebody who looks, as with ``DatabaseBackend``.
     """
 
-    runs_at_once: ClassVar[bool] = True
+    @property
+    def runs_at_once(self) -> bool:
+        return True
 
     def knock(self, knocks: Sequence[Knock]) -> None:
         """What a handler creates runs behind it, as it would elsewhere. Raises: nothing of what handlers raise."""

@@ -18,6 +18,11 @@ class QueueBackend(TaskBackend):
 
     has_worker_processes: ClassVar[bool] = True
 
+    @property
+    def runs_at_once(self) -> bool:
+        """In tests."""
+        return current.immediate() is not None
+
     def knock(self, knocks: Sequence[Knock]) -> None:
         for (queue, due_at_ms, delay_seconds), alike in groupby(knocks, _place):
             events = [(f"task:{knock.task_id}:{knock.number}", {"task": knock.task_id}) for knock in alike]

@@ -50,7 +50,9 @@ class SqsBackend(TaskBackend):
         # One that is stuck must hold up nobody for longer than a publish may take.
         seconds = get_settings().publish_timeout_seconds
         config = Config(
-            connect_timeout=seconds, read_timeout=_LONGEST_POLL_SECONDS + seconds, retries={"max_attempts": 2}
+            connect_timeout=seconds,
+            read_timeout=_LONGEST_POLL_SECONDS + seconds,
+            retries={"total_max_attempts": 1},
         )
         try:
             # Clients are made for threads to share.
@@ -69,10 +71,13 @@ class SqsBackend(TaskBackend):
             delay_seconds = max(0, -int((now_ms - at_ms) // 1000))
             if delay_seconds <= _MOST_DELAY_SECONDS:
                 near.append((knock.queue, delay_seconds))
-        transaction.on_commit(partial(self._send, near), using=get_settings().database)
+        for queue in {queue for queue, _ in near}:
+            self._url_of(queue)
+        transaction.on_commit(partial(self._send, near), using=get_settings().database, robust=True)
 
     def wake(self, queue: str, count: int) -> None:
-        self._send([(queue, 0)] * count)
+        # Who listens runs all that is due.
+        self._send([(queue, 0)] * min(count, _BATCH))
 
     def wait(self, queues: Sequence[str], seconds: float, stopping: threading.Event) -> None:
         """By long polling. Of several queues the last is listened to, and the others are looked at before."""
@@ -81,8 +86,18 @@ class SqsBackend(TaskBackend):
                 return
         self._hear(queues[-1], min(int(seconds), _LONGEST_POLL_SECONDS) if len(queues) == 1 else 1, stopping)
 
+    def _url_of(self, queue: str) -> str:
+        """Raises: InvalidSetting."""
+        try:
+            return self._urls[queue]
+        except KeyError:
+            place = f"QUEUE_TASKS[{self.alias!r}]"
+            raise InvalidSetting(
+                place, f"URLS has none for the queue {queue!r}", "give it one of SQS's"
+            ) from None
+
     def _hear(self, queue: str, seconds: int, stopping: threading.Event) -> bool:
-        url = self._urls.get(queue, "")
+        url = self._url_of(queue)
         try:
             answer = self._client.receive_message(
                 QueueUrl=url, MaxNumberOfMessages=_BATCH, WaitTimeSeconds=seconds
@@ -96,7 +111,7 @@ class SqsBackend(TaskBackend):
                 self._client.delete_message_batch(QueueUrl=url, Entries=entries)
         except _ERRORS as error:
             self._tell(queue, f"{type(error).__name__}: {error}")
-            stopping.wait(_AWAY_SECONDS)
+            stopping.wait(min(_AWAY_SECONDS, 1.0 + seconds))
             return False
         return bool(heard)
 
@@ -108,7 +123,7 @@ class SqsBackend(TaskBackend):
                 for number, delay_seconds in enumerate(batch)
             ]
             try:
-                answer = self._client.send_message_batch(QueueUrl=self._urls.get(queue, ""), Entries=entries)
+                answer = self._client.send_message_batch(QueueUrl=self._url_of(queue), Entries=entries)
             except _ERRORS as error:
                 self._tell(queue, f"{type(error).__name__}: {error}")
                 return
