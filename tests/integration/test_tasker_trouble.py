@@ -194,7 +194,14 @@ def test_a_task_that_may_take_longer_than_its_queue_allows_is_refused_there(
         tasker.create("performForLong", queue="tasks")
 
 
-@pytest.mark.parametrize("option", [{"transactional": True}, {"ordered": True}, {"timeout_seconds": 2}])
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"transactional": True, "timeout_seconds": 330},
+        {"ordered": True, "timeout_seconds": 330},
+        {"timeout_seconds": 2},
+    ],
+)
 @on_sqlite
 def test_overrides_that_would_cost_tasks_are_refused_at_the_start(
     spine: Spine, option: dict[str, object]

@@ -294,7 +294,7 @@ def test_a_task_over_its_own_time_is_interrupted_and_counts_as_failed(spine: Spi
 
 def test_a_task_over_its_own_time_on_another_thread_is_interrupted_too(spine: Spine) -> None:
     slow = tasker.create("performQuickly", job(1, *[["sleep", 0.05]] * 600))
-    process = spine.work("--queue=tasks", tasks={"threads": 2})
+    process = spine.work("--queue=tasks", tasks={"threads": 2, "timeout_seconds": 330})
 
     assert ended(slow, S.FAILED).error == "ran over timeout_seconds=0.5"
     assert process.is_running()

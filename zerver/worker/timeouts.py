@@ -206,7 +206,7 @@ class Watchdog:
     def __init__(self, on_hard: Callable[[Running], None]) -> None:
         #: Handler calls under way: by thread id, and coroutines, of which many share a thread, each by itself.
         self.running: dict[Hashable, Running] = {}
-        self.soft_lock = threading.Lock()
+        self.soft_lock = threading.RLock()
         self._on_hard = on_hard
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="zerver-watchdog", daemon=True)
@@ -251,7 +251,10 @@ class Watchdog:
                 return True
             if isinstance(key, int) and not entry.soft_fired and entry.seconds_over > 0:
                 if entry.needs_soft:
-                    self._raise_in(key, entry)
+                    with self.soft_lock:
+                        # Looked at again: it may have got more time since.
+                        if entry.seconds_over > 0:
+                            self._raise_in(key, entry)
                 elif entry.ring is not None:
                     entry.ring()
         # Last, for it needs a thread, and may not get one.
@@ -271,8 +274,7 @@ class Watchdog:
 
     def _raise_in(self, thread_id: int, entry: Running) -> None:
         with self.soft_lock:
-            # Looked at again: it may have returned, or got more time, since.
-            if self.running.get(thread_id) is not entry or entry.seconds_over <= 0:
+            if self.running.get(thread_id) is not entry:
                 return
             entry.soft_fired = True
             raise_soon(thread_id, HandlerTimeout)
