@@ -23,11 +23,12 @@ class InlineBackend(TaskBackend):
 
     def knock(self, knocks: Sequence[Knock]) -> None:
         """What a handler creates runs behind it, as it would elsewhere. Raises: nothing of what handlers raise."""
-        if _running.is_inside:
+        due = {knock.queue for knock in knocks if not knock.delay_seconds}
+        if _running.is_inside or not due:
             return
         _running.is_inside = True
         try:
-            run_due(_MOST, sorted({knock.queue for knock in knocks}))
+            run_due(_MOST, sorted(due))
         finally:
             _running.is_inside = False
 

@@ -81,10 +81,16 @@ class SqsBackend(TaskBackend):
 
     def wait(self, queues: Sequence[str], seconds: float, stopping: threading.Event) -> None:
         """By long polling. Of several queues the last is listened to, and the others are looked at before."""
-        for queue in queues[:-1]:
+        heard = [queue for queue in queues if queue in self._urls]
+        if not heard:
+            super().wait(queues, seconds, stopping)
+            return
+        for queue in heard[:-1]:
             if self._hear(queue, 0, stopping):
                 return
-        self._hear(queues[-1], min(int(seconds), _LONGEST_POLL_SECONDS) if len(queues) == 1 else 1, stopping)
+        # Others that are looked at in the table alone are not to wait for this one.
+        alone = len(queues) == 1
+        self._hear(heard[-1], min(int(seconds), _LONGEST_POLL_SECONDS) if alone else 1, stopping)
 
     def _url_of(self, queue: str) -> str:
         """Raises: InvalidSetting."""
