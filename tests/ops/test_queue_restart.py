@@ -72,7 +72,7 @@ def test_a_process_that_the_database_does_not_know_is_left_alone(start: Start) -
     ran = restart(supervisord, "--timeout=1")
     assert ran.code == 1
     assert f"other: this database knows no process {before['other']}; run this with the settings" in ran.err
-    assert "runs no worker of incoming_webhooks" in ran.err
+    assert "runs no worker of default, django_mail, incoming_webhooks" in ran.err
     assert restart(supervisord, "--name=shop").err.startswith("supervisord runs no process_queue called shop")
     assert supervisord.pids() == before
 
