@@ -13,11 +13,11 @@ import pytest
 from pytest_django import DjangoDbBlocker, Settings
 
 from tests.ledger.models import Effect
-from tests.servers.databases import use_database
+from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess, project_processes
 from tests.servers.rabbitmq import RabbitServer
 from tests.wait import wait_for
-from zerver.lib import signals
+from zerver.lib import clock, signals
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
 from zerver.lib.registry import queues as declared
 from zerver.lib.transport import current
@@ -241,6 +241,18 @@ def postgres_spine(
         request.param, postgres_database, broker, tmp_path, settings, project_process, django_db_blocker
     ) as opened:
         yield opened
+
+
+@pytest.fixture
+def tasks_here(
+    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[TestDatabase]:
+    """Tasks wait in each database until this process is asked to run them; time may be moved."""
+    settings.QUEUE_TASKS = {"default": {"BACKEND": "zerver.tasker.backends.database.DatabaseBackend"}}
+    monkeypatch.setattr(clock, "offset_ms", 0)
+    monkeypatch.setenv("LEDGER_FILE", str(tmp_path / "ledger.jsonl"))
+    yield queue_database
+    current.close_all()
 
 
 @pytest.fixture

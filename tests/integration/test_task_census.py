@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from django.utils import timezone
-from pytest_django import Settings
 
 from tests.integration.commands import run
 from tests.integration.tasks import job
-from tests.servers.databases import TestDatabase
 from zerver.lib import clock
 from zerver.tasker import tasker
 from zerver.tasker.census import TaskCounts, census
@@ -20,14 +17,7 @@ from zerver.tasker.census import TaskCounts, census
 HOUR_MS = 3_600_000
 
 
-@pytest.fixture(autouse=True)
-def on_database(
-    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    settings.QUEUE_TASKS = {"default": {"BACKEND": "zerver.tasker.backends.database.DatabaseBackend"}}
-    monkeypatch.setattr(clock, "offset_ms", 0)
-    monkeypatch.setenv("LEDGER_FILE", str(tmp_path / "ledger.jsonl"))
-    return
+pytestmark = pytest.mark.usefixtures("tasks_here")
 
 
 def one_of_each() -> None:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from signal import SIGKILL
 
 import pytest
 from django.db import connection
 from django.test import Client
 from django.utils import timezone
-from pytest_django import Settings
 
 from tests.integration.conftest import Spine, on_sqlite
 from tests.integration.tasks import ended, job, run_out
-from tests.servers.databases import TestDatabase
 from zerver.lib import clock, signals
 from zerver.lib.backoff import RetryPolicy
 from zerver.tasker import TaskNotFound, TaskState, tasker
@@ -26,17 +22,6 @@ from zerver.tasker.task_table import VANISHED
 
 S = TaskState
 SECRET = "s3cret-payload"
-
-
-@pytest.fixture
-def here(
-    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[None]:
-    """Tasks run in this process, when they are asked to."""
-    settings.QUEUE_TASKS = {"default": {"BACKEND": "zerver.tasker.backends.database.DatabaseBackend"}}
-    monkeypatch.setattr(clock, "offset_ms", 0)
-    monkeypatch.setenv("LEDGER_FILE", str(tmp_path / "ledger.jsonl"))
-    return
 
 
 @on_sqlite
@@ -60,7 +45,7 @@ def test_2_a_task_that_kills_its_process_is_not_retried_for_ever(spine: Spine) -
 
 
 def test_3_a_type_that_nobody_knows_holds_nobody_up_and_is_not_met_again_at_once(
-    here: None, caplog: pytest.LogCaptureFixture
+    tasks_here: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "zerver.task")  # of each type it is told aloud once in a while
     unknown = tasker.create("perform", job(1), priority=100)
@@ -88,7 +73,7 @@ def test_4_a_process_that_has_run_for_a_while_sees_what_became_due_since(spine: 
     assert process.is_running()
 
 
-def test_5_who_says_nothing_of_retries_gets_waits_that_grow(here: None) -> None:
+def test_5_who_says_nothing_of_retries_gets_waits_that_grow(tasks_here: None) -> None:
     assert tasks.lookup("performBare").retry == RetryPolicy(max_attempts=2)
     assert RetryPolicy().base_seconds > 0
     assert RetryPolicy().factor > 1
@@ -98,7 +83,7 @@ def test_5_who_says_nothing_of_retries_gets_waits_that_grow(here: None) -> None:
     assert tasker.get(task_id).state is S.SCHEDULED
 
 
-def test_6_finished_rows_do_not_pile_up_nor_keep_their_references_to_themselves(here: None) -> None:
+def test_6_finished_rows_do_not_pile_up_nor_keep_their_references_to_themselves(tasks_here: None) -> None:
     first = tasker.create("perform", job(1), reference="order 7")
     second = tasker.create("perform", job(2), reference="order 7")
     once = tasker.create("performOnce", job(3))
@@ -113,13 +98,15 @@ def test_6_finished_rows_do_not_pile_up_nor_keep_their_references_to_themselves(
 
 
 @pytest.mark.parametrize("given", ["Bearer undefined", "Bearer None", "Bearer ", "Bearer", ""])
-def test_7_without_a_secret_the_door_is_closed(here: None, client: Client, given: str) -> None:
+def test_7_without_a_secret_the_door_is_closed(tasks_here: None, client: Client, given: str) -> None:
     task_id = tasker.create("perform", job(1))
     assert client.get("/queue/tasks/process", headers={"Authorization": given}).status_code == 403
     assert tasker.get(task_id).state is S.SCHEDULED
 
 
-def test_8_no_log_line_holds_a_payload_or_a_result(here: None, caplog: pytest.LogCaptureFixture) -> None:
+def test_8_no_log_line_holds_a_payload_or_a_result(
+    tasks_here: None, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     logging.getLogger("django.db.backends").setLevel(logging.INFO)
     tasker.create("perform", job(1, result=SECRET), reference="order 7")
@@ -133,7 +120,7 @@ def test_8_no_log_line_holds_a_payload_or_a_result(here: None, caplog: pytest.Lo
     assert SECRET not in str(refused.value)
 
 
-def test_9_a_cron_that_never_ran_is_seen(here: None) -> None:
+def test_9_a_cron_that_never_ran_is_seen(tasks_here: None) -> None:
     """And told to Nagios: see tests/ops/test_nagios_database.py."""
     tasker.create("perform", job(1))
     clock.offset_ms += 600_000
@@ -143,7 +130,7 @@ def test_9_a_cron_that_never_ran_is_seen(here: None) -> None:
 
 
 def test_10_a_task_that_is_deleted_while_it_runs_ends_without_a_word(
-    here: None, caplog: pytest.LogCaptureFixture
+    tasks_here: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     gone = tasker.create("perform", job(1, ["delete_this_task"]))
     other = tasker.create("perform", job(2))

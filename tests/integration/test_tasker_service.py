@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,10 +11,8 @@ from django.db import connection, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from tests.servers.databases import TestDatabase
 from zerver.lib import clock
 from zerver.lib.errors import EventTooLarge, InvalidSetting, NotJson, WrongEventType
-from zerver.lib.transport import current
 from zerver.models import WaitingEvent
 from zerver.tasker import (
     TaskInWrongState,
@@ -36,15 +32,7 @@ INLINE = "zerver.tasker.backends.inline.InlineBackend"
 JOB = {"n": 1}
 
 
-@pytest.fixture(autouse=True)
-def on_database(
-    queue_database: TestDatabase, monkeypatch: pytest.MonkeyPatch, settings: Settings, tmp_path: Path
-) -> Iterator[None]:
-    monkeypatch.setattr(clock, "offset_ms", 0)
-    monkeypatch.setenv("LEDGER_FILE", str(tmp_path / "ledger.jsonl"))
-    settings.QUEUE_TASKS = {"default": {"BACKEND": DATABASE}}
-    yield
-    current.close_all()
+pytestmark = pytest.mark.usefixtures("tasks_here")
 
 
 def count() -> int:

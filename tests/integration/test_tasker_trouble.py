@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import psycopg
 import pytest
@@ -17,7 +16,6 @@ from tests.integration.tasks import claimed, created, ended, job
 from tests.servers.databases import TestDatabase
 from zerver.lib import clock
 from zerver.lib.errors import PublishError, TransportUnavailable
-from zerver.lib.transport import current
 from zerver.tasker import TaskNotUnique, TaskRefused, TaskState, routing, sweep, tasker
 from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.declarations import tasks
@@ -27,17 +25,6 @@ from zerver.tasker.values import Knock, Wanted
 
 S = TaskState
 on_postgres = pytest.mark.parametrize("queue_database", ["postgres"], indirect=True)
-
-
-@pytest.fixture
-def here(
-    queue_database: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Iterator[TestDatabase]:
-    settings.QUEUE_TASKS = {"default": {"BACKEND": "zerver.tasker.backends.database.DatabaseBackend"}}
-    monkeypatch.setattr(clock, "offset_ms", 0)
-    monkeypatch.setenv("LEDGER_FILE", str(tmp_path / "ledger.jsonl"))
-    yield queue_database
-    current.close_all()
 
 
 class Heard(TaskBackend):
@@ -57,7 +44,7 @@ class Heard(TaskBackend):
 
 
 @pytest.fixture
-def heard(here: TestDatabase, settings: Settings) -> type[Heard]:
+def heard(tasks_here: TestDatabase, settings: Settings) -> type[Heard]:
     settings.QUEUE_TASKS = {"default": {"BACKEND": f"{__name__}.Heard"}}
     Heard.knocks.clear()
     Heard.woken.clear()
@@ -65,7 +52,9 @@ def heard(here: TestDatabase, settings: Settings) -> type[Heard]:
 
 
 @on_postgres
-def test_a_handler_whose_connection_was_dropped_has_failed_and_the_attempt_counts(here: TestDatabase) -> None:
+def test_a_handler_whose_connection_was_dropped_has_failed_and_the_attempt_counts(
+    tasks_here: TestDatabase,
+) -> None:
     task_id = tasker.create("perform", job(1, ["lose_connection"], ["raise", "after it"]))
     for _ in range(3):
         assert tasker.process_queue() == 1
@@ -75,12 +64,12 @@ def test_a_handler_whose_connection_was_dropped_has_failed_and_the_attempt_count
 
 
 @on_postgres
-def test_a_claim_whose_row_somebody_holds_is_given_up_on_for_the_moment(here: TestDatabase) -> None:
+def test_a_claim_whose_row_somebody_holds_is_given_up_on_for_the_moment(tasks_here: TestDatabase) -> None:
     """Else one open transaction would cost a process the claims of all its tasks."""
     table = TaskTable("default")
     created(table)
     claim = claimed(table)
-    with psycopg.connect(here.url) as other:
+    with psycopg.connect(tasks_here.url) as other:
         other.execute("SELECT 1 FROM zerver_task WHERE id = %s FOR UPDATE", [claim.id])
         began = time.monotonic()
         with pytest.raises(TransportUnavailable):
@@ -91,14 +80,16 @@ def test_a_claim_whose_row_somebody_holds_is_given_up_on_for_the_moment(here: Te
     assert not table.renew(claim, 60).is_lost
 
 
-def test_a_handler_that_forks_ends_its_child_and_its_task_once(here: TestDatabase) -> None:
+def test_a_handler_that_forks_ends_its_child_and_its_task_once(tasks_here: TestDatabase) -> None:
     task_id = tasker.create("perform", job(1, ["fork", "exit"], result="the parent's"), max_attempts=1)
     assert tasker.process_queue() == 1
     assert tasker.get(task_id).result == "the parent's"
 
 
 @pytest.mark.parametrize("said", ["cancelled", "lost"])
-def test_what_only_a_check_in_should_raise_is_a_failure_like_any_other(here: TestDatabase, said: str) -> None:
+def test_what_only_a_check_in_should_raise_is_a_failure_like_any_other(
+    tasks_here: TestDatabase, said: str
+) -> None:
     task_id = tasker.create("perform", job(1, ["say", said]), max_attempts=1)
     tasker.process_queue()
     assert (tasker.get(task_id).state, f"Task{said.capitalize()}" in tasker.get(task_id).error) == (
@@ -107,21 +98,21 @@ def test_what_only_a_check_in_should_raise_is_a_failure_like_any_other(here: Tes
     )
 
 
-def test_a_wait_without_an_end_is_a_hundred_years(here: TestDatabase) -> None:
+def test_a_wait_without_an_end_is_a_hundred_years(tasks_here: TestDatabase) -> None:
     task_id = tasker.create("perform", job(1, ["retry_once", 1e17]))
     tasker.process_queue()
     waiting = tasker.get(task_id)
     assert (waiting.state, waiting.scheduled_at.year > 2100) == (S.SCHEDULED, True)
 
 
-def test_ctrl_c_ends_who_asked_and_settles_the_task_before(here: TestDatabase) -> None:
+def test_ctrl_c_ends_who_asked_and_settles_the_task_before(tasks_here: TestDatabase) -> None:
     task_id = tasker.create("perform", job(1, ["interrupt"]), max_attempts=1)
     with pytest.raises(KeyboardInterrupt):
         tasker.process_queue()
     assert tasker.get(task_id).state is S.FAILED
 
 
-def test_tasks_that_nobody_here_knows_use_up_no_cron_s_limit(here: TestDatabase) -> None:
+def test_tasks_that_nobody_here_knows_use_up_no_cron_s_limit(tasks_here: TestDatabase) -> None:
     for number in range(5):
         tasker.create("perform", job(number), priority=100)
     with connection.cursor() as cursor:
@@ -164,7 +155,7 @@ def test_what_is_near_is_promoted_once_and_all_of_it(
     assert heard.knocks == near
 
 
-def test_what_is_unique_for_longer_than_finished_tasks_are_kept_stays_so(here: TestDatabase) -> None:
+def test_what_is_unique_for_longer_than_finished_tasks_are_kept_stays_so(tasks_here: TestDatabase) -> None:
     tasker.create("performForAYear", job(1), reference="order 7")
     tasker.process_queue()
     clock.offset_ms += 40 * 86_400_000
@@ -175,7 +166,7 @@ def test_what_is_unique_for_longer_than_finished_tasks_are_kept_stays_so(here: T
     assert tasker.cleanup() == 1
 
 
-def test_in_tests_too_a_task_that_fails_is_kept(here: TestDatabase, settings: Settings) -> None:
+def test_in_tests_too_a_task_that_fails_is_kept(tasks_here: TestDatabase, settings: Settings) -> None:
     settings.QUEUE_URL = "immediate://"
     settings.QUEUE_TASKS = {}
     with pytest.raises(ValueError, match="no"):
@@ -185,7 +176,7 @@ def test_in_tests_too_a_task_that_fails_is_kept(here: TestDatabase, settings: Se
 
 
 def test_a_task_that_may_take_longer_than_its_queue_allows_is_refused_there(
-    here: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tasks_here: TestDatabase, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.QUEUE_TASKS = {}
     long = replace(tasks.lookup("performBare"), type="performForLong", timeout_seconds=500, queue="default")

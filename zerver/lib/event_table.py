@@ -88,6 +88,10 @@ class EventTable:
         """The database's clock, read."""
         return int(self._rows(f"SELECT {self.now_sql()}", [])[0][0])
 
+    def days_ago_ms(self, days: float) -> int:
+        """So many days before now, by the same clock."""
+        return self.now_ms() - int(days * 86_400_000)
+
     def store(
         self,
         events: Sequence[Event],

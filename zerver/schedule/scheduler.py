@@ -16,7 +16,6 @@ from zerver.worker.chores import Chores
 #: How often it looks whether something is to be done.
 _TICK_SECONDS: Final = 0.5
 _PRUNE_SECONDS: Final = 3600.0
-_DAY_MS: Final = 86_400_000
 #: What it says is under this name: it is of no queue.
 _NAME: Final = "scheduler"
 
@@ -58,9 +57,7 @@ class Scheduler:
             self._chores.do("forgetting what is old", self._prune)
 
     def _prune(self) -> None:
-        before_ms = EventTable(self._settings.database).now_ms() - int(
-            self._settings.retention_days * _DAY_MS
-        )
+        before_ms = EventTable(self._settings.database).days_ago_ms(self._settings.retention_days)
         signals.ask(signals.pruning, before_ms=before_ms)
 
     @staticmethod

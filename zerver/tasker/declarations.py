@@ -22,6 +22,8 @@ Unique = Literal["", "reference", "payload"]
 
 _TYPE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.:-]{0,254}")
 QUEUE_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,62}")
+#: What would be right instead of a name that is none.
+QUEUE_MEND: Final = "use lower-case letters, digits and _, a letter first, at most 63"
 #: Those that stand for one argument.
 _NAMED: Final = (
     inspect.Parameter.POSITIONAL_ONLY,
@@ -231,7 +233,7 @@ def _problems_of(given: Given) -> Iterator[tuple[str, str]]:
     if given["retry"].max_attempts > MOST_ATTEMPTS:
         yield f"max_attempts={given['retry'].max_attempts!r}", f"give {MOST_ATTEMPTS} at most"
     if not isinstance(queue, str) or not QUEUE_NAME.fullmatch(queue):
-        yield f"queue={queue!r}", "use lower-case letters, digits and _, a letter first, at most 63"
+        yield f"queue={queue!r}", QUEUE_MEND
     if not _is_seconds(given["timeout_seconds"]) or not given["timeout_seconds"]:
         yield f"timeout_seconds={given['timeout_seconds']!r}", "give a number of seconds above 0"
     if problem := priority_problem(given["priority"]):

@@ -23,7 +23,7 @@ from zerver.lib.errors import ConfigurationError, InvalidSetting
 from zerver.lib.event import EventType
 from zerver.lib.transport import current
 from zerver.tasker import django_runs, routing, signals
-from zerver.tasker.declarations import QUEUE_NAME, Finder, TaskDeclaration, tasks
+from zerver.tasker.declarations import QUEUE_MEND, QUEUE_NAME, Finder, TaskDeclaration, tasks
 from zerver.tasker.django_compat import (
     BaseTaskBackend,
     InvalidTask,
@@ -51,7 +51,6 @@ __all__ = ["QueueTaskBackend", "options"]
 
 #: The most that the row holds of a type.
 _PATH_LENGTH: Final = 255
-_QUEUE_MEND: Final = "use lower-case letters, digits and _, a letter first, at most 63"
 _ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -71,7 +70,7 @@ class QueueTaskBackend(BaseTaskBackend):
         # Django's own look knows no timedelta, though its documentation does.
         super().validate_task(unchecked(task, run_after=None) if isinstance(given, timedelta) else task)
         if not QUEUE_NAME.fullmatch(str(task.queue_name)):
-            raise InvalidTask(f"Queue {task.queue_name!r} is no name of a queue: {_QUEUE_MEND}.")
+            raise InvalidTask(f"Queue {task.queue_name!r} is no name of a queue: {QUEUE_MEND}.")
         if len(task.module_path) > _PATH_LENGTH:
             raise InvalidTask(f"{task.module_path} is longer than {_PATH_LENGTH} characters.")
 
@@ -133,7 +132,7 @@ class QueueTaskBackend(BaseTaskBackend):
             yield Error(f"{error.name}: {error.problem}", hint=error.mend, id="zerver.E012")
         for name in sorted(map(str, self.queues)):
             if not QUEUE_NAME.fullmatch(name):
-                yield Error(f"{place}: QUEUES has {name!r}", hint=_QUEUE_MEND, id="zerver.E013")
+                yield Error(f"{place}: QUEUES has {name!r}", hint=QUEUE_MEND, id="zerver.E013")
 
     def options_of(self, task: Task[..., Any]) -> TaskOptions:
         """Raises: InvalidSetting."""

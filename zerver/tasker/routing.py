@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 from zerver.lib.conf import TaskBackendSettings, get_settings
 from zerver.lib.errors import InvalidSetting
 from zerver.tasker.backends.base import TaskBackend
-from zerver.tasker.declarations import QUEUE_NAME, tasks
+from zerver.tasker.declarations import QUEUE_MEND, QUEUE_NAME, tasks
 from zerver.tasker.task_table import TaskTable
 
 B = TypeVar("B", bound=TaskBackend)
@@ -75,11 +75,7 @@ def _class(alias: str, entry: TaskBackendSettings) -> type[TaskBackend]:
         raise InvalidSetting(place, f"OPTIONS has {', '.join(unknown)}", f"{entry.backend} knows: {known}")
     bad = [name for name in entry.queues if not QUEUE_NAME.fullmatch(name)]
     if bad:
-        raise InvalidSetting(
-            place,
-            f"QUEUES has {bad[0]!r}",
-            "use lower-case letters, digits and _, a letter first, at most 63",
-        )
+        raise InvalidSetting(place, f"QUEUES has {bad[0]!r}", QUEUE_MEND)
     return found
 
 

@@ -154,9 +154,8 @@ class Tasker:
     def cleanup(self, older_than: timedelta | None = None) -> int:
         """Delete what finished so long ago, some hundreds at a time; how many. None: ``QUEUE_RETENTION_DAYS``."""
         settings = get_settings()
-        age = timedelta(days=settings.retention_days) if older_than is None else older_than
-        before_ms = EventTable(settings.database).now_ms() - int(age.total_seconds() * 1000)
-        return self._table.cleanup(before_ms)
+        days = settings.retention_days if older_than is None else older_than / timedelta(days=1)
+        return self._table.cleanup(EventTable(settings.database).days_ago_ms(days))
 
     def _knock_at(
         self, task_id: str, place: Place | None, wanted: str, mend: str, at_ms: int | None = None

@@ -69,6 +69,10 @@ class Knock:
     due_at_ms: int | None = None
     delay_seconds: float = 0
 
+    def seconds_left(self, now_ms: int) -> float:
+        """Until it is due; below 0: it has been."""
+        return self.delay_seconds if self.due_at_ms is None else (self.due_at_ms - now_ms) / 1000
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:

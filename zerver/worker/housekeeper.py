@@ -32,7 +32,6 @@ _SWEEP_SECONDS = 15.0
 _PRUNE_SECONDS = 3600.0
 #: How often to look for events that only others can read.
 _LOOK_SECONDS = 60.0
-_DAY_MS = 86_400_000
 #: How long the last word may take.
 _LEAVE_SECONDS = 10.0
 #: A chore.
@@ -182,7 +181,7 @@ class Housekeeper:
 
     def _prune(self) -> None:
         alias = self._settings.database
-        older_than_ms = EventTable(alias).now_ms() - int(self._settings.retention_days * _DAY_MS)
+        older_than_ms = EventTable(alias).days_ago_ms(self._settings.retention_days)
         prune_failed(older_than_ms=older_than_ms, alias=alias)
         inbox.prune(older_than_ms, alias)
         # Of events that were purged, or settled by a process that could not say so.

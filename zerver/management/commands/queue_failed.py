@@ -164,7 +164,7 @@ class Command(QueueCommand):
     def _prune(self, options: dict[str, Any]) -> None:
         days = options["older_than"] or get_settings().retention_days
         alias, queue = _alias(), options["queue"]
-        before_ms = EventTable(alias).now_ms() - int(days * 86_400_000)
+        before_ms = EventTable(alias).days_ago_ms(days)
         if not options["yes"]:
             count = (
                 select(alias=alias, queue=queue, states=_EVERY_STATE)

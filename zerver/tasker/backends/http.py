@@ -54,9 +54,9 @@ class HttpBackend(TaskBackend):
         now_ms = clock.now_ms()
         soon: list[tuple[float, str]] = []
         for knock in knocks:
-            at_ms = now_ms + knock.delay_seconds * 1000 if knock.due_at_ms is None else knock.due_at_ms
-            if at_ms - now_ms <= self.promotes_within_seconds * 1000:
-                soon.append((max(0.0, (at_ms - now_ms) / 1000), knock.queue))
+            seconds_left = knock.seconds_left(now_ms)
+            if seconds_left <= self.promotes_within_seconds:
+                soon.append((max(0.0, seconds_left), knock.queue))
         # On threads: whoever has committed need not wait for another host.
         transaction.on_commit(partial(self._sender.send, soon), using=get_settings().database, robust=True)
 

@@ -5,6 +5,7 @@ is due later stays in the table alone, and the sweeper promotes it when it is ne
 and is deleted as soon as it has been heard: what is due is in the table.
 """
 
+import math
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -66,9 +67,8 @@ class SqsBackend(TaskBackend):
         now_ms = clock.now_ms()
         near: list[Word] = []
         for knock in knocks:
-            at_ms = now_ms + knock.delay_seconds * 1000 if knock.due_at_ms is None else knock.due_at_ms
             # Rounded up: a message that comes too early finds nothing.
-            delay_seconds = max(0, -int((now_ms - at_ms) // 1000))
+            delay_seconds = max(0, math.ceil(knock.seconds_left(now_ms)))
             if delay_seconds <= _MOST_DELAY_SECONDS:
                 near.append((knock.queue, delay_seconds))
         for queue in {queue for queue, _ in near}:
