@@ -253,7 +253,7 @@ def test_a_stopped_process_that_wakes_up_leaves_no_trace_in_a_task_that_is_anoth
     steps = [["once", "first", step, str(path)]]
     task_id = tasker.create("perform", job(1, *steps, result="whose?"))
     first = worker(spine)
-    spine.wait_for_note("started")
+    wait_for((spine.directory / "once-first").exists, 30, "the first process to take that step")
     first.signal(SIGSTOP)
     run_out(task_id)
     worker(spine)
