@@ -23,6 +23,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "zerver",
     "zerver.tasker",
+    "zerver.schedule",
     "zerver.contrib.noop",
     "zerver.contrib.webhooks",
     "zerver.contrib.activity",

@@ -108,6 +108,11 @@ def get_settings() -> QueueSettings:
     )
 
 
+def time_zone() -> str:
+    """Of the project, as Django has it."""
+    return str(settings.TIME_ZONE or "UTC")
+
+
 def django_task_backends() -> dict[str, TaskBackendSettings]:
     """The entries of ``TASKS``, Django's own setting, by alias: of whichever backend. What Django cannot use it tells
     itself, and it is left out here.

@@ -34,6 +34,7 @@ class Kind(Enum):
     FAILED = ("failed event is", "failed events are")
     TASK = ("task is", "tasks are")
     RESULT = ("task's result is", "tasks' results are")
+    SCHEDULE = ("schedule is", "schedules are")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

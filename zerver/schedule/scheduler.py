@@ -2,6 +2,8 @@
 
 import random
 import threading
+from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from django.db import connections
@@ -9,6 +11,7 @@ from django.db import connections
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event_table import EventTable
+from zerver.schedule.rounds import Rounds
 from zerver.tasker import routing
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
@@ -20,44 +23,75 @@ _PRUNE_SECONDS: Final = 3600.0
 _NAME: Final = "scheduler"
 
 
+#: What code declares is compared with its rows so often: a deploy's older processes may have had them otherwise.
+_SYNCHRONIZE_SECONDS: Final = 60.0
+
+
 class Scheduler:
-    """It sweeps, and forgets what finished long ago. A database that is away makes it miss a round, and no more."""
+    """Two threads: one has schedules tick; the other sweeps, and forgets what finished long ago, which may take its
+    time. A database that is away makes them miss a round, and no more.
+    """
 
     def __init__(self, settings: QueueSettings) -> None:
         self._settings = settings
+        self._rounds = Rounds()
         self._sweeper = Sweeper()
-        self._chores = Chores(_NAME, settings.database)
         self._stopping = threading.Event()
-        self._sweep_at = 0.0
+        self._synchronize_at = self._sweep_at = 0.0
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
 
     def run(self) -> None:
-        """Until ``stop`` is called."""
+        """Until ``stop`` is called. The round that is under way is finished."""
         self._tell("started")
+        other = threading.Thread(target=self._repeat, args=(self._look_after,), name="zerver-sweeper")
+        other.start()
         try:
-            while not self._stopping.is_set():
-                self._round()
-                self._stopping.wait(_TICK_SECONDS)
+            self._repeat(self._tick)
         finally:
-            connections.close_all()
+            self.stop()
+            other.join()
             self._tell("stopped")
 
     def stop(self) -> None:
         """From any thread."""
         self._stopping.set()
 
-    def _round(self) -> None:
+    def _repeat(self, round_of: Callable[[Chores], None]) -> None:
+        chores = Chores(_NAME, self._settings.database)
+        try:
+            while not self._stopping.is_set():
+                round_of(chores)
+                self._stopping.wait(_TICK_SECONDS)
+        finally:
+            connections.close_all()
+
+    def _tick(self, chores: Chores) -> None:
+        now = clock.monotonic()
+        if now >= self._synchronize_at:
+            self._synchronize_at = now + _SYNCHRONIZE_SECONDS
+            chores.do("the schedules that are declared", self._rounds.synchronize)
+        chores.do("schedules", lambda: self._look_at_due(chores))
+
+    def _look_at_due(self, chores: Chores) -> None:
+        """One that fails keeps none of the others."""
+        for schedule in self._rounds.due():
+            if self._stopping.is_set():
+                return
+            chores.do(f"schedule {schedule.plan.name}", partial(self._rounds.look, schedule))
+
+    def _look_after(self, chores: Chores) -> None:
         now = clock.monotonic()
         if now >= self._sweep_at:
             self._sweep_at = now + EVERY_SECONDS
-            self._chores.do("sweeping", lambda: self._sweeper.sweep(routing.every_queue()))
+            chores.do("sweeping", lambda: self._sweeper.sweep(routing.every_queue()))
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
-            self._chores.do("forgetting what is old", self._prune)
+            chores.do("forgetting what is old", self._prune)
 
     def _prune(self) -> None:
         before_ms = EventTable(self._settings.database).days_ago_ms(self._settings.retention_days)
+        self._rounds.forget(before_ms)
         signals.ask(signals.pruning, before_ms=before_ms)
 
     @staticmethod

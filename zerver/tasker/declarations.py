@@ -100,6 +100,10 @@ class TaskRegistry:
         """For types that nobody declares beforehand."""
         self._finders.append(finder)
 
+    def of_handler(self, handler: Callable[..., Any]) -> list[TaskDeclaration]:
+        """The types that a function handles."""
+        return [declared for declared in self._tasks.values() if declared.handler is handler]
+
     def longest_seconds(self, queue: str | None = None) -> float:
         """That one attempt at a task may take: of those that are declared for a queue, or found for it; where there are
         none, or no queue is asked for, at any.

@@ -96,6 +96,10 @@ class Tasker:
             self._table.create(new)
         return ids
 
+    def check(self, request: TaskRequest) -> None:
+        """Would ``create`` take it? Nothing is created. Raises: as ``create``, but for what only the table knows."""
+        _new_task("", request, get_settings().max_event_bytes)
+
     def cancel(self, task_id: str) -> TaskState:
         """A task that waits never runs; one that runs is asked to end, at its next check-in.
 

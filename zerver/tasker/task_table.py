@@ -132,6 +132,10 @@ class TaskTable:
         where, values = sql.chosen(wanted)
         return [_task(row) for row in self._rows(sql.listed(where), [*values, limit])]
 
+    def open_among(self, task_ids: Sequence[str]) -> set[str]:
+        """Those of them that wait or run."""
+        return {row[0] for row in self._rows(sql.open_among(len(task_ids)), [*task_ids])}
+
     def reschedule(self, task_id: str, at_ms: int | None) -> Place | None:
         """Give one that waits another time; None: now. None: there is none that waits."""
         times = [] if at_ms is None else [at_ms, at_ms]

@@ -329,6 +329,11 @@ def get() -> str:
     return f"SELECT {TASK_COLUMNS} FROM {TABLE} WHERE {ONE}"
 
 
+def open_among(count: int) -> str:
+    """Parameters: the ids. Shape: (id)."""
+    return f"SELECT id FROM {TABLE} WHERE id IN ({marks(count)}) AND {IS_OPEN}"
+
+
 def chosen(wanted: Wanted) -> tuple[str, list[Any]]:
     """The condition that says so, and its parameters."""
     parts: list[tuple[str, list[Any]]] = [("id < %s", [wanted.before_id])] if wanted.before_id else []

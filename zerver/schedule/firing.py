@@ -1,0 +1,137 @@
+"""What happens at a tick: one transaction moves the schedule on, notes what becomes of the tick, and publishes its
+work. It commits or vanishes, and of several processes one has changed the row: so a tick happens once.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, assert_never
+
+from zerver.lib.clock import written
+from zerver.lib.event import decode_json
+from zerver.lib.queue import queue_json_publish
+from zerver.schedule.due import due
+from zerver.schedule.errors import ScheduleRefused
+from zerver.schedule.plans import ticked
+from zerver.schedule.schedule_table import ScheduleTable
+from zerver.schedule.values import Schedule, TickState
+from zerver.tasker import tasker
+from zerver.tasker.declarations import tasks
+from zerver.tasker.errors import TaskNotUnique
+from zerver.worker.database_guard import STORE_ERRORS
+
+#: So soon one is looked at again whose ticks wait for a task.
+_WAIT_MS: Final = 1_000
+#: And one that something is wrong with.
+_TROUBLE_MS: Final = 60_000
+#: More do not wait: whoever is so far behind will not catch up.
+_MOST_WAITING: Final = 1_000
+
+
+def look(table: ScheduleTable, schedule: Schedule) -> None:
+    """Deal with its ticks until now, and with those that wait.
+
+    Whatever hinders is kept on its row, and it is looked at again in a minute; no tick is lost, but to ``catch_up``.
+    Raises: what hinders.
+    """
+    now_ms = table.now_ms()
+    try:
+        _look(table, schedule, now_ms)
+    except STORE_ERRORS:
+        raise
+    except Exception as error:
+        problem = f"{type(error).__name__}: {error}"
+        table.change(schedule, problem=problem, look_at_ms=now_ms + _TROUBLE_MS)
+        raise
+
+
+def _look(table: ScheduleTable, schedule: Schedule, now_ms: int) -> None:
+    """Raises: whatever the work's publishing does."""
+    if not schedule.is_readable:
+        raise ScheduleRefused(schedule.plan.name, schedule.problem, "put the key back, or create it anew")
+    found = due(schedule.plan, schedule.next_at_ms, now_ms)
+    with table.atomic():
+        if not table.change(schedule, next_at_ms=found.next_at_ms, look_at_ms=found.next_at_ms, problem=""):
+            return  # another process has
+        if found.missed_from_ms is not None:
+            until = f"the one of {written(found.ticks[0])}" if found.ticks else written(now_ms)
+            note = f"this one and those until {until}: nobody was there; catch_up={schedule.plan.catch_up!r}"
+            table.note(schedule, found.missed_from_ms, TickState.MISSED, now_ms, note=note)
+        happen(table, schedule, found.ticks, now_ms)
+
+
+def happen(table: ScheduleTable, schedule: Schedule, ticks: Sequence[int], now_ms: int) -> None:
+    """Have them, the first first, unless they have happened already. In a transaction that has changed the schedule."""
+    overlap = schedule.plan.overlap
+    match overlap:
+        case "allow":
+            for at_ms in ticks:
+                _happen(table, schedule, at_ms, now_ms)
+        case "skip":
+            holds_up = table.holding_up(schedule)
+            for at_ms in ticks:
+                if holds_up:
+                    note = f"task {holds_up} of an earlier one is not finished"
+                    table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
+                else:
+                    holds_up = _happen(table, schedule, at_ms, now_ms)
+        case "queue":
+            _happen_in_turn(table, schedule, ticks, now_ms)
+        case _:
+            assert_never(overlap)
+
+
+def _happen_in_turn(table: ScheduleTable, schedule: Schedule, ticks: Sequence[int], now_ms: int) -> None:
+    waiting = table.waiting(schedule)
+    for at_ms in ticks:
+        if len(waiting) >= _MOST_WAITING:
+            note = f"{_MOST_WAITING:,} wait already"
+            table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
+        elif table.note(schedule, at_ms, TickState.WAITING, now_ms, is_open=True):
+            waiting.append(at_ms)
+    if waiting and not table.holding_up(schedule):
+        first = min(waiting)
+        waiting.remove(first)
+        _happen(table, schedule, first, now_ms)
+    if waiting:
+        table.look_at(schedule, now_ms + _WAIT_MS)
+
+
+def _happen(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> str:
+    """The task that holds up others from now on; "": none does."""
+    known = table.tick(schedule, at_ms)
+    if known is not None and known.state is TickState.FIRED:
+        return ""
+    try:
+        task_id = _publish(schedule, at_ms, now_ms)
+    except TaskNotUnique as error:
+        # Somebody else's, who has created one like it.
+        table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=str(error))
+        return ""
+    holds_up = schedule.plan.overlap != "allow"
+    table.note(schedule, at_ms, TickState.FIRED, now_ms, task_id=task_id, is_open=holds_up)
+    return task_id if holds_up else ""
+
+
+def _publish(schedule: Schedule, at_ms: int, now_ms: int) -> str:
+    """The task's id; "" for an event. Raises: as ``tasker.create`` and ``queue_json_publish``."""
+    plan = schedule.plan
+    due_ms = at_ms + _jitter_ms(plan.name, at_ms, plan.jitter_seconds)
+    due_at = datetime.fromtimestamp(due_ms / 1000, UTC) if due_ms > now_ms else None
+    payload: Any = decode_json(plan.payload) if plan.payload is not None else ticked(plan.name, at_ms)
+    if not plan.task_type:
+        queue_json_publish(plan.queue, payload, due_at=due_at)
+        return ""
+    return tasker.create(
+        plan.task_type,
+        payload if tasks.lookup(plan.task_type).takes_payload else None,
+        scheduled_at=due_at,
+        reference=plan.name,
+        queue=plan.queue or None,
+    )
+
+
+def _jitter_ms(name: str, at_ms: int, most_seconds: float) -> int:
+    """Of the tick itself, so that whoever looks at it again comes to the same."""
+    digest = hashlib.sha256(f"{name} {at_ms}".encode()).digest()
+    return int(most_seconds * 1000 * int.from_bytes(digest[:8]) / (1 << 64))

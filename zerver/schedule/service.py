@@ -1,0 +1,249 @@
+"""The small interface to schedules: those made at run time, and what may be asked of any."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any, Final, Unpack
+
+from zerver.lib.conf import get_settings, time_zone
+from zerver.lib.errors import UnknownQueue
+from zerver.lib.registry import queues
+from zerver.schedule import plans
+from zerver.schedule.declarations import declared
+from zerver.schedule.errors import InvalidSchedule, ScheduleNotFound, ScheduleRefused
+from zerver.schedule.firing import happen
+from zerver.schedule.plans import Options
+from zerver.schedule.recurrence import between
+from zerver.schedule.schedule_table import ScheduleTable
+from zerver.schedule.values import Overlap, Plan, Schedule, Tick, TickState
+from zerver.tasker import TaskError, TaskRequest, tasker
+from zerver.tasker.declarations import tasks
+
+#: More are a slip of somebody's pen.
+_MOST_BACKFILLED: Final = 10_000
+#: Somebody else has changed the row since it was read: read it again, so often at most.
+_TRIES: Final = 20
+
+
+class Schedules:
+    """All of it on the database that ``QUEUE_DATABASE`` names, and in the transaction that the caller has open there.
+
+    Raises, every method: TransportUnavailable when that database is away or locked for too long; InvalidSetting where
+    ``zerver.schedule`` is not installed.
+    """
+
+    def create(
+        self,
+        name: str,
+        *,
+        task: str | None = None,
+        queue: str | None = None,
+        payload: Mapping[str, Any] | None = None,
+        cron: str | None = None,
+        timezone: str | None = None,
+        every: timedelta | None = None,
+        **options: Unpack[Options],
+    ) -> None:
+        """Have a task created (``task``: its type; ``queue``: another than its type's), or an event published to
+        ``queue``, at each tick of a cron line or of a span of time. It commits or vanishes with the caller's
+        transaction.
+
+        Raises: InvalidSchedule; ScheduleRefused where one of that name exists.
+        """
+        if (cron is None) == (every is None):
+            raise InvalidSchedule(name, "ticks by nothing, or by two things", "give cron= or every=")
+        if timezone is not None and cron is None:
+            raise InvalidSchedule(name, "timezone= goes with cron=", "leave it out")
+        rhythm = (
+            plans.rhythm_of_span(name, every)
+            if cron is None
+            else plans.rhythm_of_cron(name, cron, time_zone() if timezone is None else timezone)
+        )
+        plan = self._plan(name, task, queue, payload, rhythm, options)
+        if declared.get(plan.name) is not None:
+            raise ScheduleRefused(name, "is declared in code", "choose another name")
+        table = self._table
+        if not table.add(plan, plan.recurrence.after(table.now_ms()), is_declared=False):
+            raise ScheduleRefused(name, "exists already", "delete it first, or choose another name")
+
+    @staticmethod
+    def _plan(
+        name: str,
+        task: str | None,
+        queue: str | None,
+        payload: Mapping[str, Any] | None,
+        rhythm: dict[str, Any],
+        options: Options,
+    ) -> Plan:
+        """Raises: InvalidSchedule."""
+        try:
+            if task is None:
+                if queue is None:
+                    raise InvalidSchedule(name, "does nothing", "give task=, or queue= for an event")
+                return plans.plan_of_event(
+                    name, queue, queues.lookup(queue).event_type, payload, rhythm, options
+                )
+            its_task = tasks.lookup(task)
+            plan = plans.plan_of_task(name, its_task, payload, rhythm, options)
+            given = plans.ticked(name, 0) if payload is None and its_task.takes_payload else payload
+            tasker.check(TaskRequest(type=task, payload=given, reference=name, queue=queue))
+        except (TaskError, UnknownQueue) as error:
+            raise InvalidSchedule(name, str(error), "a schedule of it would come to nothing") from error
+        return plan if queue is None else replace(plan, queue=queue)
+
+    def delete(self, name: str) -> None:
+        """With what is known of its ticks; tasks that it has created stay.
+
+        Raises: ScheduleNotFound; ScheduleRefused where code declares it.
+        """
+        if declared.get(name) is not None:
+            raise ScheduleRefused(name, "is declared in code", "take it out there; or pause it")
+        self._change(name, self._table.delete)
+
+    def pause(self, name: str, note: str = "") -> None:
+        """Its ticks come to nothing until it is resumed; what it has created goes on. Raises: ScheduleNotFound."""
+        self._change(
+            name, lambda schedule: self._table.change(schedule, is_paused=True, paused_note=str(note))
+        )
+
+    def resume(self, name: str) -> None:
+        """From the next tick on. Raises: ScheduleNotFound."""
+        table = self._table
+
+        def change(schedule: Schedule) -> bool:
+            if not schedule.is_paused:
+                return True
+            now_ms = table.now_ms()
+            next_at_ms = schedule.plan.recurrence.after(now_ms)
+            # At once, for those that wait.
+            return table.change(
+                schedule,
+                is_paused=False,
+                paused_note="",
+                next_at_ms=next_at_ms,
+                look_at_ms=now_ms,
+                problem="",
+            )
+
+        self._change(name, change)
+
+    def run(self, name: str, *, anyway: bool = False) -> Tick:
+        """Have its work done now, between its ticks, paused or not; what became of that.
+
+        ``anyway``: even while the task of an earlier tick is not finished.
+        Raises: ScheduleNotFound; ScheduleRefused where that holds it up; as ``tasker.create``.
+        """
+        table, made = self._table, None
+
+        def change(schedule: Schedule) -> bool:
+            nonlocal made
+            now_ms = table.now_ms()
+            with table.atomic():
+                if not table.change(schedule):
+                    return False
+                at_ms = now_ms
+                while table.tick(schedule, at_ms) is not None:
+                    at_ms += 1
+                overlap: Overlap = "allow" if anyway else schedule.plan.overlap
+                happen(
+                    table, replace(schedule, plan=replace(schedule.plan, overlap=overlap)), [at_ms], now_ms
+                )
+                made = table.tick(schedule, at_ms)
+                if made is not None and made.state is TickState.SKIPPED:
+                    raise ScheduleRefused(
+                        name, made.note, "wait for it, or cancel it; or run this one anyway"
+                    )
+            return True
+
+        self._change(name, change)
+        assert made is not None  # noqa: S101 (the transaction has noted it)
+        return made
+
+    def backfill(self, name: str, from_at: datetime, until_at: datetime) -> int:
+        """Have the ticks of a time that is past that have come to nothing, paused or not; how many.
+
+        One after the other, each when the one before is finished, unless they may overlap.
+        Raises: ScheduleNotFound; ScheduleRefused; as ``tasker.create``.
+        """
+        from_ms, until_ms = (_ms(name, at) for at in (from_at, until_at))
+        table, count = self._table, 0
+
+        def change(schedule: Schedule) -> bool:
+            nonlocal count
+            now_ms = table.now_ms()
+            if until_ms > now_ms or from_ms > until_ms:
+                raise ScheduleRefused(
+                    name, "a backfill ends before now, and after it begins", "what is to come comes by itself"
+                )
+            found = list(islice(between(schedule.plan.recurrence, from_ms, until_ms), _MOST_BACKFILLED + 1))
+            if len(found) > _MOST_BACKFILLED:
+                raise ScheduleRefused(
+                    name, f"that are more than {_MOST_BACKFILLED:,} ticks", "backfill a shorter time"
+                )
+            overlap: Overlap = "allow" if schedule.plan.overlap == "allow" else "queue"
+            in_turn = replace(schedule, plan=replace(schedule.plan, overlap=overlap))
+            with table.atomic():
+                if not table.change(schedule):
+                    return False
+                fresh = [at_ms for at_ms in found if not _has_happened(table.tick(schedule, at_ms))]
+                happen(table, in_turn, fresh, now_ms)
+                count = len(fresh)
+            return True
+
+        self._change(name, change)
+        return count
+
+    def get(self, name: str) -> Schedule:
+        """Raises: ScheduleNotFound."""
+        found = self._table.get(name)
+        if found is None:
+            raise ScheduleNotFound(name, self._names())
+        return found
+
+    def all(self) -> list[Schedule]:
+        """By name."""
+        return self._table.all()
+
+    def ticks(self, name: str, limit: int = 100) -> list[Tick]:
+        """What became of them, newest first. Raises: ScheduleNotFound."""
+        return self._table.ticks(self.get(name), limit)
+
+    def _change(self, name: str, change: Callable[[Schedule], bool]) -> Schedule:
+        """As it was. Raises: ScheduleNotFound; whatever ``change`` does."""
+        for _ in range(_TRIES):
+            schedule = self._known(name)
+            if change(schedule):
+                return schedule
+        raise ScheduleRefused(name, "is changed by others all the time", "try again")
+
+    def _known(self, name: str) -> Schedule:
+        """Its row; one that is declared gets it now, if no scheduler has run yet. Raises: ScheduleNotFound."""
+        ours = declared.get(name)
+        if self._table.get(name) is None and ours is not None:
+            plan = ours.plan
+            self._table.add(plan, plan.recurrence.after(self._table.now_ms()), is_declared=True)
+        return self.get(name)
+
+    def _names(self) -> list[str]:
+        return [schedule.plan.name for schedule in self.all()]
+
+    @property
+    def _table(self) -> ScheduleTable:
+        return ScheduleTable(get_settings().database)
+
+
+def _has_happened(tick: Tick | None) -> bool:
+    """Or it will, in its turn."""
+    return tick is not None and tick.state in (TickState.FIRED, TickState.WAITING)
+
+
+def _ms(name: str, at: datetime) -> int:
+    given: Any = at
+    if not isinstance(given, datetime) or given.tzinfo is None:
+        raise ScheduleRefused(name, f"{at!r}", "give an aware datetime; use django.utils.timezone")
+    return int(at.timestamp() * 1000)
+
+
+#: The one that applications use.
+schedules: Final = Schedules()
