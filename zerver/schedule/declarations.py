@@ -166,7 +166,7 @@ def _task_of(target: Any, name: str | None) -> TaskDeclaration:
 
 def automatic_type(function: Callable[..., Any]) -> str:
     """Of the task that a function becomes."""
-    return f"{function.__module__}.{function.__qualname__}"
+    return f"{function.__module__}.{function.__qualname__.rpartition('<locals>.')[2]}"
 
 
 def _path(schedule: ScheduleDeclaration) -> tuple[str, str]:

@@ -5,7 +5,7 @@ work. It commits or vanishes, and of several processes one has changed the row: 
 import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, assert_never
+from typing import Any, Final
 
 from zerver.lib.clock import written
 from zerver.lib.event import decode_json
@@ -14,7 +14,7 @@ from zerver.schedule.due import due
 from zerver.schedule.errors import ScheduleRefused
 from zerver.schedule.plans import ticked
 from zerver.schedule.schedule_table import ScheduleTable
-from zerver.schedule.values import Schedule, TickState
+from zerver.schedule.values import Overlap, Schedule, TickState
 from zerver.tasker import tasker
 from zerver.tasker.declarations import tasks
 from zerver.tasker.errors import TaskNotUnique
@@ -60,45 +60,47 @@ def _look(table: ScheduleTable, schedule: Schedule, now_ms: int) -> None:
         happen(table, schedule, found.ticks, now_ms)
 
 
-def happen(table: ScheduleTable, schedule: Schedule, ticks: Sequence[int], now_ms: int) -> None:
-    """Have them, the first first, unless they have happened already. In a transaction that has changed the schedule."""
-    overlap = schedule.plan.overlap
-    match overlap:
-        case "allow":
-            for at_ms in ticks:
-                _happen(table, schedule, at_ms, now_ms)
-        case "skip":
-            holds_up = table.holding_up(schedule)
-            for at_ms in ticks:
-                if holds_up:
-                    note = f"task {holds_up} of an earlier one is not finished"
-                    table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
-                else:
-                    holds_up = _happen(table, schedule, at_ms, now_ms)
-        case "queue":
-            _happen_in_turn(table, schedule, ticks, now_ms)
-        case _:
-            assert_never(overlap)
+def happen(
+    table: ScheduleTable,
+    schedule: Schedule,
+    ticks: Sequence[int],
+    now_ms: int,
+    overlap: Overlap | None = None,
+) -> None:
+    """Have them, after those that wait, the first first, and none twice.
 
-
-def _happen_in_turn(table: ScheduleTable, schedule: Schedule, ticks: Sequence[int], now_ms: int) -> None:
+    In a transaction that has changed the schedule. ``overlap``: of these ticks; None: the schedule's own.
+    """
     waiting = table.waiting(schedule)
+    if schedule.plan.overlap == "allow":
+        for at_ms in (*waiting, *ticks):
+            fire(table, schedule, at_ms, now_ms)
+        return
+    holds_up = table.holding_up(schedule)
+    if waiting and not holds_up:
+        holds_up = fire(table, schedule, waiting.pop(0), now_ms)
+    stands_in_line = (overlap or schedule.plan.overlap) == "queue"
     for at_ms in ticks:
-        if len(waiting) >= _MOST_WAITING:
-            note = f"{_MOST_WAITING:,} wait already"
+        if not holds_up and not waiting:
+            holds_up = fire(table, schedule, at_ms, now_ms)
+        elif not stands_in_line or len(waiting) >= _MOST_WAITING:
+            note = f"{_MOST_WAITING:,} wait already" if stands_in_line else _held_up(holds_up)
             table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
         elif table.note(schedule, at_ms, TickState.WAITING, now_ms, is_open=True):
             waiting.append(at_ms)
-    if waiting and not table.holding_up(schedule):
-        first = min(waiting)
-        waiting.remove(first)
-        _happen(table, schedule, first, now_ms)
     if waiting:
         table.look_at(schedule, now_ms + _WAIT_MS)
 
 
-def _happen(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> str:
-    """The task that holds up others from now on; "": none does."""
+def _held_up(task_id: str) -> str:
+    return f"task {task_id} of an earlier one is not finished" if task_id else "earlier ones wait"
+
+
+def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> str:
+    """Have one now, whatever is not finished; the task that holds up others from then on, or "".
+
+    In a transaction that has changed the schedule. Raises: whatever the work's publishing does.
+    """
     known = table.tick(schedule, at_ms)
     if known is not None and known.state is TickState.FIRED:
         return ""

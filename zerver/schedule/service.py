@@ -16,7 +16,7 @@ from zerver.schedule.firing import happen
 from zerver.schedule.plans import Options
 from zerver.schedule.recurrence import between
 from zerver.schedule.schedule_table import ScheduleTable
-from zerver.schedule.values import Overlap, Plan, Schedule, Tick, TickState
+from zerver.schedule.values import Plan, Schedule, Tick, TickState
 from zerver.tasker import TaskError, TaskRequest, tasker
 from zerver.tasker.declarations import tasks
 
@@ -145,10 +145,10 @@ class Schedules:
                 at_ms = now_ms
                 while table.tick(schedule, at_ms) is not None:
                     at_ms += 1
-                overlap: Overlap = "allow" if anyway else schedule.plan.overlap
-                happen(
-                    table, replace(schedule, plan=replace(schedule.plan, overlap=overlap)), [at_ms], now_ms
-                )
+                if anyway:
+                    fire(table, schedule, at_ms, now_ms)
+                else:
+                    happen(table, schedule, [at_ms], now_ms)
                 made = table.tick(schedule, at_ms)
                 if made is not None and made.state is TickState.SKIPPED:
                     raise ScheduleRefused(
@@ -181,13 +181,11 @@ class Schedules:
                 raise ScheduleRefused(
                     name, f"that are more than {_MOST_BACKFILLED:,} ticks", "backfill a shorter time"
                 )
-            overlap: Overlap = "allow" if schedule.plan.overlap == "allow" else "queue"
-            in_turn = replace(schedule, plan=replace(schedule.plan, overlap=overlap))
             with table.atomic():
                 if not table.change(schedule):
                     return False
                 fresh = [at_ms for at_ms in found if not _has_happened(table.tick(schedule, at_ms))]
-                happen(table, in_turn, fresh, now_ms)
+                happen(table, schedule, fresh, now_ms, overlap="queue")
                 count = len(fresh)
             return True
 
