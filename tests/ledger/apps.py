@@ -10,6 +10,8 @@ from tests.ledger import clock
 MEMORY_LIMIT = "LEDGER_MEMORY_MB"
 #: How often its worker processes say how they are, and hear what they are told. Units: seconds.
 BEAT_SECONDS = "LEDGER_BEAT_SECONDS"
+#: How often its schedulers look whether a schedule is due. Units: seconds.
+ROUND_SECONDS = "LEDGER_ROUND_SECONDS"
 
 
 class LedgerConfig(AppConfig):
@@ -19,6 +21,7 @@ class LedgerConfig(AppConfig):
 
     def ready(self) -> None:
         # Django's registry is not ready when this module is imported.
+        from zerver.schedule import scheduler
         from zerver.worker import housekeeper
 
         if clock.CLOCK_FILE in os.environ:
@@ -28,3 +31,5 @@ class LedgerConfig(AppConfig):
             resource.setrlimit(resource.RLIMIT_AS, (limit_bytes, limit_bytes))
         if BEAT_SECONDS in os.environ:
             housekeeper.BEAT_SECONDS = float(os.environ[BEAT_SECONDS])
+        if ROUND_SECONDS in os.environ:
+            scheduler.TICK_SECONDS = float(os.environ[ROUND_SECONDS])

@@ -13,6 +13,8 @@ from typing import Final, Protocol
 
 from cronsim import CronSim, CronSimError
 
+from zerver.lib.errors import ZerverError
+
 #: What crontabs say in one word.
 NICKNAMES: Final = {
     "@hourly": "0 * * * *",
@@ -40,7 +42,7 @@ class Recurrence(Protocol):
         ...
 
 
-class NoRecurrence(Exception):
+class NoRecurrence(ZerverError):
     """What was given describes none: what is wrong, and what would be right."""
 
     def __init__(self, problem: str, mend: str) -> None:

@@ -17,7 +17,7 @@ from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
 
 #: How often it looks whether something is to be done.
-_TICK_SECONDS: Final = 0.5
+TICK_SECONDS: float = 0.5
 _PRUNE_SECONDS: Final = 3600.0
 #: What it says is under this name: it is of no queue.
 _NAME: Final = "scheduler"
@@ -62,7 +62,7 @@ class Scheduler:
         try:
             while not self._stopping.is_set():
                 round_of(chores)
-                self._stopping.wait(_TICK_SECONDS)
+                self._stopping.wait(TICK_SECONDS)
         finally:
             connections.close_all()
 

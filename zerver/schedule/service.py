@@ -12,7 +12,7 @@ from zerver.lib.registry import queues
 from zerver.schedule import plans
 from zerver.schedule.declarations import declared
 from zerver.schedule.errors import InvalidSchedule, ScheduleNotFound, ScheduleRefused
-from zerver.schedule.firing import happen
+from zerver.schedule.firing import fire, happen
 from zerver.schedule.plans import Options
 from zerver.schedule.recurrence import between
 from zerver.schedule.schedule_table import ScheduleTable
