@@ -13,7 +13,8 @@ class Command(QueueCommand):
     """Until SIGTERM or Ctrl-C."""
 
     help = (
-        "Sweeps up tasks that nobody has been told of, and deletes what finished long ago; several may run."
+        "Has schedules tick, sweeps up tasks that nobody has been told of, and deletes what finished long ago;"
+        " several may run."
     )
 
     def handle(self, *args: Any, **options: Any) -> None:

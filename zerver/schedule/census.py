@@ -1,0 +1,85 @@
+"""How all schedules stand: for whoever looks after them."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from django.apps import apps
+
+from zerver.schedule.declarations import declared
+from zerver.schedule.schedule_table import ScheduleTable
+from zerver.schedule.values import GRACE_MS, Plan, Schedule, Tick
+
+
+class Standing(StrEnum):
+    TICKING = "ticking"
+    PAUSED = "paused"
+    #: Its last tick did not come about, and is tried again every minute.
+    FAILING = "failing"
+    #: A tick has been due for more than a minute, and nobody has looked at it.
+    LATE = "late"
+    #: No ``queue_scheduler`` has run since it was declared.
+    NEW = "new"
+    #: Declared once, and not by the code that is asked.
+    UNDECLARED = "undeclared"
+    #: It never ticks again.
+    OVER = "over"
+
+
+_WHY = {
+    Standing.LATE: "nobody looks at it: see that ./manage.py queue_scheduler runs",
+    Standing.NEW: "no queue_scheduler has run since it was declared: see that one does",
+    Standing.UNDECLARED: "the code here declares it no more; it is deleted after QUEUE_RETENTION_DAYS",
+    Standing.OVER: "its cron line ticks no more within fifty years",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleCensus:
+    """One of them."""
+
+    plan: Plan
+    #: None: it has no row yet.
+    schedule: Schedule | None
+    standing: Standing
+    #: "" where all is well.
+    why: str
+    #: How long its tick has been due. Units: milliseconds; 0: none is.
+    late_ms: int = 0
+    #: The newest; None: there is none, or it is forgotten.
+    last: Tick | None = None
+
+
+def census(alias: str) -> list[ScheduleCensus]:
+    """By name. [] in a project without ``zerver.schedule``. Raises: TransportUnavailable."""
+    if not apps.is_installed("zerver.schedule"):
+        return []
+    table = ScheduleTable(alias)
+    rows, newest, now_ms = table.all(), table.newest(), table.now_ms()
+    there = {row.plan.name for row in rows}
+    found = [_of_row(row, newest.get(row.id), now_ms) for row in rows]
+    for each in declared.all():
+        if each.plan.name not in there:
+            why = _WHY[Standing.NEW]
+            found.append(ScheduleCensus(plan=each.plan, schedule=None, standing=Standing.NEW, why=why))
+    return sorted(found, key=lambda each: each.plan.name)
+
+
+def _of_row(row: Schedule, last: Tick | None, now_ms: int) -> ScheduleCensus:
+    late_ms = 0 if row.next_at_ms is None or row.is_paused else max(0, now_ms - row.next_at_ms)
+    standing = _standing(row, late_ms)
+    why = {Standing.PAUSED: row.paused_note, Standing.FAILING: row.problem}.get(
+        standing, _WHY.get(standing, "")
+    )
+    return ScheduleCensus(plan=row.plan, schedule=row, standing=standing, why=why, late_ms=late_ms, last=last)
+
+
+def _standing(row: Schedule, late_ms: int) -> Standing:
+    if row.is_declared and declared.get(row.plan.name) is None:
+        return Standing.UNDECLARED
+    if row.is_paused:
+        return Standing.PAUSED
+    if row.problem:
+        return Standing.FAILING
+    if row.next_at_ms is None:
+        return Standing.OVER
+    return Standing.LATE if late_ms > GRACE_MS else Standing.TICKING
