@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import pytest
 from pytest_django import Settings
 
+from zerver import checks
 from zerver.lib.errors import ConfigurationError
 from zerver.schedule import InvalidSchedule, Ticked, cron, every
 from zerver.schedule import declarations as schedule_declarations
@@ -220,3 +221,24 @@ def test_which_of_two_tasks_is_meant_must_be_plain(declared: ScheduleRegistry) -
 
     with pytest.raises(InvalidSchedule, match=r"is several tasks: .*; write a function for each"):
         every(minutes=5)(handler)
+
+
+def test_task_above_every_is_two_tasks_and_a_check_says_so(
+    declared: ScheduleRegistry, tasks: TaskRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "declared", declared)
+    monkeypatch.setattr(checks, "tasks", tasks)
+    task("one")(every(minutes=5)(_function))
+    [found] = checks.check_schedules()
+    assert (found.id, found.hint) == ("zerver.E015", "write @every and @cron above @task")
+
+
+def test_a_project_without_the_app_is_told_by_a_check(
+    declared: ScheduleRegistry, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "declared", declared)
+    settings.INSTALLED_APPS = [name for name in settings.INSTALLED_APPS if name != "zerver.schedule"]
+    assert checks.check_schedules() == []
+    every(minutes=5, name="rates")(_function)
+    [found] = checks.check_schedules()
+    assert (found.id, "(rates)" in found.msg) == ("zerver.E014", True)
