@@ -10,10 +10,12 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
+from django.db import connections
 
 from tests.integration.conftest import Spine
 from tests.ledger.apps import ROUND_SECONDS
 from tests.ledger.clock import CLOCK_FILE
+from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
 from tests.wait import wait_for
 from zerver.lib import clock
@@ -184,3 +186,26 @@ def test_a_scheduler_tells_what_is_wrong_and_goes_on(spine: Spine) -> None:
     assert schedules.ticks("broken") == []
     assert process.output.count("fails at schedule broken") == 1
     assert "no installed app has a task of the type 'renamed'" in process.output
+
+
+@pytest.mark.parametrize("postgres_spine", ["table alone"], indirect=True)
+def test_while_the_database_is_away_a_scheduler_waits_and_says_so_and_no_tick_is_lost(
+    postgres_spine: Spine, postgres_server: PostgresServer
+) -> None:
+    spine = postgres_spine
+    schedules.create(
+        "seconds", task="performBare", every=timedelta(seconds=1), catch_up="all", overlap="allow"
+    )
+    process = scheduler(spine)
+    wait_for(lambda: schedules.ticks("seconds"), 30, "a tick")
+    postgres_server.stop()
+    process.wait_for_output("the database is away")
+    postgres_server.start()
+    connections.close_all()
+    process.wait_for_output("the database is back")
+    seen = len(schedules.ticks("seconds", 1000))
+    wait_for(lambda: len(schedules.ticks("seconds", 1000)) >= seen + 2, 30, "ticks after it")
+    process.signal(SIGTERM)
+    assert process.wait() == 0
+    moments = [tick.at_ms for tick in reversed(schedules.ticks("seconds", 1000))]
+    assert moments == list(range(moments[0], moments[-1] + 1, 1000))

@@ -250,7 +250,7 @@ def test_ticks_stand_in_line_where_that_is_said() -> None:
 
 
 def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zerver.schedule.firing._MOST_WAITING", 2)
+    monkeypatch.setattr("zerver.schedule.firing.MOST_WAITING", 2)
     create(overlap="queue", catch_up="all")
     go_on(timedelta(hours=5, minutes=1))
     assert states() == ["fired", "waiting", "waiting", "skipped", "skipped"]
@@ -346,7 +346,7 @@ def test_what_cannot_be_backfilled() -> None:
     for start, end, problem in (
         (now, now + HOUR, "what is to come comes by itself"),
         (now, now - HOUR, "ends before now, and after it begins"),
-        (now - timedelta(days=1), now, "more than 10,000 ticks; backfill a shorter time"),
+        (now - timedelta(days=1), now, "more than 1,000 ticks would wait; backfill a shorter time"),
         (datetime(2026, 1, 1), now, "give an aware datetime"),  # noqa: DTZ001 (as somebody may)
     ):
         with pytest.raises(ScheduleRefused, match=problem):
@@ -529,6 +529,8 @@ def test_payloads_are_sealed_and_one_whose_key_is_gone_waits_for_it(settings: Se
     go_on(HOUR)
     assert states() == []
     assert "its payload cannot be opened: it is sealed with key" in schedules.get("hourly").problem
+    with pytest.raises(ScheduleRefused, match="its payload cannot be opened"):
+        schedules.run("hourly")
     settings.QUEUE_BODY_KEYS = keys
     look()
     assert states() == ["fired"]

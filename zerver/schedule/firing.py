@@ -25,7 +25,7 @@ _WAIT_MS: Final = 1_000
 #: And one that something is wrong with.
 _TROUBLE_MS: Final = 60_000
 #: More do not wait: whoever is so far behind will not catch up.
-_MOST_WAITING: Final = 1_000
+MOST_WAITING: Final = 1_000
 
 
 def look(table: ScheduleTable, schedule: Schedule) -> None:
@@ -47,8 +47,6 @@ def look(table: ScheduleTable, schedule: Schedule) -> None:
 
 def _look(table: ScheduleTable, schedule: Schedule, now_ms: int) -> None:
     """Raises: whatever the work's publishing does."""
-    if not schedule.is_readable:
-        raise ScheduleRefused(schedule.plan.name, schedule.problem, "put the key back, or create it anew")
     found = due(schedule.plan, schedule.next_at_ms, now_ms)
     with table.atomic():
         if not table.change(schedule, next_at_ms=found.next_at_ms, look_at_ms=found.next_at_ms, problem=""):
@@ -83,8 +81,8 @@ def happen(
     for at_ms in ticks:
         if not holds_up and not waiting:
             holds_up = fire(table, schedule, at_ms, now_ms)
-        elif not stands_in_line or len(waiting) >= _MOST_WAITING:
-            note = f"{_MOST_WAITING:,} wait already" if stands_in_line else _held_up(holds_up)
+        elif not stands_in_line or len(waiting) >= MOST_WAITING:
+            note = f"{MOST_WAITING:,} wait already" if stands_in_line else _held_up(holds_up)
             table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
         elif table.note(schedule, at_ms, TickState.WAITING, now_ms, is_open=True):
             waiting.append(at_ms)
@@ -101,6 +99,8 @@ def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> s
 
     In a transaction that has changed the schedule. Raises: whatever the work's publishing does.
     """
+    if not schedule.is_readable:
+        raise ScheduleRefused(schedule.plan.name, schedule.problem, "put the key back, or create it anew")
     known = table.tick(schedule, at_ms)
     if known is not None and known.state is TickState.FIRED:
         return ""

@@ -43,7 +43,7 @@ def _is_as_declared(table: ScheduleTable, plan: Plan, row: Schedule | None) -> b
         now_ms = table.now_ms()
         was_at_ms = now_ms + 1 if row.next_at_ms is None else row.next_at_ms
         next_at_ms = row.next_at_ms if ticks_alike else plan.recurrence.after(min(now_ms, was_at_ms - 1))
-        table.change_plan(row, plan, next_at_ms)
+        table.change_plan(row, plan, next_at_ms, now_ms)
     return row.is_declared
 
 

@@ -105,11 +105,9 @@ class ScheduleTable:
         """Have somebody look at it again then. In a transaction that has changed it."""
         self._do(lambda: self._schedules.filter(id=schedule.id).update(look_at_ms=at_ms))
 
-    def change_plan(self, schedule: Schedule, plan: Plan, next_at_ms: int | None) -> bool:
-        """As ``change``."""
-        return self.change(
-            schedule, next_at_ms=next_at_ms, look_at_ms=next_at_ms, problem="", **_columns(plan)
-        )
+    def change_plan(self, schedule: Schedule, plan: Plan, next_at_ms: int | None, now_ms: int) -> bool:
+        """As ``change``. It is looked at at once, for ticks that wait."""
+        return self.change(schedule, next_at_ms=next_at_ms, look_at_ms=now_ms, problem="", **_columns(plan))
 
     def delete(self, schedule: Schedule) -> bool:
         """With its ticks. As ``change``."""

@@ -15,6 +15,7 @@ from zerver.schedule.rounds import Rounds
 from zerver.tasker import routing
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
+from zerver.worker.database_guard import DatabaseGuard
 
 #: How often it looks whether something is to be done.
 TICK_SECONDS: float = 0.5
@@ -37,6 +38,7 @@ class Scheduler:
         self._rounds = Rounds()
         self._sweeper = Sweeper()
         self._stopping = threading.Event()
+        self._guard = DatabaseGuard(_NAME, settings.database, self._stopping)
         self._synchronize_at = self._sweep_at = 0.0
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
@@ -67,6 +69,8 @@ class Scheduler:
             connections.close_all()
 
     def _tick(self, chores: Chores) -> None:
+        if not self._guard.wait_until_back("it does not answer"):
+            return
         now = clock.monotonic()
         if now >= self._synchronize_at:
             self._synchronize_at = now + _SYNCHRONIZE_SECONDS
@@ -87,12 +91,14 @@ class Scheduler:
             chores.do("sweeping", lambda: self._sweeper.sweep(routing.every_queue()))
         if now >= self._prune_at:
             self._prune_at = now + _PRUNE_SECONDS
-            chores.do("forgetting what is old", self._prune)
+            chores.do("forgetting ticks", lambda: self._rounds.forget(self._forgotten_before_ms()))
+            chores.do(
+                "forgetting what is old",
+                lambda: signals.ask(signals.pruning, before_ms=self._forgotten_before_ms()),
+            )
 
-    def _prune(self) -> None:
-        before_ms = EventTable(self._settings.database).days_ago_ms(self._settings.retention_days)
-        self._rounds.forget(before_ms)
-        signals.ask(signals.pruning, before_ms=before_ms)
+    def _forgotten_before_ms(self) -> int:
+        return EventTable(self._settings.database).days_ago_ms(self._settings.retention_days)
 
     @staticmethod
     def _tell(state: str) -> None:

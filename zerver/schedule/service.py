@@ -12,7 +12,7 @@ from zerver.lib.registry import queues
 from zerver.schedule import plans
 from zerver.schedule.declarations import declared
 from zerver.schedule.errors import InvalidSchedule, ScheduleNotFound, ScheduleRefused
-from zerver.schedule.firing import fire, happen
+from zerver.schedule.firing import MOST_WAITING, fire, happen
 from zerver.schedule.plans import Options
 from zerver.schedule.recurrence import between
 from zerver.schedule.schedule_table import ScheduleTable
@@ -20,8 +20,6 @@ from zerver.schedule.values import Plan, Schedule, Tick, TickState
 from zerver.tasker import TaskError, TaskRequest, tasker
 from zerver.tasker.declarations import tasks
 
-#: More are a slip of somebody's pen.
-_MOST_BACKFILLED: Final = 10_000
 #: Somebody else has changed the row since it was read: read it again, so often at most.
 _TRIES: Final = 20
 
@@ -176,14 +174,14 @@ class Schedules:
                 raise ScheduleRefused(
                     name, "a backfill ends before now, and after it begins", "what is to come comes by itself"
                 )
-            found = list(islice(between(schedule.plan.recurrence, from_ms, until_ms), _MOST_BACKFILLED + 1))
-            if len(found) > _MOST_BACKFILLED:
-                raise ScheduleRefused(
-                    name, f"that are more than {_MOST_BACKFILLED:,} ticks", "backfill a shorter time"
-                )
+            found = list(islice(between(schedule.plan.recurrence, from_ms, until_ms), MOST_WAITING + 1))
             with table.atomic():
                 if not table.change(schedule):
                     return False
+                if len(found) + len(table.waiting(schedule)) > MOST_WAITING:
+                    raise ScheduleRefused(
+                        name, f"more than {MOST_WAITING:,} ticks would wait", "backfill a shorter time"
+                    )
                 fresh = [at_ms for at_ms in found if not _has_happened(table.tick(schedule, at_ms))]
                 happen(table, schedule, fresh, now_ms, overlap="queue")
                 count = len(fresh)
