@@ -87,7 +87,7 @@ def test_one_is_shown_with_what_became_of_its_ticks(made: list[str]) -> None:
 def test_some_are_paused_and_resumed(made: list[str]) -> None:
     ran = run("queue_schedules", "pause", "report", "from code", "--by", "anna", "--reason", "the move")
     assert ran.out == "paused: report, from code\n"
-    assert schedules.get("from code").paused_note == "anna: the move"
+    assert schedules.get("from code").paused_note == "by anna: the move"
     assert states() == {"from code": "paused", "morning": "ticking", "report": "paused"}
     ran = run("queue_schedules", "resume", "report", "nobody's", "--json")
     assert (ran.code, ran.json["done"]) == (1, ["report"])

@@ -302,6 +302,7 @@ def test_one_is_run_between_its_ticks() -> None:
     ):
         schedules.run("hourly")
     again = schedules.run("hourly", anyway=True)
+    assert (tick.note, again.note) == ("asked for", "asked for")
     assert again.at_ms > tick.at_ms
     assert len(tasks()) == 2
 
@@ -338,6 +339,7 @@ def test_a_backfill_goes_one_by_one_where_nothing_may_overlap() -> None:
         assert tasker.process_queue() == 1
         go_on(timedelta(seconds=2))
     assert states() == ["fired"] * 3
+    assert {tick.note for tick in schedules.ticks("hourly")} == {"backfilled"}
 
 
 def test_what_cannot_be_backfilled() -> None:

@@ -64,15 +64,19 @@ def happen(
     ticks: Sequence[int],
     now_ms: int,
     overlap: Overlap | None = None,
+    note: str = "",
 ) -> None:
     """Have them, after those that wait, the first first, and none twice.
 
-    In a transaction that has changed the schedule. ``overlap``: of these ticks; None: the schedule's own.
+    In a transaction that has changed the schedule. ``overlap``: of these ticks; None: the schedule's own. ``note``: why
+    they are had, if not since it is time.
     """
     waiting = table.waiting(schedule)
     if schedule.plan.overlap == "allow":
-        for at_ms in (*waiting, *ticks):
+        for at_ms in waiting:
             fire(table, schedule, at_ms, now_ms)
+        for at_ms in ticks:
+            fire(table, schedule, at_ms, now_ms, note)
         return
     holds_up = table.holding_up(schedule)
     if waiting and not holds_up:
@@ -80,11 +84,11 @@ def happen(
     stands_in_line = (overlap or schedule.plan.overlap) == "queue"
     for at_ms in ticks:
         if not holds_up and not waiting:
-            holds_up = fire(table, schedule, at_ms, now_ms)
+            holds_up = fire(table, schedule, at_ms, now_ms, note)
         elif not stands_in_line or len(waiting) >= MOST_WAITING:
-            note = f"{MOST_WAITING:,} wait already" if stands_in_line else _held_up(holds_up)
-            table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=note)
-        elif table.note(schedule, at_ms, TickState.WAITING, now_ms, is_open=True):
+            why = f"{MOST_WAITING:,} wait already" if stands_in_line else _held_up(holds_up)
+            table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=why)
+        elif table.note(schedule, at_ms, TickState.WAITING, now_ms, note=note, is_open=True):
             waiting.append(at_ms)
     if waiting:
         table.look_at(schedule, now_ms + _WAIT_MS)
@@ -94,7 +98,7 @@ def _held_up(task_id: str) -> str:
     return f"task {task_id} of an earlier one is not finished" if task_id else "earlier ones wait"
 
 
-def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> str:
+def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int, note: str = "") -> str:
     """Have one now, whatever is not finished; the task that holds up others from then on, or "".
 
     In a transaction that has changed the schedule. Raises: whatever the work's publishing does.
@@ -104,6 +108,8 @@ def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> s
     known = table.tick(schedule, at_ms)
     if known is not None and known.state is TickState.FIRED:
         return ""
+    if known is not None and known.state is TickState.WAITING:
+        note = known.note
     try:
         task_id = _publish(schedule, at_ms, now_ms)
     except TaskNotUnique as error:
@@ -111,7 +117,7 @@ def fire(table: ScheduleTable, schedule: Schedule, at_ms: int, now_ms: int) -> s
         table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=str(error))
         return ""
     holds_up = schedule.plan.overlap != "allow"
-    table.note(schedule, at_ms, TickState.FIRED, now_ms, task_id=task_id, is_open=holds_up)
+    table.note(schedule, at_ms, TickState.FIRED, now_ms, task_id=task_id, note=note, is_open=holds_up)
     return task_id if holds_up else ""
 
 

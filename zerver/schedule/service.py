@@ -20,6 +20,8 @@ from zerver.schedule.values import Plan, Schedule, Tick, TickState
 from zerver.tasker import TaskError, TaskRequest, tasker
 from zerver.tasker.declarations import tasks
 
+#: Why there is a tick that the schedule itself does not have.
+_ASKED_FOR: Final = "asked for"
 #: Somebody else has changed the row since it was read: read it again, so often at most.
 _TRIES: Final = 20
 
@@ -144,9 +146,9 @@ class Schedules:
                 while table.tick(schedule, at_ms) is not None:
                     at_ms += 1
                 if anyway:
-                    fire(table, schedule, at_ms, now_ms)
+                    fire(table, schedule, at_ms, now_ms, _ASKED_FOR)
                 else:
-                    happen(table, schedule, [at_ms], now_ms)
+                    happen(table, schedule, [at_ms], now_ms, note=_ASKED_FOR)
                 made = table.tick(schedule, at_ms)
                 if made is not None and made.state is TickState.SKIPPED:
                     raise ScheduleRefused(
@@ -183,7 +185,7 @@ class Schedules:
                         name, f"more than {MOST_WAITING:,} ticks would wait", "backfill a shorter time"
                     )
                 fresh = [at_ms for at_ms in found if not _has_happened(table.tick(schedule, at_ms))]
-                happen(table, schedule, fresh, now_ms, overlap="queue")
+                happen(table, schedule, fresh, now_ms, overlap="queue", note="backfilled")
                 count = len(fresh)
             return True
 

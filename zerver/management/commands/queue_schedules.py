@@ -97,7 +97,7 @@ class Command(QueueCommand):
         return [] if found.schedule is None else schedules.ticks(found.plan.name, limit)
 
     def _pause(self, options: dict[str, Any]) -> None:
-        note = ": ".join(filter(None, [options["by"], options["reason"]]))
+        note = ": ".join(filter(None, [f"by {options['by']}", options["reason"]]))
         self._each(options, lambda name: schedules.pause(name, note), "paused")
 
     def _resume(self, options: dict[str, Any]) -> None:
