@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 from django.apps import apps
 from django.db import IntegrityError, transaction
-from django.db.models import F, OuterRef, Q, QuerySet
+from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 
 from zerver.lib import vault
 from zerver.lib.database import delete_by_chunks, perform
@@ -186,8 +186,9 @@ class ScheduleTable:
     def newest(self) -> dict[int, Tick]:
         """The newest tick of each, by the schedule's id; of those that have any."""
         ticks = self._tick_row._default_manager.using(self._alias)
-        newest = ticks.filter(schedule=OuterRef("schedule")).order_by("-at_ms").values("at_ms")[:1]
-        rows = ticks.filter(at_ms=newest)
+        # A look at the index for each schedule, however many ticks it has had.
+        newest = ticks.filter(schedule=OuterRef("pk")).order_by("-at_ms").values("pk")[:1]
+        rows = ticks.filter(pk__in=self._schedules.values(newest_id=Subquery(newest)))
         return {row.schedule_id: _tick(row) for row in self._do(lambda: list(rows))}
 
     def forget_ticks(self, before_ms: int) -> int:
