@@ -386,6 +386,9 @@ def test_a_schedule_commits_or_vanishes_with_the_callers_transaction() -> None:
         ({"task": "perform"}, "no payload is given, and 'perform' takes one"),
         ({"task": "perform", "payload": {"n": "x"}}, "payload: .*Expected `int`"),
         ({"task": None, "queue": "lodger", "payload": {"n": 1}}, "no worker declares queue 'lodger'"),
+        ({"name": None}, "is no name"),
+        ({"task": ["performBare"]}, "no installed app has a task of the type"),
+        ({"task": None, "queue": ["ledger"]}, "give the queue's name"),
         ({"queue": "nowhere"}, "queue='nowhere'; choose from"),
         ({"every": None}, "ticks by nothing, or by two things; give cron= or every="),
         ({"cron": "0 7 * * *"}, "ticks by nothing, or by two things"),
@@ -418,6 +421,10 @@ def test_a_name_is_given_once_and_unknown_ones_are_told() -> None:
     ):
         with pytest.raises(ScheduleNotFound, match="did you mean 'hourly'"):
             verb("hourli")
+        for name in (None, 5, ["hourly"], "hourly\0"):
+            wrong: Any = name
+            with pytest.raises(ScheduleNotFound, match="there is no schedule"):
+                verb(wrong)
 
 
 # -- what code declares

@@ -49,6 +49,8 @@ def count() -> int:
     [
         ({"task_type": "perfrom"}, UnknownTaskType, "did you mean 'perform'?"),
         ({"task_type": ""}, UnknownTaskType, "declare it with @task"),
+        ({"task_type": ["perform"]}, UnknownTaskType, "declare it with @task"),
+        ({"task_type": None}, UnknownTaskType, "the type 'None'"),
         ({"payload": {"n": 1, "result": math.nan}}, NotJson, r"\$\.result"),
         ({"payload": {"n": 1, "result": {1, 2}}}, NotJson, r"\$\.result"),
         ({"payload": [1]}, NotJson, "an event is a JSON object"),
@@ -88,6 +90,13 @@ def test_what_cannot_be_is_told_and_nothing_is_created(
         kept = tasker.create("perform", JOB)
     assert tasker.get(kept).state is S.SCHEDULED
     assert count() == 1
+
+
+def test_what_is_no_request_is_refused_and_nothing_is_created() -> None:
+    wrong: Any = {"type": "perform", "payload": JOB}
+    with pytest.raises(TaskRefused, match="'dict': is no TaskRequest; give TaskRequest"):
+        tasker.create_many([TaskRequest(type="perform", payload=JOB), wrong])
+    assert count() == 0
 
 
 def test_of_many_all_are_created_or_none() -> None:

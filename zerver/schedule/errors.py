@@ -5,8 +5,12 @@ rises.
 from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Final
 
 from zerver.lib.errors import ConfigurationError, ZerverError
+
+#: Of a name that is none. Units: characters.
+_TOLD: Final = 200
 
 
 class ScheduleError(ZerverError):
@@ -33,9 +37,10 @@ class ScheduleNotFound(ScheduleError):
     known: Collection[str]
 
     def __str__(self) -> str:
-        close = get_close_matches(self.name, self.known, n=1)
+        name = str(self.name)[:_TOLD]
+        close = get_close_matches(name, self.known, n=1)
         mend = f"did you mean {close[0]!r}?" if close else "./manage.py queue_schedules list shows all"
-        return f"there is no schedule {self.name!r}; {mend}"
+        return f"there is no schedule {name!r}; {mend}"
 
 
 @dataclass(eq=False)

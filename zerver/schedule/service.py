@@ -78,6 +78,8 @@ class Schedules:
     ) -> Plan:
         """Raises: InvalidSchedule."""
         try:
+            if queue is not None and not _is_name(queue):
+                raise InvalidSchedule(name, f"queue={queue!r}", "give the queue's name")
             if task is None:
                 if queue is None:
                     raise InvalidSchedule(name, "does nothing", "give task=, or queue= for an event")
@@ -97,7 +99,7 @@ class Schedules:
 
         Raises: ScheduleNotFound; ScheduleRefused where code declares it.
         """
-        if declared.get(name) is not None:
+        if _is_name(name) and declared.get(name) is not None:
             raise ScheduleRefused(name, "is declared in code", "take it out there; or pause it")
         self._change(name, self._table.delete)
 
@@ -194,7 +196,7 @@ class Schedules:
 
     def get(self, name: str) -> Schedule:
         """Raises: ScheduleNotFound."""
-        found = self._table.get(name)
+        found = self._table.get(name) if _is_name(name) else None
         if found is None:
             raise ScheduleNotFound(name, self._names())
         return found
@@ -217,8 +219,8 @@ class Schedules:
 
     def _known(self, name: str) -> Schedule:
         """Its row; one that is declared gets it now, if no scheduler has run yet. Raises: ScheduleNotFound."""
-        ours = declared.get(name)
-        if self._table.get(name) is None and ours is not None:
+        ours = declared.get(name) if _is_name(name) else None
+        if ours is not None and self._table.get(name) is None:
             plan = ours.plan
             self._table.add(plan, plan.recurrence.after(self._table.now_ms()), is_declared=True)
         return self.get(name)
@@ -229,6 +231,11 @@ class Schedules:
     @property
     def _table(self) -> ScheduleTable:
         return ScheduleTable(get_settings().database)
+
+
+def _is_name(given: object) -> bool:
+    """It could be one. Types are looked at: what comes in is not checked by mypy."""
+    return isinstance(given, str) and given.isprintable()
 
 
 def _has_happened(tick: Tick | None) -> bool:

@@ -90,6 +90,9 @@ class TaskRegistry:
 
     def lookup(self, task_type: str) -> TaskDeclaration:
         """Raises: UnknownTaskType."""
+        given: Any = task_type
+        if not isinstance(given, str):
+            raise UnknownTaskType(repr(given), tuple(sorted(self._tasks)))
         declared = self._tasks.get(task_type)
         found = declared or next(filter(None, (finder.find(task_type) for finder in self._finders)), None)
         if found is None:

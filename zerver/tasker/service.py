@@ -84,7 +84,11 @@ class Tasker:
     def create_many(self, requests: Iterable[TaskRequest]) -> list[str]:
         """All or none, in one commit; their ids, in order. Raises: as ``create``, of the first that is wrong."""
         limit_bytes = get_settings().max_event_bytes
-        given = list(requests)
+        given: list[Any] = list(requests)
+        for request in given:
+            if not isinstance(request, TaskRequest):
+                told = type(request).__name__
+                raise TaskRefused(told, "is no TaskRequest", "give TaskRequest(type=…, payload=…)")
         ids = clock.new_message_ids(len(given))
         new = [_new_task(task_id, request, limit_bytes) for task_id, request in zip(ids, given, strict=True)]
         if not new:
