@@ -49,7 +49,7 @@ def count() -> int:
     [
         ({"task_type": "perfrom"}, UnknownTaskType, "did you mean 'perform'?"),
         ({"task_type": ""}, UnknownTaskType, "declare it with @task"),
-        ({"task_type": ["perform"]}, UnknownTaskType, "declare it with @task"),
+        ({"task_type": ["perform"]}, UnknownTaskType, "did you mean 'perform'"),
         ({"task_type": None}, UnknownTaskType, "the type 'None'"),
         ({"payload": {"n": 1, "result": math.nan}}, NotJson, r"\$\.result"),
         ({"payload": {"n": 1, "result": {1, 2}}}, NotJson, r"\$\.result"),
