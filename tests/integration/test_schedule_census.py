@@ -1,4 +1,4 @@
-"""How schedules stand, told by the status and the metrics; on SQLite and PostgreSQL, in moved time."""
+"""How schedules stand, told by the status, the metrics and the doctor; on SQLite and PostgreSQL, in moved time."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from typing import Any
 
 import pytest
 
+from tests.integration.checkup import check, of, only
 from tests.integration.commands import run
 from zerver.lib import clock
+from zerver.lib.queue import queue_json_publish
 from zerver.monitoring.snapshot import Snapshot, take_snapshot
 from zerver.schedule import declarations, every, schedules
 from zerver.schedule.declarations import ScheduleRegistry
 from zerver.schedule.models import Schedule
 from zerver.schedule.rounds import Rounds
+from zerver.tasker import tasker
 
 HOUR = timedelta(hours=1)
 HOUR_MS = 3_600_000
+TABLE = ("--only", "table")
 
 
 pytestmark = pytest.mark.usefixtures("tasks_here")
@@ -136,3 +140,50 @@ def test_the_metrics_count_them_and_tell_for_how_long_ticks_have_been_due(tmp_pa
     assert samples['zerver_schedule_late_seconds{schedule="hourly"}'] == "0.0"
     # Of "new" nobody knows, and for "undeclared" nobody waits.
     assert len(samples) == 4
+
+
+# -- the doctor
+
+
+def test_schedules_that_nobody_has_tick_are_told_together() -> None:
+    every(hours=1, name="new")(of_code)
+    found = only(check(*TABLE), "table.schedules-unattended")
+    assert (found["severity"], found["where"]) == ("warning", "schedules")
+    assert found["what"] == "1 schedule waits for a queue_scheduler: new"
+    create("a", "b", "c", "d", "e")
+    clock.offset_ms += 2 * HOUR_MS
+    found = only(check(*TABLE), "table.schedules-unattended")
+    assert found["severity"] == "problem"
+    assert found["what"].startswith(
+        "6 schedules wait for a queue_scheduler: a; b; c; d; e; and 1 more; a tick has"
+    )
+    assert found["mend"].endswith("./manage.py queue_scheduler")
+    assert of(check("--only", "workers"), "table.schedules-unattended") == []
+    look()
+    assert of(check(*TABLE), "table.schedules-unattended") == []
+
+
+def test_a_schedule_that_fails_is_told_with_what_it_fails_at() -> None:
+    create("hourly")
+    Schedule.objects.update(task_type="renamed")
+    clock.offset_ms += HOUR_MS
+    with pytest.raises(Exception, match="renamed"):
+        look()
+    ran = check(*TABLE)
+    found = only(ran, "table.schedules-failing")
+    assert (ran.code, found["severity"]) == (2, "problem")
+    assert found["what"].startswith("1 schedule fails: hourly: ")
+    assert "no installed app has a task of the type 'renamed'" in found["what"]
+    assert of(ran, "table.schedules-unattended") == []
+    Schedule.objects.update(task_type="performBare")
+    clock.offset_ms += 61_000
+    look()
+    assert of(check(*TABLE), "table.schedules-failing") == []
+    assert tasker.process_queue() == 1
+
+
+def test_why_a_queue_does_not_move_has_nothing_to_do_with_schedules() -> None:
+    one_of_each()
+    queue_json_publish("ledger", {"n": 1})
+    [told] = [run("queue_explain", "ledger", "--json", "--look", "0.1").json["queue"]]
+    assert [reason for reason in told["reasons"] if "schedule" in reason["code"]] == []
