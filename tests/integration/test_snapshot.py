@@ -279,7 +279,7 @@ def test_the_number_of_queries_does_not_grow_with_the_queues(django_assert_num_q
     for name in ("noop", "noop_batch", "zerver_dead"):
         fail(name)
         worker(name)
-    with django_assert_num_queries(7):
+    with django_assert_num_queries(9):
         take_snapshot(test_queues=True)
 
 

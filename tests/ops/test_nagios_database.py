@@ -7,6 +7,7 @@ import re
 import sqlite3
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -21,6 +22,7 @@ from tests.servers.postgres import PostgresServer
 from zerver.lib import clock
 from zerver.models import FailedEvent, PausedQueue, Suspect, WaitingEvent
 from zerver.nagios import sql
+from zerver.schedule.models import Schedule
 from zerver.tasker.task_table import TaskTable
 
 ERRORS = "check-queue-worker-errors"
@@ -87,7 +89,8 @@ def test_trouble_is_counted_since_a_time_and_rows_by_their_queues_thresholds(wat
     assert (clean.code, clean.out) == (
         OK,
         "WORKER ERRORS OK - 0 failed events, 0 in quarantine, and no row that nobody takes"
-        " | failed=0;0;;0 quarantined=0;0;;0 oldest_due=0s;;;0 oldest_due_task=0s;300;900;0\n",
+        " | failed=0;0;;0 quarantined=0;0;;0 oldest_due=0s;;;0 oldest_due_task=0s;300;900;0"
+        " oldest_due_schedule=0s;120;600;0\n",
     )
 
     fail("mail", 1)
@@ -300,7 +303,7 @@ def test_who_may_only_look_can_watch(tmp_path: Path, postgres_database: str) -> 
             assert (barred.code, "GRANT SELECT ON zerver_event" in barred.line) == (UNKNOWN, True)
             owner.execute(
                 f"GRANT SELECT ON zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue,"
-                f" zerver_task TO {role}"
+                f" zerver_task, zerver_schedule TO {role}"
             )
             assert ask(ERRORS, "-d", declarations, where).code == OK
         finally:
@@ -338,3 +341,66 @@ def test_a_project_without_tasks_is_not_asked_for_any(watched: Watched) -> None:
         cursor.execute("DROP TABLE zerver_task")
     answer = watched.ask()
     assert (answer.code, "oldest_due_task" in answer.figures) == (OK, False)
+
+
+def schedule(name: str, due_minutes_ago: float, **columns: Any) -> None:
+    due_at_ms = clock.now_ms() - int(due_minutes_ago * 60_000)
+    values: dict[str, Any] = {
+        "is_declared": False,
+        "queue": "mail",
+        "seconds": 3600,
+        "catch_up": "once",
+        "within_seconds": 3600,
+        "overlap": "skip",
+        "next_at_ms": due_at_ms,
+        "look_at_ms": due_at_ms,
+    }
+    Schedule.objects.create(name=name, **values | columns)
+
+
+@pytest.mark.parametrize(("minutes", "code"), [(1, OK), (3, WARNING), (11, CRITICAL)])
+def test_a_schedule_that_nobody_has_tick_is_told_of_as_when_no_scheduler_runs(
+    watched: Watched, minutes: int, code: int
+) -> None:
+    schedule("of shop 7", minutes)
+    schedule("less", minutes - 0.9)
+    schedule("paused", 99, is_paused=True)
+    schedule("to come", -60)
+    schedule("over", 99, next_at_ms=None, look_at_ms=None)
+    answer = watched.ask()
+    assert answer.code == code, answer.out
+    told = "and nobody has had it tick: see that a queue_scheduler runs"
+    assert (told in answer.out, "schedule of shop 7 has been due for" in answer.out) == (code != OK,) * 2
+    assert "queue_schedules delete" not in answer.out
+    value, unit, _ = answer.figures["oldest_due_schedule"].partition("s")
+    assert (60 * minutes <= float(value) < 60 * minutes + 60, unit) == (True, "s")
+    assert watched.ask("--schedule-warning", "3600", "--schedule-critical", "7200").code == OK
+    one = watched.ask("-q", "mail")
+    assert (one.code, "oldest_due_schedule" in one.figures) == (OK, False), "a schedule is of no queue"
+
+
+def test_a_declared_schedule_may_have_left_the_code(watched: Watched) -> None:
+    schedule("of shop 7", 3, is_declared=True)
+    mend = "where code declares it no more: ./manage.py queue_schedules delete 'of shop 7'"
+    assert mend in watched.ask().out
+
+
+def test_a_schedule_that_fails_is_told_beside_one_that_nobody_looks_at(watched: Watched) -> None:
+    schedule("hourly", 3, look_at_ms=clock.now_ms() + 30_000, problem="LookupError:\nno type | renamed")
+    answer = watched.ask()
+    assert (answer.code, "nobody has had it tick" in answer.out) == (WARNING, False)
+    assert "fails, see ./manage.py queue_schedules list: LookupError: no type / renamed" in answer.out
+    # One that failed before its scheduler ended.
+    schedule("daily", 11, look_at_ms=clock.now_ms() - 600_000, problem="LookupError")
+    answer = watched.ask()
+    assert answer.code == CRITICAL
+    assert re.search("CRITICAL: schedule daily .* nobody has had it tick", answer.out)
+    assert re.search("WARNING: schedule hourly .* fails", answer.out)
+
+
+def test_a_project_without_schedules_is_not_asked_for_any(watched: Watched) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("DROP TABLE zerver_schedule_tick")
+        cursor.execute("DROP TABLE zerver_schedule")
+    answer = watched.ask()
+    assert (answer.code, "oldest_due_schedule" in answer.figures) == (OK, False)

@@ -19,7 +19,7 @@ from zerver.monitoring.thresholds import Level
 from zerver.nagios import backlog, consumers, declared, management_api, stats, worker_errors
 from zerver.nagios.amqp import Amqp
 from zerver.nagios.broker import Login, Place, Seen, all_missing, missing, unled
-from zerver.nagios.database import Trouble, of_queues
+from zerver.nagios.database import DueSchedule, Trouble, of_queues
 from zerver.nagios.declared import Declared
 from zerver.nagios.errors import NoAnswer
 from zerver.nagios.ranges import Range
@@ -465,6 +465,19 @@ def trouble_found(trouble: Trouble, critical: Range | None = None) -> Mapping[st
             {"queue gone has a row in the event table that nobody takes, due for 1 s; disabled here, or not declared: "
              "./manage.py queue_explain gone tells which": Level.WARNING},
         ),
+        ({"due_schedules": [DueSchedule(name="a", seconds=119.0)]}, None,
+         {"schedule a has been due for 119 s": Level.OK}),
+        (
+            {"due_schedules": [DueSchedule(name="a b", seconds=121.0, is_declared=True)]}, None,
+            {"schedule a b has been due for 121 s, and nobody has had it tick: see that a queue_scheduler "
+             "runs, and ./manage.py queue_schedules list; where code declares it no more: ./manage.py queue_schedules "
+             "delete 'a b'": Level.WARNING},
+        ),
+        (
+            {"due_schedules": [DueSchedule(name="a", seconds=601.0, problem="KeyError: 1", is_declared=True)]}, None,
+            {"schedule a has been due for 601 s, and fails, see ./manage.py queue_schedules list: KeyError: 1":
+             Level.CRITICAL},
+        ),
     ],
 )  # fmt: skip
 def test_trouble_is_counted_by_ranges_and_rows_by_their_queues_thresholds(
@@ -477,7 +490,7 @@ def test_trouble_is_counted_by_ranges_and_rows_by_their_queues_thresholds(
 
 
 def test_of_the_queues_named_alone() -> None:
-    trouble = Trouble(failed={"a": 1, "b": 2}, suspects={"b": 1}, due_seconds={"a": 3.0})
+    trouble = Trouble(failed={"a": 1, "b": 2}, suspects={"b": 1}, due_seconds={"a": 3.0}, due_schedules=[])
 
     assert of_queues(trouble, ["a"]) == Trouble(failed={"a": 1}, due_seconds={"a": 3.0})
     assert of_queues(trouble, []) == trouble

@@ -26,6 +26,8 @@ from zerver.monitoring import workers
 from zerver.monitoring.tally import Tally, tallies
 from zerver.monitoring.thresholds import Level, Signs, Verdict, backlog_seconds, judge
 from zerver.monitoring.workers import Progress, failing_workers, live_workers, workers_at_work
+from zerver.schedule.census import ScheduleCensus
+from zerver.schedule.census import census as census_of_schedules
 from zerver.tasker.census import TaskCounts, census
 
 LaneFigure = Literal["ready", "unacked", "later"]
@@ -198,17 +200,20 @@ class Snapshot:
     progress: Mapping[str, Progress] = field(default_factory=dict, repr=False)
     #: By queue, those that have any; None when the database could not be asked.
     tasks: tuple[TaskCounts, ...] | None = None
+    #: By name, without their last ticks; None when the database could not be asked.
+    schedules: tuple[ScheduleCensus, ...] | None = None
     #: Every worker process that has a row; None when the database could not be asked.
     processes: tuple[WorkerProcess, ...] | None = field(default=None, repr=False)
 
     def as_json(self) -> dict[str, Any]:
-        """Shape: ``{"taken_at_ms", "queues": […], "tasks": […] or null, "problems": […]}``; see
-        ``QueueSnapshot.as_json`` and ``TaskCounts``.
+        """Shape: ``{"taken_at_ms", "queues": […], "tasks": […] or null, "schedules": [{"name", "state", "late_ms",
+        "why"}] or null, "problems": […]}``; see ``QueueSnapshot.as_json``, ``TaskCounts`` and ``ScheduleCensus``.
         """
         return {
             "taken_at_ms": self.taken_at_ms,
             "queues": [queue.as_json() for queue in self.queues],
             "tasks": None if self.tasks is None else [asdict(counts) for counts in self.tasks],
+            "schedules": None if self.schedules is None else [_of_schedule(each) for each in self.schedules],
             "problems": list(self.problems),
         }
 
@@ -227,6 +232,7 @@ class _DatabaseFacts:
     tallies: Mapping[str, Tally] | None = None
     pauses: Mapping[str, Pause] | None = None
     tasks: Sequence[TaskCounts] | None = None
+    schedules: Sequence[ScheduleCensus] | None = None
 
 
 class Ask(Protocol):
@@ -267,6 +273,7 @@ def take_snapshot(
         problems=tuple(problems),
         progress=progress,
         tasks=None if facts.tasks is None else tuple(facts.tasks),
+        schedules=None if facts.schedules is None else tuple(facts.schedules),
         processes=None if facts.workers is None else tuple(facts.workers),
     )
 
@@ -283,7 +290,7 @@ def _ask_database(ask: Ask, problems: list[str]) -> _DatabaseFacts:
 
 
 def _facts(alias: str) -> _DatabaseFacts:
-    """In seven queries, however many queues there are."""
+    """In nine queries, however many queues and schedules there are."""
     table = current.table()
     depths = table.depths()
     counted = FailedEvent.objects.using(alias).open().order_by().values_list("queue").annotate(Count("id"))
@@ -295,7 +302,17 @@ def _facts(alias: str) -> _DatabaseFacts:
         pauses=paused(alias),
         tallies=tallies(alias),
         tasks=census(alias),
+        schedules=census_of_schedules(alias, last_ticks=False),
     )
+
+
+def _of_schedule(found: ScheduleCensus) -> dict[str, Any]:
+    return {
+        "name": found.plan.name,
+        "state": found.standing.value,
+        "late_ms": found.late_ms,
+        "why": found.why,
+    }
 
 
 def _of_table(depth: TableDepth) -> Depth:

@@ -10,7 +10,7 @@ from zerver.nagios.database import Database
 from zerver.nagios.deadline import Deadline
 from zerver.nagios.plugin import Plugin, declarations_of, range_of, run
 from zerver.nagios.report import Report
-from zerver.nagios.worker_errors import TaskThresholds
+from zerver.nagios.worker_errors import DueThresholds
 
 _SPAN = re.compile(r"(?P<number>[0-9]{1,9})(?P<unit>[smhd])")
 _UNIT_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -22,8 +22,8 @@ class CheckWorkerErrors(Plugin):
     service = "WORKER ERRORS"
     description = (
         "Failed events that nobody has dealt with, and events in quarantine since a worker process ended with them; "
-        "the oldest due row of the event table that nobody takes, by its queue's own thresholds; and the oldest due "
-        "task that nobody has begun."
+        "the oldest due row of the event table that nobody takes, by its queue's own thresholds; the oldest due "
+        "task that nobody has begun; and the schedule whose tick has been due for longest."
     )
     measure = "failed and quarantined events together; a warning from the first on unless given"
 
@@ -31,17 +31,18 @@ class CheckWorkerErrors(Plugin):
         parser.add_argument(
             "--since", type=_span, default=_A_DAY, metavar="SPAN", help="as far back: 30m, 2h, 1d (1d)"
         )
-        for name, range_ in (
-            ("warning", worker_errors.USUAL.warning),
-            ("critical", worker_errors.USUAL.critical),
+        for what, usual, before in (
+            ("task", worker_errors.OF_TASKS, "somebody begins it"),
+            ("schedule", worker_errors.OF_SCHEDULES, "it ticks"),
         ):
-            parser.add_argument(
-                f"--task-{name}",
-                type=range_of,
-                default=range_,
-                metavar="RANGE",
-                help=f"seconds that a task may be due before somebody begins it ({range_.end:g})",
-            )
+            for name, range_ in (("warning", usual.warning), ("critical", usual.critical)):
+                parser.add_argument(
+                    f"--{what}-{name}",
+                    type=range_of,
+                    default=range_,
+                    metavar="RANGE",
+                    help=f"seconds that a {what} may be due before {before} ({range_.end:g})",
+                )
         database_options.add_options(parser)
 
     def prepare(self, options: Namespace, usage: Callable[[str], None]) -> Callable[[Deadline], Report]:
@@ -53,11 +54,12 @@ def _check(options: Namespace, asked: Database, deadline: Deadline) -> Report:
     known, _ = declarations_of(options, deadline)
     trouble = database.of_queues(asked.trouble(options.since, deadline), options.queue)
     warning = options.warning or worker_errors.ANY
-    of_tasks = TaskThresholds(warning=options.task_warning, critical=options.task_critical)
+    of_tasks = DueThresholds(warning=options.task_warning, critical=options.task_critical)
+    of_schedules = DueThresholds(warning=options.schedule_warning, critical=options.schedule_critical)
     return Report(
-        findings=list(worker_errors.judge(known, trouble, warning, options.critical, of_tasks)),
+        findings=list(worker_errors.judge(known, trouble, warning, options.critical, of_tasks, of_schedules)),
         all_well=worker_errors.all_well(trouble),
-        metrics=worker_errors.metrics(trouble, warning, options.critical, of_tasks),
+        metrics=worker_errors.metrics(trouble, warning, options.critical, of_tasks, of_schedules),
     )
 
 

@@ -1,9 +1,9 @@
 """What the database holds of trouble: failed events, suspects, and rows that nobody takes."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from zerver.nagios import sql
 from zerver.nagios.deadline import Deadline
@@ -12,11 +12,26 @@ MEND_TABLES = (
     "name the database that QUEUE_DATABASE names; ./manage.py migrate makes the tables, and plugins are of the "
     "release that made them"
 )
+#: So much later than it should be, a schedule may be looked at again.
+_LATELY_MS: Final = 30_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueSchedule:
+    """Its tick has not come about."""
+
+    name: str
+    #: Since the tick was due.
+    seconds: float
+    #: What keeps it from happening; "": nobody has looked at it.
+    problem: str = ""
+    #: Nobody looks at it where no code declares it any more, either.
+    is_declared: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trouble:
-    """By queue."""
+    """By queue, but for schedules, which are of none."""
 
     #: Failed events that nobody has replayed or discarded.
     failed: Mapping[str, int] = field(default_factory=dict)
@@ -27,6 +42,9 @@ class Trouble:
     #: For how long the oldest task that nobody has begun has been due; only queues that have such. None: this project
     #: has no tasks.
     task_due_seconds: Mapping[str, float] | None = None
+    #: Of those that nobody looks at, and of those that fail, the one that has been due for longest. None: this project
+    #: has no schedules, or they were not asked for.
+    due_schedules: Sequence[DueSchedule] | None = None
     #: Queues of which nobody is to take anything, until they are resumed.
     paused: Collection[str] = ()
 
@@ -42,7 +60,9 @@ class Database(ABC):
 Ask = Callable[[str, Mapping[str, Any]], list[tuple[Any, ...]]]
 
 
-def trouble_of(ask: Ask, now_ms: int, since_seconds: float, *, has_tasks: bool) -> Trouble:
+def trouble_of(
+    ask: Ask, now_ms: int, since_seconds: float, *, has_tasks: bool, has_schedules: bool
+) -> Trouble:
     """``ask`` runs a statement of ``sql``."""
     since = {"since": now_ms - int(since_seconds * 1000)}
     due = {}
@@ -55,6 +75,7 @@ def trouble_of(ask: Ask, now_ms: int, since_seconds: float, *, has_tasks: bool) 
         suspects=dict(ask(sql.SUSPECTS, since)),
         due_seconds=due,
         task_due_seconds=_tasks(ask, now_ms) if has_tasks else None,
+        due_schedules=list(_schedules(ask, now_ms)) if has_schedules else None,
         paused=[queue for (queue,) in ask(sql.PAUSED, {})],
     )
 
@@ -68,8 +89,21 @@ def _tasks(ask: Ask, now_ms: int) -> dict[str, float]:
     return due
 
 
+def _schedules(ask: Ask, now_ms: int) -> Iterator[DueSchedule]:
+    times = {"now": now_ms, "lately": now_ms - _LATELY_MS}
+    for name, since_ms, is_declared, _ in ask(sql.UNATTENDED_SCHEDULE, times):
+        yield DueSchedule(name=name, seconds=(now_ms - since_ms) / 1000, is_declared=bool(is_declared))
+    for name, since_ms, is_declared, problem in ask(sql.FAILING_SCHEDULE, times):
+        yield DueSchedule(
+            name=name,
+            seconds=(now_ms - since_ms) / 1000,
+            problem=problem,
+            is_declared=bool(is_declared),
+        )
+
+
 def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
-    """Of these alone; of all, where none is named."""
+    """Of these alone, without schedules; of all, where none is named."""
     if not names:
         return trouble
     return replace(
@@ -80,4 +114,5 @@ def of_queues(trouble: Trouble, names: Collection[str]) -> Trouble:
         task_due_seconds=None
         if trouble.task_due_seconds is None
         else {name: seconds for name, seconds in trouble.task_due_seconds.items() if name in names},
+        due_schedules=None,
     )

@@ -40,8 +40,8 @@ class Postgresql(Database):
         except (psycopg.errors.UndefinedTable, psycopg.errors.UndefinedColumn) as error:
             raise cannot_ask(f"PostgreSQL has other tables ({_told(error)})", MEND_TABLES) from None
         except psycopg.errors.InsufficientPrivilege as error:
-            tables = "zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue, zerver_task"
-            mend = f"GRANT SELECT ON {tables} TO its user"
+            tables = "zerver_event, zerver_failed_event, zerver_suspect, zerver_paused_queue"
+            mend = f"GRANT SELECT ON {tables}, zerver_task, zerver_schedule TO its user"
             raise cannot_ask(f"PostgreSQL does not let us look ({_told(error)})", mend) from None
         except psycopg.ProgrammingError:
             # Not quoted: of a conninfo that cannot be read, any part may be a password.
@@ -74,7 +74,8 @@ class Postgresql(Database):
 
             [(now_ms,)] = ask(sql.NOW_POSTGRESQL, {})
             [(has_tasks,)] = ask(sql.HAS_TASKS_POSTGRESQL, {})
-            return trouble_of(ask, now_ms, since_seconds, has_tasks=has_tasks)
+            [(has_schedules,)] = ask(sql.HAS_SCHEDULES_POSTGRESQL, {})
+            return trouble_of(ask, now_ms, since_seconds, has_tasks=has_tasks, has_schedules=has_schedules)
 
 
 def _told(error: Exception) -> str:

@@ -1,7 +1,7 @@
 """What is asked of the tables: the same on PostgreSQL and SQLite, each answered by an index.
 
 Parameters are written as SQLite has them, ``:since``. ``zerver_suspect`` has no index on times: its rows are those of
-events that are not settled yet, and few.
+events that are not settled yet, and few. Nor has ``zerver_schedule`` one on ticks: it has a row for each schedule.
 """
 
 #: Milliseconds since the epoch, as the tables have them.
@@ -49,3 +49,17 @@ OLDEST_DUE_TASK = (
     "SELECT MIN(CASE WHEN available_at_ms < created_at_ms THEN created_at_ms ELSE available_at_ms END)"
     " FROM zerver_task WHERE queue = :queue AND state IN ('scheduled', 'running') AND available_at_ms <= :now"
 )
+
+#: Projects without ``zerver.schedule`` have no table of schedules.
+HAS_SCHEDULES_POSTGRESQL = "SELECT to_regclass('zerver_schedule') IS NOT NULL"
+HAS_SCHEDULES_SQLITE = (
+    "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'zerver_schedule')"
+)
+_OLDEST_DUE_SCHEDULE = (
+    "SELECT name, next_at_ms, is_declared, problem FROM zerver_schedule"
+    " WHERE NOT is_paused AND next_at_ms <= :now AND {} ORDER BY next_at_ms LIMIT 1"
+)
+#: Whoever finds something wrong with one writes that down, and is to look again in a minute. Nobody does on the dot:
+#: only what should have been looked at before ``:lately`` is looked at by nobody.
+UNATTENDED_SCHEDULE = _OLDEST_DUE_SCHEDULE.format("(problem = '' OR look_at_ms <= :lately)")
+FAILING_SCHEDULE = _OLDEST_DUE_SCHEDULE.format("problem <> '' AND look_at_ms > :lately")

@@ -32,7 +32,14 @@ class Sqlite(Database):
 
                 [(now_ms,)] = ask(sql.NOW_SQLITE, {})
                 [(has_tasks,)] = ask(sql.HAS_TASKS_SQLITE, {})
-                return trouble_of(ask, now_ms, since_seconds, has_tasks=bool(has_tasks))
+                [(has_schedules,)] = ask(sql.HAS_SCHEDULES_SQLITE, {})
+                return trouble_of(
+                    ask,
+                    now_ms,
+                    since_seconds,
+                    has_tasks=bool(has_tasks),
+                    has_schedules=bool(has_schedules),
+                )
         except OSError as error:
             raise cannot_ask(
                 f"{self._path} cannot be read ({error.strerror or error})", "see --sqlite"

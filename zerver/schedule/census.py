@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 from django.apps import apps
 
@@ -25,6 +26,9 @@ class Standing(StrEnum):
     OVER = "over"
 
 
+#: How none should stand for long: somebody is to do something.
+TROUBLED: Final = (Standing.FAILING, Standing.LATE, Standing.NEW)
+
 _WHY = {
     Standing.LATE: "nobody looks at it: see that ./manage.py queue_scheduler runs",
     Standing.NEW: "no queue_scheduler has run since it was declared: see that one does",
@@ -45,16 +49,21 @@ class ScheduleCensus:
     why: str
     #: How long its tick has been due. Units: milliseconds; 0: none is.
     late_ms: int = 0
-    #: The newest; None: there is none, or it is forgotten.
+    #: The newest; None: there is none, or it is forgotten, or was not asked for.
     last: Tick | None = None
 
 
-def census(alias: str) -> list[ScheduleCensus]:
-    """By name. [] in a project without ``zerver.schedule``. Raises: TransportUnavailable."""
+def census(alias: str, *, last_ticks: bool = True) -> list[ScheduleCensus]:
+    """By name. [] in a project without ``zerver.schedule``.
+
+    ``last_ticks`` are found among all that are kept, which may be many; how each stands does not depend on them.
+    Raises: TransportUnavailable.
+    """
     if not apps.is_installed("zerver.schedule"):
         return []
     table = ScheduleTable(alias)
-    rows, newest, now_ms = table.all(), table.newest(), table.now_ms()
+    rows, now_ms = table.all(), table.now_ms()
+    newest = table.newest() if last_ticks else {}
     there = {row.plan.name for row in rows}
     found = [_of_row(row, newest.get(row.id), now_ms) for row in rows]
     for each in declared.all():

@@ -24,8 +24,8 @@ class zulip::nagios (
       '--rabbitmqctl', '--timeout',
     ],
     'database_options' => [
-      '--warning', '--critical', '--since', '--task-warning', '--task-critical', '--sqlite', '--database',
-      '--hostname', '--port', '--timeout',
+      '--warning', '--critical', '--since', '--task-warning', '--task-critical', '--schedule-warning',
+      '--schedule-critical', '--sqlite', '--database', '--hostname', '--port', '--timeout',
     ],
   }
   # Not by the parameters' type: puppet would show what does not fit. As zerver/deployment/nagios.py has it.

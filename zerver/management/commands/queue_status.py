@@ -26,6 +26,7 @@ from zerver.management.output import (
 )
 from zerver.monitoring.snapshot import LaneFigure, QueueSnapshot, Snapshot, take_snapshot
 from zerver.monitoring.thresholds import Level
+from zerver.schedule.census import TROUBLED, ScheduleCensus
 from zerver.tasker.census import TaskCounts
 
 _NO_QUEUE = "no queue is declared"
@@ -51,6 +52,7 @@ _TASK_COLUMNS = [
     Column("later", is_number=True),
     Column("failed", is_number=True),
 ]
+_SCHEDULE_COLUMNS = [Column("schedule", is_long=True), Column("state"), Column("why")]
 
 
 class Command(QueueCommand):
@@ -58,15 +60,15 @@ class Command(QueueCommand):
     "failed", "consumers", "workers", "unbegun", "oldest_ms", "backlog_seconds", "level", "reason", "lag_ms",
     "rate_per_minute", "p50_ms", "p99_ms", "breaker", "failing", "paused": {"at_ms", "by", "reason"}, "lanes": {lane:
     {"ready", "unacked", "later", "consumers", "oldest_ms", "problem"}}}], "tasks": [{"queue", "later", "due",
-    "oldest_due_ms", "running", "failed"}]}``; null where nothing can know; level is
-    ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why in words, where it is not the length of the backlog.
-    With ``--watch``, such a document a line.
+    "oldest_due_ms", "running", "failed"}], "schedules": [{"name", "state", "late_ms", "why"}]}``; null where nothing
+    can know; level is ``ok``, ``warning``, ``critical`` or ``unknown``; reason is why in words, where it is not the
+    length of the backlog. With ``--watch``, such a document a line.
     """
 
     help = (
         "Shows per queue what waits, what failed and who works. – stands where nothing can know; ≥ before what one "
         "lane, or the workers, tell while something else cannot be asked. lag, p50 and p99 are times from publish to "
-        "done."
+        "done. Schedules are shown that somebody should look after."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -105,6 +107,9 @@ class Command(QueueCommand):
         if snapshot.tasks:
             self.stdout.write("")
             self.write_table(_TASK_COLUMNS, _task_rows(snapshot.tasks), empty="")
+        if schedules := _schedule_rows(snapshot.schedules or ()):
+            self.stdout.write("")
+            self.write_table(_SCHEDULE_COLUMNS, schedules, empty="")
         for problem in snapshot.problems:
             self.warn(problem)
         self.warn_of_broken_modules()
@@ -144,10 +149,12 @@ def _look(options: dict[str, Any], previous: Snapshot | None) -> Snapshot:
 def _display(snapshot: Snapshot, width: int) -> Group:
     rows = _rows(snapshot)
     tasks = _task_rows(snapshot.tasks or ())
+    schedules = _schedule_rows(snapshot.schedules or ())
     return Group(
         Text(moment(snapshot.taken_at_ms), style="dim"),
         table_display(_COLUMNS, rows, width) if rows else Text(_NO_QUEUE),
         *([Text(""), table_display(_TASK_COLUMNS, tasks, width)] if tasks else []),
+        *([Text(""), table_display(_SCHEDULE_COLUMNS, schedules, width)] if schedules else []),
         *(Text(printable(problem), style="yellow") for problem in snapshot.problems),
     )
 
@@ -183,6 +190,13 @@ def _task_rows(tasks: Sequence[TaskCounts]) -> list[list[str]]:
             figure(counts.failed),
         ]
         for counts in tasks
+    ]
+
+
+def _schedule_rows(schedules: Sequence[ScheduleCensus]) -> list[list[str]]:
+    """Of those that are not as they should be; queue_schedules shows all."""
+    return [
+        [each.plan.name, each.standing.value, each.why] for each in schedules if each.standing in TROUBLED
     ]
 
 

@@ -23,7 +23,7 @@ from zerver.lib.transport import current
 from zerver.lib.transport.base import Transport
 from zerver.lib.transport.survey import BrokerSurvey
 from zerver.monitoring.asking import Asked, TimeIsUp
-from zerver.monitoring.checkup import broker, locks, programs, supervisor, table, workers
+from zerver.monitoring.checkup import broker, locks, programs, schedules, supervisor, table, workers
 from zerver.monitoring.checkup import settings as project
 from zerver.monitoring.checkup.facts import TableFacts, gather
 from zerver.monitoring.checkup.finding import SOURCES, Checkup, Finding, Gap, Severity, Source
@@ -112,6 +112,8 @@ class _Examination:
         facts = None if asked_table is None else self._facts(asked_table, until)
         survey = None if asked_broker is None else self._survey(asked_broker, until)
         self._judge_database(facts, survey)
+        if names is None:
+            self._judge_schedules(facts)
         self._judge_broker(survey, facts, has_lane=lane is not None)
         if asked_settings is not None:
             self._settings(asked_settings, until)
@@ -166,6 +168,11 @@ class _Examination:
             self.gaps.append(Gap(source="workers", what=what))
         else:
             self.findings += workers.judge(self.declared, snapshot, survey, has_broker=has_broker)
+
+    def _judge_schedules(self, facts: TableFacts | None) -> None:
+        """They are of no queue: whoever asks of some is not told of them."""
+        if self._wants("table") and facts is not None and facts.snapshot is not None:
+            self.findings += schedules.judge(facts.snapshot.schedules or ())
 
     # -- the broker
 

@@ -1,5 +1,6 @@
 """A snapshot as metric families. What nothing can know has no sample, never a 0; no text of an event's is here."""
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -19,6 +20,7 @@ from zerver.monitoring.checkup.finding import expected
 from zerver.monitoring.snapshot import QueueSnapshot, Snapshot
 from zerver.monitoring.tally import Tally
 from zerver.monitoring.thresholds import Level
+from zerver.schedule.census import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +180,7 @@ def families(snapshot: Snapshot) -> Iterator[Metric]:
         yield family
     yield from _counted(snapshot)
     yield from _tasks(snapshot)
+    yield from _schedules(snapshot)
 
 
 def _tasks(snapshot: Snapshot) -> Iterator[Metric]:
@@ -193,6 +196,25 @@ def _tasks(snapshot: Snapshot) -> Iterator[Metric]:
         oldest.add_metric([counts.queue], (counts.oldest_due_ms or 0) / 1000)
     yield counted
     yield oldest
+
+
+def _schedules(snapshot: Snapshot) -> Iterator[Metric]:
+    counted = GaugeMetricFamily("zerver_schedules", "Schedules by how they stand.", labels=["state"])
+    late = GaugeMetricFamily(
+        "zerver_schedule_late_seconds",
+        "How long a tick of it has been due and nobody has dealt with it; 0 where none is.",
+        labels=["schedule"],
+    )
+    if snapshot.schedules is not None:
+        standings = Counter(each.standing for each in snapshot.schedules)
+        for standing in Standing:
+            counted.add_metric([standing.value], standings[standing])
+    for each in snapshot.schedules or ():
+        # Of a new one nobody knows; of one that code declares no more nobody waits for a tick.
+        if each.standing not in (Standing.NEW, Standing.UNDECLARED):
+            late.add_metric([each.plan.name], each.late_ms / 1000)
+    yield counted
+    yield late
 
 
 def _up(snapshot: Snapshot) -> Metric:
