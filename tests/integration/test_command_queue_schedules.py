@@ -7,10 +7,10 @@ from datetime import timedelta
 import pytest
 
 from tests.integration.commands import at_terminal, run
+from tests.integration.schedules import at_full_hour, own_declarations
 from tests.integration.tasks import job
 from zerver.lib import clock
-from zerver.schedule import declarations, every, schedules
-from zerver.schedule.declarations import ScheduleRegistry
+from zerver.schedule import every, schedules
 from zerver.schedule.models import Schedule
 from zerver.schedule.rounds import Rounds
 from zerver.tasker import tasker
@@ -24,13 +24,9 @@ def declared_one() -> None:
 
 @pytest.fixture
 def made(tasks_here: object, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    from zerver.schedule import census, rounds, service
-
-    fresh = ScheduleRegistry()
-    for module in (declarations, service, rounds, census):
-        monkeypatch.setattr(module, "declared", fresh)
+    own_declarations(monkeypatch)
     every(hours=1, name="from code")(declared_one)
-    clock.offset_ms += 3_600_000 - clock.now_ms() % 3_600_000 + 1_000
+    at_full_hour()
     schedules.create("report", task="perform", payload=job(1, text="hello"), every=HOUR)
     schedules.create("morning", task="performBare", cron="0 7 * * 1-5", timezone="Europe/Berlin")
     return ["from code", "morning", "report"]

@@ -10,17 +10,17 @@ import pytest
 
 from tests.integration.checkup import check, of, only
 from tests.integration.commands import run
+from tests.integration.schedules import HOUR_MS, at_full_hour, look, own_declarations
 from zerver.lib import clock
 from zerver.lib.queue import queue_json_publish
 from zerver.monitoring.snapshot import Snapshot, take_snapshot
-from zerver.schedule import declarations, every, schedules
+from zerver.schedule import every, firing, schedules
 from zerver.schedule.declarations import ScheduleRegistry
 from zerver.schedule.models import Schedule
-from zerver.schedule.rounds import Rounds
+from zerver.schedule.schedule_table import ScheduleTable
 from zerver.tasker import tasker
 
 HOUR = timedelta(hours=1)
-HOUR_MS = 3_600_000
 TABLE = ("--only", "table")
 
 
@@ -33,33 +33,22 @@ def of_code() -> None:
 
 @pytest.fixture(autouse=True)
 def declared(monkeypatch: pytest.MonkeyPatch) -> ScheduleRegistry:
-    from zerver.schedule import census, rounds, service
-
-    fresh = ScheduleRegistry()
-    for module in (declarations, service, rounds, census):
-        monkeypatch.setattr(module, "declared", fresh)
-    return fresh
+    return own_declarations(monkeypatch)
 
 
 def create(*names: str) -> None:
     """A second after the full hour, so that what the machine takes for a test changes nothing."""
-    clock.offset_ms += HOUR_MS - clock.now_ms() % HOUR_MS + 1_000
+    at_full_hour()
     for name in names:
         schedules.create(name, task="performBare", every=HOUR)
-
-
-def look() -> None:
-    """As a scheduler does."""
-    rounds = Rounds()
-    rounds.synchronize()
-    for schedule in rounds.due():
-        rounds.look(schedule)
 
 
 def one_of_each() -> None:
     """Failing, late, new, paused, undeclared; and nobody has looked for two hours."""
     create("failing", "late", "paused", "undeclared")
-    Schedule.objects.filter(name="failing").update(problem="LookupError: renamed")
+    # It is looked at again and again.
+    again_ms = clock.now_ms() + 2 * HOUR_MS + 5_000
+    Schedule.objects.filter(name="failing").update(problem="LookupError: renamed", look_at_ms=again_ms)
     Schedule.objects.filter(name="undeclared").update(is_declared=True)
     schedules.pause("paused", "anna: away")
     every(hours=1, name="new")(of_code)
@@ -120,7 +109,7 @@ def test_ticks_that_are_kept_are_not_looked_through_at_each_look(django_assert_n
 def test_the_metrics_count_them_and_tell_for_how_long_ticks_have_been_due(tmp_path: Path) -> None:
     create("hourly")
     one_of_each()
-    Rounds().look(schedules.get("hourly"))
+    firing.look(ScheduleTable("default"), schedules.get("hourly"))
     file = tmp_path / "zerver.prom"
     assert run("queue_metrics", "--textfile", str(file)).code == 0
     samples = dict(

@@ -66,9 +66,10 @@ def fill_schedules(vendor: str) -> None:
     with connection.cursor() as cursor:
         cursor.execute(
             "INSERT INTO zerver_schedule (name, is_declared, task_type, queue, cron, timezone, seconds, catch_up,"
-            " within_seconds, overlap, jitter_seconds, next_at_ms, look_at_ms, is_paused, paused_note, problem,"
-            " revision) SELECT 'other-' || n, %s, 'performBare', '', '', '', 3600, 'once', 86400, 'skip', 0,"
-            f" {later_ms} + n, {later_ms} + n, %s, '', '', 0 FROM ({numbers_sql(vendor, SCHEDULES)}) AS series",
+            " within_seconds, overlap, jitter_seconds, next_at_ms, dealt_until_ms, look_at_ms, is_paused,"
+            " paused_note, problem, revision)"
+            " SELECT 'other-' || n, %s, 'performBare', '', '', '', 3600, 'once', 86400, 'skip', 0,"
+            f" {later_ms} + n, 1, {later_ms} + n, %s, '', '', 0 FROM ({numbers_sql(vendor, SCHEDULES)}) AS series",
             [False, False],
         )
         cursor.execute("ANALYZE")

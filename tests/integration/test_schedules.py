@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, connections, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
+from tests.integration.schedules import at_full_hour, due_now, look, own_declarations
 from tests.integration.tasks import job
+from tests.servers.databases import TestDatabase
 from zerver.lib import clock
 from zerver.lib.errors import InvalidSetting, TransportUnavailable
 from zerver.models import WaitingEvent
@@ -21,6 +24,7 @@ from zerver.schedule import (
     ScheduleRefused,
     Ticked,
     every,
+    firing,
     schedules,
 )
 from zerver.schedule import declarations as schedule_declarations
@@ -28,6 +32,7 @@ from zerver.schedule.declarations import ScheduleRegistry
 from zerver.schedule.models import Schedule as Row
 from zerver.schedule.models import ScheduleTick
 from zerver.schedule.rounds import Rounds
+from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import TickState
 from zerver.tasker import TaskState, tasker
 from zerver.tasker import declarations as task_declarations
@@ -42,31 +47,13 @@ pytestmark = pytest.mark.usefixtures("tasks_here")
 
 @pytest.fixture(autouse=True)
 def declared(monkeypatch: pytest.MonkeyPatch) -> ScheduleRegistry:
-    from zerver.schedule import rounds, service
-
-    fresh = ScheduleRegistry()
-    for module in (schedule_declarations, service, rounds):
-        monkeypatch.setattr(module, "declared", fresh)
-    return fresh
-
-
-def at_full_hour() -> None:
-    """A second after it, so that what the machine takes for a test changes nothing."""
-    clock.offset_ms += 3_600_000 - clock.now_ms() % 3_600_000 + 1_000
+    return own_declarations(monkeypatch)
 
 
 def go_on(span: timedelta) -> None:
     """And look at all that is due then, as often as there is something."""
     clock.offset_ms += int(span.total_seconds() * 1000)
     look()
-
-
-def look() -> None:
-    rounds = Rounds()
-    rounds.synchronize()
-    while found := list(rounds.due()):
-        for schedule in found:
-            rounds.look(schedule)
 
 
 def create(name: str = "hourly", **given: Any) -> None:
@@ -113,7 +100,7 @@ def test_what_takes_a_payload_and_has_none_is_told_of_its_tick(
         monkeypatch.setattr(module, "tasks", registry)
     heard: list[Ticked] = []
 
-    from zerver.schedule import firing, service
+    from zerver.schedule import service
     from zerver.tasker import run
     from zerver.tasker import service as task_service
 
@@ -137,18 +124,17 @@ def test_a_tick_is_a_transaction_and_comes_again_when_its_work_cannot_be_created
 ) -> None:
     create()
     clock.offset_ms += 3_600_000
-    rounds = Rounds()
-    [due] = rounds.due()
+    [due] = due_now()
     with monkeypatch.context() as patch:
         # The last thing that it does.
         patch.setattr("zerver.schedule.schedule_table.ScheduleTable.note", _fail)
         with pytest.raises(RuntimeError):
-            rounds.look(due)
+            firing.look(ScheduleTable("default"), due)
     assert (tasks(), states()) == ([], [])
     assert schedules.get("hourly").problem == "RuntimeError: in the middle of it"
-    assert list(rounds.due()) == [], "not at once"
+    assert due_now() == [], "not at once"
 
-    go_on(timedelta(seconds=61))
+    go_on(timedelta(seconds=11))
     assert (states(), len(tasks()), schedules.get("hourly").problem) == (["fired"], 1, "")
 
 
@@ -159,10 +145,9 @@ def _fail(*_: Any, **__: Any) -> bool:
 def test_of_two_who_have_found_it_due_one_goes_on() -> None:
     create(overlap="allow")
     clock.offset_ms += 3_600_000
-    one, other = Rounds(), Rounds()
-    [mine], [theirs] = list(one.due()), list(other.due())
-    one.look(mine)
-    other.look(theirs)
+    [mine], [theirs] = due_now(), due_now()
+    firing.look(ScheduleTable("default"), mine)
+    firing.look(ScheduleTable("default"), theirs)
     assert (states(), len(tasks())) == (["fired"], 1)
 
 
@@ -170,10 +155,9 @@ def test_a_task_of_a_type_that_nobody_knows_any_more_waits_for_somebody_who_does
     create()
     Row.objects.update(task_type="renamed")
     clock.offset_ms += 2 * 3_600_000
-    rounds = Rounds()
-    [due] = rounds.due()
+    [due] = due_now()
     with pytest.raises(Exception, match="no installed app has a task of the type 'renamed'"):
-        rounds.look(due)
+        firing.look(ScheduleTable("default"), due)
     assert "renamed" in schedules.get("hourly").problem
     Row.objects.update(task_type="performBare")
     go_on(timedelta(seconds=61))
@@ -185,9 +169,7 @@ def test_one_that_fails_keeps_none_of_the_others() -> None:
     schedules.create("other", task="performBare", every=HOUR)
     Row.objects.filter(name="hourly").update(timezone="Nowhere/Land", cron="0 * * * *")
     clock.offset_ms += 3_600_000
-    rounds, chores = Rounds(), Chores("scheduler", "default")
-    for schedule in rounds.due():
-        chores.do(schedule.plan.name, partial(rounds.look, schedule))
+    Rounds().look_at_due(Chores("scheduler", "default").do, lambda: False)
     assert states("other") == ["fired"]
     assert "time zone 'Nowhere/Land' is unknown" in schedules.get("hourly").problem
 
@@ -210,7 +192,7 @@ def test_after_a_break_one_makes_up_for_all_unless_something_else_is_said() -> N
     assert states("some") == ["missed", "fired", "fired", "fired"]
     [missed] = [tick for tick in schedules.ticks("hourly") if tick.state is T.MISSED]
     assert missed.note.startswith("this one and those until the one of ")
-    assert missed.note.endswith("nobody was there; catch_up='once'")
+    assert missed.note.endswith("nobody looked in time; catch_up='once'")
 
 
 def test_a_clock_that_is_put_back_repeats_nothing() -> None:
@@ -253,7 +235,9 @@ def test_a_line_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zerver.schedule.firing.MOST_WAITING", 2)
     create(overlap="queue", catch_up="all")
     go_on(timedelta(hours=5, minutes=1))
-    assert states() == ["fired", "waiting", "waiting", "skipped", "skipped"]
+    assert states() == ["fired", "waiting", "waiting", "skipped"]
+    assert schedules.ticks("hourly")[0].note.endswith("2 wait already")
+    assert (schedules.get("hourly").next_at_ms or 0) > clock.now_ms(), "there is no point in noting each"
 
 
 def test_a_task_that_is_there_already_is_told_of() -> None:
@@ -286,9 +270,10 @@ def test_one_that_is_paused_does_nothing_and_goes_on_from_the_next_tick() -> Non
     assert (found.is_paused, found.paused_note) == (True, "anna: the other side is down")
     schedules.resume("hourly")
     look()
-    assert states() == []
+    assert states() == ["missed"]
+    assert schedules.ticks("hourly")[0].note.endswith("it was paused")
     go_on(HOUR)
-    assert states() == ["fired"]
+    assert states() == ["missed", "fired"]
     assert schedules.get("hourly").paused_note == ""
 
 
@@ -347,7 +332,7 @@ def test_what_cannot_be_backfilled() -> None:
     now = timezone.now() + timedelta(milliseconds=clock.offset_ms)
     for start, end, problem in (
         (now, now + HOUR, "what is to come comes by itself"),
-        (now, now - HOUR, "ends before now, and after it begins"),
+        (now, now - HOUR, "begins before it ends"),
         (now - timedelta(days=1), now, "more than 1,000 ticks would wait; backfill a shorter time"),
         (datetime(2026, 1, 1), now, "give an aware datetime"),  # noqa: DTZ001 (as somebody may)
     ):
@@ -546,8 +531,6 @@ def test_payloads_are_sealed_and_one_whose_key_is_gone_waits_for_it(settings: Se
 
 
 def test_a_database_without_its_tables_says_what_to_do(tasks_here: Any) -> None:
-    from django.db import connection
-
     with connection.schema_editor() as editor:
         editor.execute("ALTER TABLE zerver_schedule RENAME TO zerver_away")
     try:
@@ -570,3 +553,141 @@ def test_tasks_that_are_cancelled_or_failed_hold_nobody_up() -> None:
     TaskRow.objects.all().delete()
     go_on(HOUR)
     assert states() == ["fired"] * 4
+
+
+# -- what went wrong once
+
+
+def test_somebodys_open_transaction_keeps_no_other_schedule(tasks_here: TestDatabase) -> None:
+    if tasks_here.vendor == "sqlite":
+        pytest.skip("one transaction that writes keeps all others from writing there")
+    create(overlap="allow")
+    schedules.create("other", task="performBare", every=HOUR, overlap="allow")
+    clock.offset_ms += 3_600_000
+    table, seen = ScheduleTable("default"), list[list[str]]()
+
+    def scheduler() -> None:
+        look()
+        seen.append([str(tick.state) for tick in table.ticks(schedules.get("other"), 10)])
+        connections.close_all()
+
+    with transaction.atomic():
+        table.change(schedules.get("hourly"))
+        thread = threading.Thread(target=scheduler)
+        thread.start()
+        thread.join(30)
+        assert seen == [["fired"]]
+    look()
+    assert states() == ["fired"]
+
+
+def test_of_two_versions_that_declare_it_differently_no_tick_is_lost(bare: ScheduleRegistry) -> None:
+    """The older ticks at the full hour, the newer every five minutes; each gives the row what it declares, in turn."""
+    at_full_hour()
+    look()
+    for minute in range(60):
+        redeclare(bare, **({"hours": 1} if minute % 2 else {"minutes": 5}), catch_up="all")
+        go_on(timedelta(minutes=1))
+    redeclare(bare, minutes=5, catch_up="all")
+    look()
+    moments = sorted(tick.at_ms for tick in schedules.ticks("hourly"))
+    assert [at_ms % 3_600_000 // 60_000 for at_ms in moments] == [*range(5, 60, 5), 0]
+
+
+def test_what_was_due_by_the_old_rhythm_is_had_before_the_new_one_begins(bare: ScheduleRegistry) -> None:
+    at_full_hour()
+    redeclare(bare, hours=1, catch_up="all")
+    look()
+    clock.offset_ms += 5 * 3_600_000
+    redeclare(bare, weeks=1, catch_up="all")
+    look()
+    assert states() == ["fired"] * 5
+
+
+def test_a_clock_that_was_a_year_ahead_for_a_moment_silences_nothing() -> None:
+    create(overlap="allow")
+    year_ms = 366 * 86_400_000
+    clock.offset_ms += year_ms
+    look()
+    clock.offset_ms -= year_ms
+    look()
+    go_on(HOUR)
+    assert states()[:1] == ["fired"]
+    assert schedules.ticks("hourly", 2)[-1].at_ms <= clock.now_ms()
+
+
+def test_a_backfill_that_stands_in_line_is_neither_missed_nor_skipped() -> None:
+    create(every=timedelta(minutes=30))
+    clock.offset_ms += 5 * 3_600_000
+    now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+    assert schedules.backfill("hourly", now - 5 * HOUR) == 10
+    look()
+    assert Counter(states()) == {"fired": 1, "waiting": 9}
+
+
+def test_what_stands_in_line_goes_on_when_the_schedule_is_declared_otherwise(bare: ScheduleRegistry) -> None:
+    redeclare(bare, weeks=1, overlap="queue")
+    assert schedules.run("hourly").state is T.FIRED
+    assert schedules.run("hourly").state is T.WAITING
+    TaskRow.objects.update(state=TaskState.SUCCEEDED.value)
+    redeclare(bare, weeks=1, overlap="queue", jitter_seconds=1)
+    look()
+    assert states() == ["fired", "fired"]
+
+
+def test_what_was_made_at_run_time_can_be_deleted_when_code_declares_its_name(
+    declared: ScheduleRegistry,
+) -> None:
+    create()
+    redeclare(declared, hours=1)
+    schedules.delete("hourly")
+    look()
+    assert schedules.get("hourly").is_declared
+
+
+def test_a_paused_one_is_not_backfilled_one_by_one() -> None:
+    create()
+    schedules.pause("hourly")
+    now = datetime.fromtimestamp(clock.now_ms() / 1000, UTC)
+    with pytest.raises(
+        ScheduleRefused, match="is paused, and what stands in line would wait; resume it first"
+    ):
+        schedules.backfill("hourly", now - 3 * HOUR)
+
+
+def test_inline_tasks_run_when_the_tick_is_committed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.QUEUE_TASKS = {"default": {"BACKEND": "zerver.tasker.backends.inline.InlineBackend"}}
+    seen = list[bool]()
+    monkeypatch.setattr("tests.ledger.tasks.note", lambda *_, **__: seen.append(connection.in_atomic_block))
+    create()
+    go_on(HOUR)
+    assert seen == [False]
+    assert tasks()[0].state == TaskState.SUCCEEDED.value
+
+
+def test_a_run_takes_no_ticks_place() -> None:
+    create(overlap="allow")
+    clock.offset_ms += 3_600_000 - clock.now_ms() % 3_600_000
+    tick = schedules.run("hourly")
+    look()
+    assert tick.at_ms % 3_600_000 != 0
+    assert states() == ["fired", "fired"]
+
+
+def test_words_that_no_database_keeps_are_kept_as_far_as_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    create()
+    schedules.pause("hourly", "why\0not\udcff")
+    assert "why" in schedules.get("hourly").paused_note
+    schedules.resume("hourly")
+    clock.offset_ms += 3_600_000
+    monkeypatch.setattr(firing, "fire", _fail_oddly)
+    [due] = due_now()
+    with pytest.raises(RuntimeError):
+        firing.look(ScheduleTable("default"), due)
+    assert "odd" in schedules.get("hourly").problem
+
+
+def _fail_oddly(*_: Any) -> str:
+    raise RuntimeError("odd \0 \udcff")

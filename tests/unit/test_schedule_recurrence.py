@@ -107,7 +107,7 @@ def test_the_newest_tick_of_years_is_found_at_once(made: Recurrence) -> None:
         ("@reboot", "UTC", "wrong number of fields"),
         ("", "UTC", "cron line ''; give minute"),
         (7, "UTC", "cron line 7; give minute"),
-        ("0 7 * * *\n", "UTC", r"cron line '0 7 * * *\n'; give minute"),
+        ("0 7 * * \0", "UTC", r"cron line '0 7 * * \x00'; give minute"),
         ("7 " * 5_000, "UTC", "…; give minute"),
         ("0 7 * * *", "Europe/Berln", "time zone 'Europe/Berln' is unknown; did you mean 'Europe/Berlin'?"),
         ("0 7 * * *", "Europe", "time zone 'Europe' is unknown"),
@@ -167,20 +167,29 @@ NOON = ms("2026-05-01T12:00")
 
 @pytest.mark.parametrize("catch_up", ["skip", "once", "all"])
 def test_a_tick_on_its_time(catch_up: CatchUp) -> None:
-    assert due(plan(catch_up), NOON, NOON - 1) == Due(ticks=(), next_at_ms=NOON)
-    assert due(plan(catch_up), NOON, NOON + 400) == Due(ticks=(NOON,), next_at_ms=NOON + MINUTE)
-    assert due(plan(catch_up), None, NOON) == Due(ticks=(), next_at_ms=None)
+    early, late = NOON - 1, NOON + 400
+    assert due(plan(catch_up), NOON, early) == Due(ticks=(), dealt_until_ms=early, next_at_ms=NOON)
+    assert due(plan(catch_up), NOON, late) == Due(
+        ticks=(NOON,), dealt_until_ms=late, next_at_ms=NOON + MINUTE
+    )
+    assert due(plan(catch_up), None, NOON) == Due(ticks=(), dealt_until_ms=NOON, next_at_ms=None)
 
 
 def test_after_a_break_it_is_caught_up_as_it_should_be() -> None:
     now = NOON + 10 * MINUTE + 5_000
     newest, after = NOON + 10 * MINUTE, NOON + 11 * MINUTE
     every_one = tuple(range(NOON, now, MINUTE))
-    assert due(plan("once"), NOON, now) == Due(ticks=(newest,), missed_from_ms=NOON, next_at_ms=after)
-    assert due(plan("all"), NOON, now) == Due(ticks=every_one, next_at_ms=after)
-    assert due(plan("skip"), NOON, now) == Due(ticks=(newest,), missed_from_ms=NOON, next_at_ms=after)
+    assert due(plan("once"), NOON, now) == Due(
+        ticks=(newest,), missed_from_ms=NOON, dealt_until_ms=now, next_at_ms=after
+    )
+    assert due(plan("all"), NOON, now) == Due(ticks=every_one, dealt_until_ms=now, next_at_ms=after)
+    assert due(plan("skip"), NOON, now) == Due(
+        ticks=(newest,), missed_from_ms=NOON, dealt_until_ms=now, next_at_ms=after
+    )
     hourly = plan("skip", seconds=3600)
-    assert due(hourly, NOON, now) == Due(ticks=(), missed_from_ms=NOON, next_at_ms=NOON + HOUR)
+    assert due(hourly, NOON, now) == Due(
+        ticks=(), missed_from_ms=NOON, dealt_until_ms=now, next_at_ms=NOON + HOUR
+    )
 
 
 def test_what_is_older_than_the_window_is_not_caught_up() -> None:
@@ -189,7 +198,19 @@ def test_what_is_older_than_the_window_is_not_caught_up() -> None:
     assert (found.ticks[0], found.ticks[-1], found.missed_from_ms) == (now - DAY, now, NOON)
     weekly = plan("once", within_seconds=86_400, seconds=7 * 86_400)
     tick = ms("2026-04-30T00:00")
-    assert due(weekly, tick, tick + 2 * DAY) == Due(ticks=(), missed_from_ms=tick, next_at_ms=tick + 7 * DAY)
+    assert due(weekly, tick, tick + 2 * DAY) == Due(
+        ticks=(), missed_from_ms=tick, dealt_until_ms=tick + 2 * DAY, next_at_ms=tick + 7 * DAY
+    )
+
+
+def test_who_has_been_there_and_had_too_much_to_do_has_missed_nothing() -> None:
+    hourly, now = plan("skip", seconds=3600), NOON + 10 * MINUTE
+    assert due(hourly, NOON, now, present_since_ms=NOON + MINUTE // 2).ticks == (NOON,)
+    assert due(hourly, NOON, now, present_since_ms=NOON + 2 * MINUTE).ticks == ()
+
+
+def test_a_window_is_never_shorter_than_a_tick_may_be_late() -> None:
+    assert due(plan("once", within_seconds=1), NOON, NOON + 1_200).ticks == (NOON,)
 
 
 def test_many_are_caught_up_by_and_by() -> None:

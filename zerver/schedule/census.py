@@ -14,7 +14,7 @@ from zerver.schedule.values import GRACE_MS, Plan, Schedule, Tick
 class Standing(StrEnum):
     TICKING = "ticking"
     PAUSED = "paused"
-    #: Its last tick did not come about, and is tried again every minute.
+    #: Its last tick did not come about, and is tried again and again.
     FAILING = "failing"
     #: A tick has been due for more than a minute, and nobody has looked at it.
     LATE = "late"
@@ -32,7 +32,7 @@ TROUBLED: Final = (Standing.FAILING, Standing.LATE, Standing.NEW)
 _WHY = {
     Standing.LATE: "nobody looks at it: see that ./manage.py queue_scheduler runs",
     Standing.NEW: "no queue_scheduler has run since it was declared: see that one does",
-    Standing.UNDECLARED: "the code here declares it no more; it is deleted after QUEUE_RETENTION_DAYS",
+    Standing.UNDECLARED: "the code here declares it no more: ./manage.py queue_schedules delete takes it away",
     Standing.OVER: "its cron line ticks no more within fifty years",
 }
 
@@ -75,20 +75,20 @@ def census(alias: str, *, last_ticks: bool = True) -> list[ScheduleCensus]:
 
 def _of_row(row: Schedule, last: Tick | None, now_ms: int) -> ScheduleCensus:
     late_ms = 0 if row.next_at_ms is None or row.is_paused else max(0, now_ms - row.next_at_ms)
-    standing = _standing(row, late_ms)
+    standing = _standing(row, now_ms)
     why = {Standing.PAUSED: row.paused_note, Standing.FAILING: row.problem}.get(
         standing, _WHY.get(standing, "")
     )
     return ScheduleCensus(plan=row.plan, schedule=row, standing=standing, why=why, late_ms=late_ms, last=last)
 
 
-def _standing(row: Schedule, late_ms: int) -> Standing:
+def _standing(row: Schedule, now_ms: int) -> Standing:
     if row.is_declared and declared.get(row.plan.name) is None:
         return Standing.UNDECLARED
     if row.is_paused:
         return Standing.PAUSED
+    if row.look_at_ms is not None and now_ms - row.look_at_ms > GRACE_MS:
+        return Standing.LATE
     if row.problem:
         return Standing.FAILING
-    if row.next_at_ms is None:
-        return Standing.OVER
-    return Standing.LATE if late_ms > GRACE_MS else Standing.TICKING
+    return Standing.OVER if row.next_at_ms is None else Standing.TICKING

@@ -34,6 +34,8 @@ class Schedule(models.Model):
     jitter_seconds = models.FloatField(default=0)
     #: The first tick that has not been dealt with; null: there is none any more.
     next_at_ms = models.BigIntegerField(null=True, blank=True)
+    #: The moment until which its ticks have been dealt with: by it, whatever becomes of the rhythm, none is lost.
+    dealt_until_ms = models.BigIntegerField()
     #: When somebody should look at it: at that tick, or earlier for those that wait, or later after trouble.
     look_at_ms = models.BigIntegerField(null=True, blank=True)
     is_paused = models.BooleanField(default=False)

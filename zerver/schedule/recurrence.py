@@ -83,14 +83,14 @@ class Cron:
 
     def _moments(self, at_ms: int) -> Iterator[int]:
         zone = _zone(self.timezone)
-        # Full seconds, for it counts in them.
-        start = datetime.fromtimestamp(at_ms // 1000, UTC).astimezone(zone)
         try:
+            # Full seconds, for it counts in them.
+            start = datetime.fromtimestamp(at_ms // 1000, UTC).astimezone(zone)
             # One that is in the second showing of an hour would be taken for the first, which only looks further back.
             found = CronSim(NICKNAMES.get(self.line.lower(), self.line), start)
             for moment in found:
                 yield int(moment.timestamp()) * 1000
-        except (CronSimError, OverflowError) as error:
+        except (CronSimError, OverflowError, ValueError) as error:
             told = str(error).lower()
             if "day-of-month" in told:
                 told += ", or one that its months never have"
@@ -112,13 +112,14 @@ def every(seconds: float) -> Every:
 
 def cron(line: object, timezone: object) -> Cron:
     """Raises: NoRecurrence, of a line that never ticks as well."""
-    if not isinstance(line, str) or not line.strip() or len(line) > _LONGEST_LINE or not line.isprintable():
+    written = " ".join(line.split()) if isinstance(line, str) else ""
+    if not written or len(written) > _LONGEST_LINE or not written.isprintable():
         raise NoRecurrence(f"cron line {_short(line)}", _LINE_MEND)
     if not isinstance(timezone, str):
         raise NoRecurrence(f"timezone={timezone!r}", "give its name, as in 'Europe/Berlin'")
-    made = Cron(" ".join(line.split()), timezone)
+    made = Cron(written, timezone)
     if made.after(_SOME_DAY_MS) is None:
-        raise NoRecurrence(f"cron line {line!r} never ticks", "give a day that some month has")
+        raise NoRecurrence(f"cron line {written!r} never ticks", "give a day that some month has")
     return made
 
 

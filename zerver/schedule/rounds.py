@@ -1,50 +1,26 @@
 """What ``queue_scheduler`` does for schedules, again and again, in as many processes as there are."""
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
 from typing import Final
 
 from zerver.lib.conf import get_settings
 from zerver.schedule.declarations import declared
 from zerver.schedule.errors import ScheduleRefused
 from zerver.schedule.firing import look
+from zerver.schedule.recurrence import NoRecurrence
 from zerver.schedule.schedule_table import ScheduleTable
-from zerver.schedule.values import Plan, Schedule
+from zerver.schedule.values import GRACE_MS, Plan, Schedule
 
 #: Rows read at once.
-_PART: Final = 100
+_PART: Final = 500
+#: Who has looked at nothing for longer was not there.
+_ABSENCE_MS: Final = 10_000
 
-
-def synchronize(table: ScheduleTable, plans: Iterable[Plan]) -> None:
-    """Give what code declares its rows, and what it declares otherwise than they say.
-
-    While a deploy lasts, both versions do so, each its own; those who remain have the last word.
-    Raises: ScheduleRefused, of the first whose name is another's; the others have their rows then.
-    """
-    rows = {schedule.plan.name: schedule for schedule in table.all()}
-    taken = [plan for plan in plans if not _is_as_declared(table, plan, rows.get(plan.name))]
-    if taken:
-        raise ScheduleRefused(
-            taken[0].name, "is declared in code, and was created at run time as well", "rename one of them"
-        )
-
-
-def _is_as_declared(table: ScheduleTable, plan: Plan, row: Schedule | None) -> bool:
-    """By now. False: its name is another's."""
-    if row is None:
-        return table.add(plan, plan.recurrence.after(table.now_ms()), is_declared=True) or True
-    if row.is_declared and row.plan != plan:
-        ticks_alike = (plan.cron, plan.timezone, plan.seconds) == (
-            row.plan.cron,
-            row.plan.timezone,
-            row.plan.seconds,
-        )
-        # From where it was: a tick that is due, and that nobody has looked at yet, is not to be lost for it.
-        now_ms = table.now_ms()
-        was_at_ms = now_ms + 1 if row.next_at_ms is None else row.next_at_ms
-        next_at_ms = row.next_at_ms if ticks_alike else plan.recurrence.after(min(now_ms, was_at_ms - 1))
-        table.change_plan(row, plan, next_at_ms, now_ms)
-    return row.is_declared
+#: Does something of a name, and tells what goes wrong with it.
+Do = Callable[[str, Callable[[], object]], None]
 
 
 class Rounds:
@@ -54,20 +30,78 @@ class Rounds:
         self._table = ScheduleTable(get_settings().database)
         self._plans = [each.plan for each in declared.all()]
         self._names = [plan.name for plan in self._plans]
+        #: When the last round began after which nothing was left, and when it ended.
+        self._kept_up_at_ms: int | None = None
+        self._ended_at_ms = 0
+
+    def look_at_due(self, do: Do, is_stopping: Callable[[], bool]) -> None:
+        """At all that are due, in any order: of several processes each begins elsewhere."""
+        begun_at_ms = self._table.now_ms()
+        if begun_at_ms - self._ended_at_ms > _ABSENCE_MS:
+            self._kept_up_at_ms = None
+        seen = set[tuple[int, int]]()
+        while True:
+            found = self._table.due(self._table.now_ms(), self._names, _PART)
+            random.shuffle(found)
+            for schedule in found:
+                if is_stopping():
+                    return
+                do(f"schedule {schedule.plan.name}", partial(self._look, schedule))
+            states = {(schedule.id, schedule.revision) for schedule in found}
+            # Those that somebody else has in hand stay as they were, and are no reason to go round in circles.
+            if len(found) < _PART or states <= seen:
+                break
+            seen |= states
+        self._kept_up_at_ms, self._ended_at_ms = begun_at_ms, self._table.now_ms()
+
+    def _look(self, schedule: Schedule) -> None:
+        look(self._table, schedule, self._kept_up_at_ms)
 
     def synchronize(self) -> None:
-        """Raises: ScheduleRefused."""
-        synchronize(self._table, self._plans)
+        """Rows become as code declares them, and as time has it.
 
-    def due(self) -> Iterator[Schedule]:
-        """Those that are to be looked at now, in any order: of several processes each begins elsewhere."""
-        found = self._table.due(self._table.now_ms(), self._names, _PART)
-        random.shuffle(found)
-        yield from found
+        While a deploy lasts, both versions do so, each its own; those who remain have the last word.
+        Raises: ScheduleRefused, of the first whose name is another's; the others have their rows then.
+        """
+        rows = {schedule.plan.name: schedule for schedule in self._table.all()}
+        taken = [plan.name for plan in self._plans if not self._is_as_declared(plan, rows.get(plan.name))]
+        self._put_right(row for row in rows.values() if not row.is_declared or row.plan.name in self._names)
+        if taken:
+            raise ScheduleRefused(
+                taken[0],
+                "is declared in code, and was created at run time as well",
+                "rename the one, or delete the other: ./manage.py queue_schedules delete",
+            )
 
-    def look(self, schedule: Schedule) -> None:
-        """Raises: what hinders it."""
-        look(self._table, schedule)
+    def _is_as_declared(self, plan: Plan, row: Schedule | None) -> bool:
+        """By now. False: its name is another's."""
+        if row is None:
+            self._table.add(plan, is_declared=True)
+            return True
+        if row.is_declared and row.plan != plan:
+            now_ms = self._table.now_ms()
+            if row.next_at_ms is not None and row.next_at_ms <= now_ms and not row.is_paused:
+                # What is due by the old plan is dealt with by it; what hinders that is told when it is looked at.
+                with suppress(Exception):
+                    look(self._table, row, self._kept_up_at_ms)
+                row = self._table.get(plan.name) or row
+            self._table.change_plan(row, plan, now_ms)
+        return row.is_declared
+
+    def _put_right(self, rows: Iterable[Schedule]) -> None:
+        """Where the database's clock was put back, and where a time zone's rules are others now: the next tick is the
+        first one after what has been dealt with, and no other.
+        """
+        now_ms = self._table.now_ms()
+        for row in rows:
+            is_ahead = row.dealt_until_ms > now_ms + GRACE_MS
+            dealt_until_ms = now_ms if is_ahead else row.dealt_until_ms
+            with suppress(NoRecurrence):  # which is told when it is looked at
+                next_at_ms = row.plan.recurrence.after(dealt_until_ms)
+                if is_ahead or next_at_ms != row.next_at_ms:
+                    self._table.change_if_free(
+                        row, next_at_ms=next_at_ms, look_at_ms=now_ms, dealt_until_ms=dealt_until_ms
+                    )
 
     def forget(self, before_ms: int) -> None:
         """Ticks that are over since then, and schedules that no code has declared since."""

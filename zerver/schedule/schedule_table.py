@@ -9,13 +9,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Final, TypeVar
 
 from django.apps import apps
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connections, transaction
 from django.db.models import F, OuterRef, Q, QuerySet, Subquery
 
 from zerver.lib import vault
 from zerver.lib.database import delete_by_chunks, perform
 from zerver.lib.errors import BodyUnreadable, InvalidSetting
 from zerver.lib.event_table import EventTable
+from zerver.lib.storable import storable
 from zerver.schedule.values import Plan, Schedule, Tick, TickState
 from zerver.tasker.task_table import TaskTable
 
@@ -56,13 +57,16 @@ class ScheduleTable:
 
     # -- schedules
 
-    def add(self, plan: Plan, next_at_ms: int | None, *, is_declared: bool) -> bool:
-        """False: there is one of that name already."""
+    def add(self, plan: Plan, *, is_declared: bool) -> bool:
+        """From its next tick on. False: there is one of that name already."""
+        now_ms = self.now_ms()
+        next_at_ms = plan.recurrence.after(now_ms)
         row = self._row(
             name=plan.name,
             is_declared=is_declared,
             next_at_ms=next_at_ms,
             look_at_ms=next_at_ms,
+            dealt_until_ms=now_ms,
             **_columns(plan),
         )
 
@@ -101,18 +105,29 @@ class ScheduleTable:
         read = self._schedules.filter(id=schedule.id, revision=schedule.revision)
         return self._do(lambda: read.update(revision=F("revision") + 1, **columns)) == 1
 
-    def look_at(self, schedule: Schedule, at_ms: int) -> None:
-        """Have somebody look at it again then. In a transaction that has changed it."""
-        self._do(lambda: self._schedules.filter(id=schedule.id).update(look_at_ms=at_ms))
+    def change_if_free(self, schedule: Schedule, **columns: Any) -> bool:
+        """As ``change``. False too while another transaction holds the row: no other schedule is to wait for that."""
+        with self.atomic():
+            return self._is_free(schedule) and self.change(schedule, **columns)
 
-    def change_plan(self, schedule: Schedule, plan: Plan, next_at_ms: int | None, now_ms: int) -> bool:
-        """As ``change``. It is looked at at once, for ticks that wait."""
-        return self.change(schedule, next_at_ms=next_at_ms, look_at_ms=now_ms, problem="", **_columns(plan))
+    def put(self, schedule: Schedule, **columns: Any) -> None:
+        """More of it, in a transaction that has changed it."""
+        self._do(lambda: self._schedules.filter(id=schedule.id).update(**columns))
+
+    def change_plan(self, schedule: Schedule, plan: Plan, now_ms: int) -> bool:
+        """As ``change_if_free``. It goes on from where its ticks have been dealt with, and is looked at at once."""
+        return self.change_if_free(
+            schedule,
+            next_at_ms=plan.recurrence.after(schedule.dealt_until_ms),
+            look_at_ms=now_ms,
+            problem="",
+            **_columns(plan),
+        )
 
     def delete(self, schedule: Schedule) -> bool:
-        """With its ticks. As ``change``."""
+        """With its ticks. As ``change_if_free``."""
         with self.atomic():
-            if not self.change(schedule):  # and nobody notes another tick from here on
+            if not self.change_if_free(schedule):  # and nobody notes another tick from here on
                 return False
             self._do(lambda: self._ticks(schedule).delete())
             self._do(lambda: self._schedules.filter(id=schedule.id).delete())
@@ -143,7 +158,7 @@ class ScheduleTable:
         columns = {
             "state": state.value,
             "task_id": task_id,
-            "note": note,
+            "note": storable(note),
             "is_open": is_open,
             "noted_at_ms": now_ms,
         }
@@ -157,6 +172,12 @@ class ScheduleTable:
         else:
             return False
         return True
+
+    def happened(self, schedule: Schedule, from_ms: int, until_ms: int) -> set[int]:
+        """Which of the ticks of a time have, or will in their turn."""
+        states = (TickState.FIRED, TickState.WAITING)
+        its = self._ticks(schedule).filter(at_ms__gte=from_ms, at_ms__lte=until_ms, state__in=states)
+        return set(self._do(lambda: list(its.values_list("at_ms", flat=True))))
 
     def holding_up(self, schedule: Schedule) -> str:
         """The task of an earlier tick that is not finished; "": there is none."""
@@ -198,6 +219,13 @@ class ScheduleTable:
 
     # -- in common
 
+    def _is_free(self, schedule: Schedule) -> bool:
+        """No other transaction holds its row, and this one does from now on. SQLite has no such locks."""
+        if not connections[self._alias].features.has_select_for_update_skip_locked:
+            return True
+        row = self._schedules.select_for_update(skip_locked=True).filter(id=schedule.id)
+        return bool(self._do(lambda: list(row.values_list("id", flat=True))))
+
     @property
     def _schedules(self) -> "QuerySet[Any]":
         return self._row._default_manager.using(self._alias)
@@ -215,7 +243,8 @@ def _may_become(state: TickState, wanted: TickState) -> bool:
         case TickState.FIRED:
             return False
         case TickState.WAITING:
-            return wanted is not TickState.WAITING
+            # Its work may be there already; but it was promised, and is not missed.
+            return wanted in (TickState.FIRED, TickState.SKIPPED)
         case _:
             return wanted in (TickState.FIRED, TickState.WAITING)
 
@@ -239,6 +268,8 @@ def _schedule(row: Any) -> Schedule:
         plan=Plan(name=row.name, payload=payload, **{name: getattr(row, name) for name in _PLAIN}),
         is_declared=row.is_declared,
         next_at_ms=row.next_at_ms,
+        dealt_until_ms=row.dealt_until_ms,
+        look_at_ms=row.look_at_ms,
         is_paused=row.is_paused,
         paused_note=row.paused_note,
         problem=problem or row.problem,

@@ -3,7 +3,6 @@
 import random
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 from django.db import connections
@@ -75,14 +74,7 @@ class Scheduler:
         if now >= self._synchronize_at:
             self._synchronize_at = now + _SYNCHRONIZE_SECONDS
             chores.do("the schedules that are declared", self._rounds.synchronize)
-        chores.do("schedules", lambda: self._look_at_due(chores))
-
-    def _look_at_due(self, chores: Chores) -> None:
-        """One that fails keeps none of the others."""
-        for schedule in self._rounds.due():
-            if self._stopping.is_set():
-                return
-            chores.do(f"schedule {schedule.plan.name}", partial(self._rounds.look, schedule))
+        chores.do("schedules", lambda: self._rounds.look_at_due(chores.do, self._stopping.is_set))
 
     def _look_after(self, chores: Chores) -> None:
         now = clock.monotonic()

@@ -6,9 +6,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Unpack
 
+from zerver.lib.clock import written
 from zerver.lib.conf import get_settings, time_zone
 from zerver.lib.errors import UnknownQueue
 from zerver.lib.registry import queues
+from zerver.lib.storable import storable
 from zerver.schedule import plans
 from zerver.schedule.declarations import declared
 from zerver.schedule.errors import InvalidSchedule, ScheduleNotFound, ScheduleRefused
@@ -19,6 +21,7 @@ from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import Plan, Schedule, Tick, TickState
 from zerver.tasker import TaskError, TaskRequest, tasker
 from zerver.tasker.declarations import tasks
+from zerver.tasker.service import running_afterwards
 
 #: Why there is a tick that the schedule itself does not have.
 _ASKED_FOR: Final = "asked for"
@@ -63,8 +66,7 @@ class Schedules:
         plan = self._plan(name, task, queue, payload, rhythm, options)
         if declared.get(plan.name) is not None:
             raise ScheduleRefused(name, "is declared in code", "choose another name")
-        table = self._table
-        if not table.add(plan, plan.recurrence.after(table.now_ms()), is_declared=False):
+        if not self._table.add(plan, is_declared=False):
             raise ScheduleRefused(name, "exists already", "delete it first, or choose another name")
 
     @staticmethod
@@ -100,13 +102,16 @@ class Schedules:
         Raises: ScheduleNotFound; ScheduleRefused where code declares it.
         """
         if _is_name(name) and declared.get(name) is not None:
-            raise ScheduleRefused(name, "is declared in code", "take it out there; or pause it")
+            row = self._table.get(name)
+            if row is None or row.is_declared:
+                raise ScheduleRefused(name, "is declared in code", "take it out there; or pause it")
         self._change(name, self._table.delete)
 
     def pause(self, name: str, note: str = "") -> None:
         """Its ticks come to nothing until it is resumed; what it has created goes on. Raises: ScheduleNotFound."""
         self._change(
-            name, lambda schedule: self._table.change(schedule, is_paused=True, paused_note=str(note))
+            name,
+            lambda schedule: self._table.change(schedule, is_paused=True, paused_note=storable(str(note))),
         )
 
     def resume(self, name: str) -> None:
@@ -117,16 +122,21 @@ class Schedules:
             if not schedule.is_paused:
                 return True
             now_ms = table.now_ms()
-            next_at_ms = schedule.plan.recurrence.after(now_ms)
-            # At once, for those that wait.
-            return table.change(
-                schedule,
-                is_paused=False,
-                paused_note="",
-                next_at_ms=next_at_ms,
-                look_at_ms=now_ms,
-                problem="",
-            )
+            with table.atomic():
+                is_changed = table.change(
+                    schedule,
+                    is_paused=False,
+                    paused_note="",
+                    next_at_ms=schedule.plan.recurrence.after(now_ms),
+                    dealt_until_ms=now_ms,
+                    look_at_ms=now_ms,  # for those that wait
+                    problem="",
+                )
+                missed_ms = schedule.next_at_ms
+                if is_changed and missed_ms is not None and missed_ms <= now_ms:
+                    why = f"this one and those until {written(now_ms)}: it was paused"
+                    table.note(schedule, missed_ms, TickState.MISSED, now_ms, note=why)
+            return is_changed
 
         self._change(name, change)
 
@@ -141,11 +151,12 @@ class Schedules:
         def change(schedule: Schedule) -> bool:
             nonlocal made
             now_ms = table.now_ms()
-            with table.atomic():
+            with running_afterwards(), table.atomic():
                 if not table.change(schedule):
                     return False
-                at_ms = now_ms
-                while table.tick(schedule, at_ms) is not None:
+                at_ms, recurrence = now_ms, schedule.plan.recurrence
+                # At a moment that is no tick, so that it takes no tick's place.
+                while table.tick(schedule, at_ms) is not None or recurrence.after(at_ms - 1) == at_ms:
                     at_ms += 1
                 if anyway:
                     fire(table, schedule, at_ms, now_ms, _ASKED_FOR)
@@ -153,8 +164,9 @@ class Schedules:
                     happen(table, schedule, [at_ms], now_ms, note=_ASKED_FOR)
                 made = table.tick(schedule, at_ms)
                 if made is not None and made.state is TickState.SKIPPED:
+                    mend = "wait for it, or cancel it"
                     raise ScheduleRefused(
-                        name, made.note, "wait for it, or cancel it; or run this one anyway"
+                        name, made.note, mend if anyway else f"{mend}; or run this one anyway"
                     )
             return True
 
@@ -162,31 +174,37 @@ class Schedules:
         assert made is not None  # noqa: S101 (the transaction has noted it)
         return made
 
-    def backfill(self, name: str, from_at: datetime, until_at: datetime) -> int:
-        """Have the ticks of a time that is past that have come to nothing, paused or not; how many.
+    def backfill(self, name: str, from_at: datetime, until_at: datetime | None = None) -> int:
+        """Have the ticks of a time that is past that have come to nothing, until now unless it is said; how many.
 
         One after the other, each when the one before is finished, unless they may overlap.
         Raises: ScheduleNotFound; ScheduleRefused; as ``tasker.create``.
         """
-        from_ms, until_ms = (_ms(name, at) for at in (from_at, until_at))
+        from_ms, given_ms = _ms(name, from_at), None if until_at is None else _ms(name, until_at)
         table, count = self._table, 0
 
         def change(schedule: Schedule) -> bool:
             nonlocal count
             now_ms = table.now_ms()
-            if until_ms > now_ms or from_ms > until_ms:
+            until_ms = now_ms if given_ms is None else given_ms
+            if schedule.is_paused and schedule.plan.overlap != "allow":
                 raise ScheduleRefused(
-                    name, "a backfill ends before now, and after it begins", "what is to come comes by itself"
+                    name, "is paused, and what stands in line would wait", "resume it first"
                 )
+            if until_ms > now_ms:
+                raise ScheduleRefused(name, "a backfill ends before now", "what is to come comes by itself")
+            if from_ms > until_ms:
+                raise ScheduleRefused(name, "a backfill begins before it ends", "give it the other way round")
             found = list(islice(between(schedule.plan.recurrence, from_ms, until_ms), MOST_WAITING + 1))
-            with table.atomic():
+            with running_afterwards(), table.atomic():
                 if not table.change(schedule):
                     return False
                 if len(found) + len(table.waiting(schedule)) > MOST_WAITING:
                     raise ScheduleRefused(
                         name, f"more than {MOST_WAITING:,} ticks would wait", "backfill a shorter time"
                     )
-                fresh = [at_ms for at_ms in found if not _has_happened(table.tick(schedule, at_ms))]
+                done = table.happened(schedule, from_ms, until_ms)
+                fresh = [at_ms for at_ms in found if at_ms not in done]
                 happen(table, schedule, fresh, now_ms, overlap="queue", note="backfilled")
                 count = len(fresh)
             return True
@@ -221,8 +239,7 @@ class Schedules:
         """Its row; one that is declared gets it now, if no scheduler has run yet. Raises: ScheduleNotFound."""
         ours = declared.get(name) if _is_name(name) else None
         if ours is not None and self._table.get(name) is None:
-            plan = ours.plan
-            self._table.add(plan, plan.recurrence.after(self._table.now_ms()), is_declared=True)
+            self._table.add(ours.plan, is_declared=True)
         return self.get(name)
 
     def _names(self) -> list[str]:
@@ -235,12 +252,7 @@ class Schedules:
 
 def _is_name(given: object) -> bool:
     """It could be one. Types are looked at: what comes in is not checked by mypy."""
-    return isinstance(given, str) and given.isprintable()
-
-
-def _has_happened(tick: Tick | None) -> bool:
-    """Or it will, in its turn."""
-    return tick is not None and tick.state in (TickState.FIRED, TickState.WAITING)
+    return isinstance(given, str) and given.isprintable() and storable(given) == given
 
 
 def _ms(name: str, at: datetime) -> int:

@@ -8,8 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, Literal, TypedDict
 
-from zerver.schedule import recurrence
-from zerver.schedule.recurrence import Recurrence
+from zerver.schedule.recurrence import Cron, Recurrence, every
 
 #: What becomes of ticks that nobody was there for: of the older ones nothing; one for all of them; each.
 CatchUp = Literal["skip", "once", "all"]
@@ -66,8 +65,8 @@ class Plan:
 
     @property
     def recurrence(self) -> Recurrence:
-        """Raises: NoRecurrence, where what is stored cannot be had here."""
-        return recurrence.cron(self.cron, self.timezone) if self.cron else recurrence.every(self.seconds)
+        """What is stored was looked through; its ``after`` raises NoRecurrence where it cannot be had here."""
+        return Cron(self.cron, self.timezone) if self.cron else every(self.seconds)
 
     @property
     def rhythm(self) -> str:
@@ -92,6 +91,10 @@ class Schedule:
     is_declared: bool
     #: The first tick that has not been dealt with; None: there is none any more.
     next_at_ms: int | None
+    #: The moment until which its ticks have been.
+    dealt_until_ms: int
+    #: When somebody should look at it; None: never.
+    look_at_ms: int | None
     is_paused: bool
     #: By whom and why.
     paused_note: str

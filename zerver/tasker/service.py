@@ -1,6 +1,7 @@
 """The small interface that applications know: tasks in, ids out, and what may be asked of them afterwards."""
 
 import hashlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -195,7 +196,37 @@ def _knocking(knocks: Sequence[Knock]) -> Iterator[None]:
                 at_once.append((backend, its))
             else:
                 backend.knock(its)
-    for backend, its in at_once:
+    if _afterwards.knocks is None:
+        for backend, its in at_once:
+            backend.knock(its)
+    else:
+        _afterwards.knocks += at_once
+
+
+class _Afterwards(threading.local):
+    """Of this thread: what is to run when somebody's transaction has ended; None: nobody has asked for that."""
+
+    knocks: list[tuple[TaskBackend, list[Knock]]] | None = None
+
+
+_afterwards = _Afterwards()
+
+
+@contextmanager
+def running_afterwards() -> Iterator[None]:
+    """What runs at once runs at the end of this instead, if it ends well: for those whose transaction shall not be open
+    for as long as handlers take.
+    """
+    if _afterwards.knocks is not None:
+        yield
+        return
+    found: list[tuple[TaskBackend, list[Knock]]] = []
+    _afterwards.knocks = found
+    try:
+        yield
+    finally:
+        _afterwards.knocks = None
+    for backend, its in found:
         backend.knock(its)
 
 

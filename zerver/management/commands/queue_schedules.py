@@ -44,7 +44,9 @@ class Command(QueueCommand):
         pausing.add_argument("--reason", metavar="TEXT", default="", help="why, for whoever looks")
         add_by(pausing)
         resuming = verbs.add_parser("resume", help="from the next tick on")
-        deleting = verbs.add_parser("delete", help="what schedules.create has made, for good; asks first")
+        deleting = verbs.add_parser(
+            "delete", help="what schedules.create has made, or no code declares; asks first"
+        )
         deleting.add_argument("--yes", action="store_true", help="do not ask")
         for verb in (showing, pausing, resuming, deleting):
             verb.add_argument("names", metavar="NAME", nargs="+")
@@ -112,7 +114,7 @@ class Command(QueueCommand):
     def _run(self, options: dict[str, Any]) -> None:
         name = options["name"]
         if options["from"] is not None:
-            count = schedules.backfill(name, options["from"], options["until"] or timezone.now())
+            count = schedules.backfill(name, options["from"], options["until"])
             if options["json"]:
                 self.write_json({"name": name, "ticks": count})
             else:
