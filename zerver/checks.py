@@ -2,7 +2,7 @@
 
 Ids: E001 setting · E002 database product · E003 database version · E004 journal · E005 synchronous · E006 worker
 module · E007 override · E008 timeout · E009 database not asked · E010 autocommit · E011 to E013 ``TASKS``, see
-``tasker.django_tasks`` · E014 schedules without their app · E015 a schedule under its task; W001 transaction mode ·
+``tasker.django_tasks`` · E014 schedules without their app; W001 transaction mode ·
 W002 override of an undeclared queue · W003 immediate mode in production · W004 state directory · W005 password on
 error pages · W006 file of secrets that all may read.
 """
@@ -28,7 +28,6 @@ from zerver.lib.errors import ConfigurationError, InvalidSetting, UnknownQueue
 from zerver.lib.registry import queues
 from zerver.lib.shard_names import family_of
 from zerver.schedule.declarations import declared
-from zerver.tasker.declarations import tasks
 
 #: RabbitMQ takes an event away from a consumer that has held it for its consumer_timeout, 1,800 s by default. A handler
 #: may take half of it: the other half is for the event's wait in the buffer, and for clocks.
@@ -102,27 +101,17 @@ def check_database(*, databases: Sequence[str] | None = None, **_: Any) -> list[
 
 
 def check_schedules(**_: Any) -> list[CheckMessage]:
-    """What ``@every`` and ``@cron`` declare comes about, and as it was meant."""
+    """What ``@every`` and ``@cron`` declare comes about."""
     schedules = declared.all()
-    if not schedules:
+    if not schedules or apps.is_installed("zerver.schedule"):
         return []
-    if not apps.is_installed("zerver.schedule"):
-        names = ", ".join(each.plan.name for each in schedules)
-        return [
-            Error(
-                f"schedules are declared ({names}), and zerver.schedule is not in INSTALLED_APPS",
-                hint="add it beside zerver.tasker, and run ./manage.py migrate",
-                id="zerver.E014",
-            )
-        ]
+    names = ", ".join(each.plan.name for each in schedules)
     return [
         Error(
-            f"schedule {each.plan.name!r}: its function is another task as well, for @task stands above it",
-            hint="write @every and @cron above @task",
-            id="zerver.E015",
+            f"schedules are declared ({names}), and zerver.schedule is not in INSTALLED_APPS",
+            hint="add it beside zerver.tasker, and run ./manage.py migrate",
+            id="zerver.E014",
         )
-        for each in schedules
-        if len(tasks.of_handler(each.target)) > 1
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import wraps
 from typing import Any, TypedDict
 
 import pytest
@@ -17,6 +18,7 @@ from zerver.schedule.values import Plan
 from zerver.tasker import declarations as task_declarations
 from zerver.tasker import task
 from zerver.tasker.declarations import TaskRegistry
+from zerver.tasker.errors import InvalidTask
 from zerver.worker.base import QueueProcessingWorker, assign_queue
 
 HERE = __name__
@@ -138,6 +140,10 @@ def _function() -> None:
     pass
 
 
+async def _coroutine() -> None:
+    pass
+
+
 def _of_shop(shop: Shop) -> None:
     pass
 
@@ -150,6 +156,7 @@ class _Worker(QueueProcessingWorker):
 @pytest.mark.parametrize(
     ("given", "target", "problem"),
     [
+        ({"minutes": 5}, _coroutine, "is async; write it as a plain function"),
         ({}, _function, "every 0 s; give from one second to 366 days"),
         ({"seconds": 0.5}, _function, "every 0.5 s; give from one second"),
         ({"days": 400}, _function, "give from one second to 366 days"),
@@ -194,7 +201,7 @@ def test_what_cannot_be_is_refused_with_what_would_be_right(
 
 
 def test_a_decorator_without_parentheses_is_refused(declared: ScheduleRegistry) -> None:
-    with pytest.raises(TypeError):
+    with pytest.raises(InvalidSchedule, match=r"does not say how often; write @every\(minutes=5\)"):
         every(_function)  # type: ignore[call-arg, arg-type]  # as authors may write it
     with pytest.raises(InvalidSchedule, match="cron line"):
         cron(_function)(_function)  # type: ignore[arg-type]  # likewise
@@ -223,14 +230,45 @@ def test_which_of_two_tasks_is_meant_must_be_plain(declared: ScheduleRegistry) -
         every(minutes=5)(handler)
 
 
-def test_task_above_every_is_two_tasks_and_a_check_says_so(
-    declared: ScheduleRegistry, tasks: TaskRegistry, monkeypatch: pytest.MonkeyPatch
+def test_task_above_every_is_refused_for_its_options_would_be_lost(declared: ScheduleRegistry) -> None:
+    with pytest.raises(
+        InvalidTask, match="write @task directly above the function, and @every and @cron above it"
+    ):
+        task("one", max_attempts=9)(every(minutes=5)(_lone))
+
+
+def test_a_decorator_between_every_and_task_is_refused_likewise(declared: ScheduleRegistry) -> None:
+    @task("one", max_attempts=9)
+    def inner() -> None:
+        pass
+
+    @wraps(inner)
+    def outer() -> None:
+        inner()
+
+    with pytest.raises(InvalidSchedule, match="a decorator stands between it and the task 'one'"):
+        every(minutes=5)(outer)
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "problem"),
+    [
+        ({"ordered": True, "shard_key": "shop"}, {"payload": {"n": 1}}, "payload: .*shop"),
+        ({"ordered": True, "shard_key": "shop"}, {}, "payload: .*shop"),
+        ({"shards": 4, "shard_key": "shop"}, {"payload": {"n": 1}}, "payload: .*shop"),
+        ({"ordered": True}, {"jitter_seconds": 5}, "is ordered; leave out jitter_seconds="),
+    ],
+)
+def test_an_event_that_its_queue_would_never_take_is_refused(
+    declared: ScheduleRegistry, options: dict[str, Any], given: dict[str, Any], problem: str
 ) -> None:
-    monkeypatch.setattr(checks, "declared", declared)
-    monkeypatch.setattr(checks, "tasks", tasks)
-    task("one")(every(minutes=5)(_function))
-    [found] = checks.check_schedules()
-    assert (found.id, found.hint) == ("zerver.E015", "write @every and @cron above @task")
+    worker = assign_queue("digest", **options)(type("Worker", (_Worker,), {}))
+    with pytest.raises(InvalidSchedule, match=problem):
+        every(minutes=5, **given)(worker)
+
+
+def _lone() -> None:
+    pass
 
 
 def test_a_project_without_the_app_is_told_by_a_check(

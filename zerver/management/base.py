@@ -158,7 +158,7 @@ class QueueCommand(BaseCommand):
 
     def warn_of_broken_modules(self) -> None:
         for module, why in sorted(queues.broken_modules.items()):
-            self.warn(f"{module} failed to import ({why}): its queues are not known")
+            self.warn(f"{module} failed to import ({why}): its queues, tasks and schedules are not known")
 
 
 def is_terminal(stream: TextIO | None) -> bool:

@@ -6,6 +6,8 @@ from typing import Any
 from zerver.lib.printable import printable
 from zerver.management.json_layout import indented
 from zerver.management.output import Column, json_line, moment
+from zerver.tasker.declarations import tasks
+from zerver.tasker.errors import UnknownTaskType
 from zerver.tasker.values import Progress, Task
 
 COLUMNS = [
@@ -31,7 +33,7 @@ def row(task: Task) -> list[str]:
         _moment(task.scheduled_at),
         _moment(task.finished_at),
         task.reference,
-        task.problem or task.error,
+        problem(task) or task.error,
     ]
 
 
@@ -56,7 +58,7 @@ def summary(task: Task) -> dict[str, Any]:
         "total": task.progress.total,
         "note": task.progress.note,
         "error": task.error,
-        "problem": task.problem,
+        "problem": problem(task),
     }
 
 
@@ -87,7 +89,7 @@ def text(task: Task) -> str:
         "worker": task.worker,
         "progress": progress(task.progress),
         "error": task.error,
-        "problem": task.problem,
+        "problem": problem(task),
     }
     told = {name: value for name, value in told.items() if value not in ("", "–")}
     width = max(map(len, told))
@@ -98,6 +100,17 @@ def text(task: Task) -> str:
     if task.traceback:
         lines += ["", task.traceback.rstrip()]
     return printable("\n".join(lines))
+
+
+def problem(task: Task) -> str:
+    """What this process cannot do with it; "" where it can."""
+    if task.problem or task.state.is_finished:
+        return task.problem
+    try:
+        tasks.lookup(task.type)
+    except UnknownTaskType as error:
+        return str(error)
+    return ""
 
 
 def progress(said: Progress) -> str:

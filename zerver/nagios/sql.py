@@ -44,10 +44,13 @@ TASK_QUEUES = (
     " WHERE queue > named.queue AND state IN ('scheduled', 'running')) FROM named WHERE queue IS NOT NULL"
     ") SELECT queue FROM named WHERE queue IS NOT NULL"
 )
-#: Since when the oldest that is due has been; of what is created with a past time, since it was created.
+#: Since when the oldest that is due has been; of what is created with a past time, since it was created. One that was
+#: left for a process that knows its type is due as well, though it is looked at again later.
 OLDEST_DUE_TASK = (
-    "SELECT MIN(CASE WHEN available_at_ms < created_at_ms THEN created_at_ms ELSE available_at_ms END)"
-    " FROM zerver_task WHERE queue = :queue AND state IN ('scheduled', 'running') AND available_at_ms <= :now"
+    "SELECT MIN(CASE WHEN since_ms < created_at_ms THEN created_at_ms ELSE since_ms END) FROM ("
+    "SELECT created_at_ms, CASE WHEN state = 'scheduled' THEN scheduled_at_ms ELSE available_at_ms END AS since_ms"
+    " FROM zerver_task WHERE queue = :queue AND state IN ('scheduled', 'running')"
+    " AND (available_at_ms <= :now OR (state = 'scheduled' AND scheduled_at_ms <= :now))) AS due"
 )
 
 #: Projects without ``zerver.schedule`` have no table of schedules.

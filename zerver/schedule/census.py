@@ -6,6 +6,7 @@ from typing import Final
 
 from django.apps import apps
 
+from zerver.lib.registry import queues
 from zerver.schedule.declarations import declared
 from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import GRACE_MS, Plan, Schedule, Tick
@@ -79,6 +80,8 @@ def _of_row(row: Schedule, last: Tick | None, now_ms: int) -> ScheduleCensus:
     why = {Standing.PAUSED: row.paused_note, Standing.FAILING: row.problem}.get(
         standing, _WHY.get(standing, "")
     )
+    if standing is Standing.UNDECLARED and queues.broken_modules:
+        why = f"{', '.join(sorted(queues.broken_modules))} failed to import, and may declare it"
     return ScheduleCensus(plan=row.plan, schedule=row, standing=standing, why=why, late_ms=late_ms, last=last)
 
 

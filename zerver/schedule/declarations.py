@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any, TypeVar, Unpack
 
@@ -13,6 +13,7 @@ from zerver.schedule.errors import InvalidSchedule
 from zerver.schedule.plans import Options
 from zerver.schedule.values import Plan
 from zerver.tasker.declarations import TaskDeclaration, task, tasks
+from zerver.tasker.errors import InvalidTask
 from zerver.worker.base import QueueProcessingWorker
 
 Target = TypeVar("Target", bound=Callable[..., Any])
@@ -57,6 +58,8 @@ declared = ScheduleRegistry()
 
 
 def every(
+    given: None = None,
+    /,
     *,
     weeks: float = 0,
     days: float = 0,
@@ -73,6 +76,10 @@ def every(
     What it stands above, and what may be said of it: see ``cron``.
     Raises: InvalidSchedule naming the schedule, what is wrong, and what would be right.
     """
+    wrong: Any = given
+    if wrong is not None:
+        name = getattr(wrong, "__name__", repr(wrong))
+        raise InvalidSchedule(name, "@every does not say how often", "write @every(minutes=5)")
 
     def rhythm(of: str) -> dict[str, Any]:
         try:
@@ -138,8 +145,7 @@ def _plan_of_worker(
     of = name or queue or worker.__name__
     if not queue:
         raise InvalidSchedule(of, "has no queue yet", "write it above @assign_queue")
-    event_type = queues.lookup(queue).event_type
-    return plans.plan_of_event(of, queue, event_type, payload, rhythm(of), options)
+    return plans.plan_of_event(of, queues.lookup(queue), payload, rhythm(of), options)
 
 
 def _task_of(target: Any, name: str | None) -> TaskDeclaration:
@@ -150,10 +156,17 @@ def _task_of(target: Any, name: str | None) -> TaskDeclaration:
             f"{target!r} is no function and no worker class",
             "write @every and @cron above a function, above @task, or above @assign_queue",
         )
+    wrapped: Any = target
+    while (wrapped := getattr(wrapped, "__wrapped__", None)) is not None:
+        if inner := tasks.of_handler(wrapped):
+            raise InvalidSchedule(
+                name or inner[0].type,
+                f"a decorator stands between it and the task {inner[0].type!r}",
+                "write @every and @cron directly above @task",
+            )
     found = tasks.of_handler(target)
     if not found:
-        task(automatic_type(target))(target)
-        found = tasks.of_handler(target)
+        found = [_as_task(target)]
     if len(found) > 1:
         types = ", ".join(each.type for each in found)
         raise InvalidSchedule(
@@ -162,6 +175,18 @@ def _task_of(target: Any, name: str | None) -> TaskDeclaration:
             "write a function for each",
         )
     return found[0]
+
+
+def _as_task(function: Callable[..., Any]) -> TaskDeclaration:
+    """Raises: InvalidSchedule where it can be none."""
+    task_type = automatic_type(function)
+    try:
+        task(task_type)(function)
+    except InvalidTask as error:
+        raise InvalidSchedule(task_type, error.problem, error.mend) from error
+    implied = replace(tasks.lookup(task_type), is_implied=True)
+    tasks.declare(implied)
+    return implied
 
 
 def automatic_type(function: Callable[..., Any]) -> str:

@@ -18,18 +18,6 @@ class ScheduleError(ZerverError):
 
 
 @dataclass(eq=False)
-class InvalidSchedule(ScheduleError, ConfigurationError):
-    """``@every``, ``@cron`` or ``schedules.create`` was given something that a schedule cannot be."""
-
-    name: str
-    problem: str
-    mend: str
-
-    def __str__(self) -> str:
-        return f"schedule {self.name!r}: {self.problem}; {self.mend}"
-
-
-@dataclass(eq=False)
 class ScheduleNotFound(ScheduleError):
     """No installed app declares it, and nobody has created it."""
 
@@ -53,3 +41,7 @@ class ScheduleRefused(ScheduleError):
 
     def __str__(self) -> str:
         return f"schedule {self.name!r}: {self.problem}; {self.mend}"
+
+
+class InvalidSchedule(ScheduleRefused, ConfigurationError):
+    """``@every``, ``@cron`` or ``schedules.create`` was given something that a schedule cannot be."""

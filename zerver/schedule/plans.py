@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypedDict, get_args
 
 from zerver.lib.errors import EventError
-from zerver.lib.event import EventType, encode_event
+from zerver.lib.event import EventType, encode_event, encode_value
+from zerver.lib.registry import QueueDeclaration
 from zerver.lib.storable import storable
 from zerver.schedule import recurrence
 from zerver.schedule.errors import InvalidSchedule
@@ -15,6 +16,8 @@ from zerver.tasker.declarations import TaskDeclaration
 
 _NAME_LENGTH: Final = 200
 _DAY_SECONDS: Final = 86_400.0
+#: Where code is read, settings may not be read yet; what is too large is told when it ticks.
+_ANY_SIZE: Final = 1 << 40
 
 
 class Options(TypedDict, total=False):
@@ -43,7 +46,12 @@ def plan_of_task(
 
 
 def plan_of_event(
-    name: str, queue: str, event_type: EventType, payload: object, rhythm: Mapping[str, Any], options: Options
+    name: str,
+    queue: QueueDeclaration,
+    payload: object,
+    rhythm: Mapping[str, Any],
+    options: Options,
+    limit_bytes: int = _ANY_SIZE,
 ) -> Plan:
     """Raises: InvalidSchedule."""
     if options.get("overlap", "allow") != "allow":
@@ -52,8 +60,16 @@ def plan_of_event(
             f"overlap={options['overlap']!r}",
             "of an event nobody knows when it is done; make it a task",
         )
-    kept = _payload(name, queue, event_type, payload)
-    return _plan(name, rhythm, {**options, "overlap": "allow"}, queue=queue, payload=kept)
+    kept = _payload(name, queue.name, queue.event_type, payload, limit_bytes)
+    try:
+        body = encode_value(ticked(name, 0)) if kept is None else kept
+        queue.place(body)
+        queue.line(body)
+    except EventError as error:
+        raise InvalidSchedule(name, f"payload: {error}", "give one that the queue takes") from error
+    if queue.ordered and options.get("jitter_seconds"):
+        raise InvalidSchedule(name, f"the queue {queue.name!r} is ordered", "leave out jitter_seconds=")
+    return _plan(name, rhythm, {**options, "overlap": "allow"}, queue=queue.name, payload=kept)
 
 
 def rhythm_of_cron(name: str, line: object, timezone: object) -> dict[str, Any]:
@@ -81,11 +97,12 @@ def ticked(name: str, at_ms: int) -> dict[str, str]:
     return {"schedule": name, "at": datetime.fromtimestamp(at_ms / 1000, UTC).isoformat()}
 
 
-def _payload(name: str, what: str, event_type: EventType, payload: object) -> bytes | None:
+def _payload(
+    name: str, what: str, event_type: EventType, payload: object, limit_bytes: int = _ANY_SIZE
+) -> bytes | None:
     """As JSON; None: none is given, and it can be told of the tick."""
     try:
-        # How large it may be is a setting, which counts when it is published.
-        kept = encode_event(what, ticked(name, 0) if payload is None else payload, event_type, 1 << 40)
+        kept = encode_event(what, ticked(name, 0) if payload is None else payload, event_type, limit_bytes)
     except EventError as error:
         if payload is None:
             mend = "give payload=, or take zerver.schedule.Ticked"

@@ -19,7 +19,7 @@ from zerver.schedule.plans import Options
 from zerver.schedule.recurrence import between
 from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import Plan, Schedule, Tick, TickState
-from zerver.tasker import TaskError, TaskRequest, tasker
+from zerver.tasker import TaskError, TaskRequest, routing, tasker
 from zerver.tasker.declarations import tasks
 from zerver.tasker.service import running_afterwards
 
@@ -85,9 +85,10 @@ class Schedules:
             if task is None:
                 if queue is None:
                     raise InvalidSchedule(name, "does nothing", "give task=, or queue= for an event")
-                return plans.plan_of_event(
-                    name, queue, queues.lookup(queue).event_type, payload, rhythm, options
-                )
+                if queue in routing.known_queues():
+                    raise InvalidSchedule(name, f"queue={queue!r} is one of tasks", "give task= as well")
+                limit_bytes = get_settings().max_event_bytes
+                return plans.plan_of_event(name, queues.lookup(queue), payload, rhythm, options, limit_bytes)
             its_task = tasks.lookup(task)
             plan = plans.plan_of_task(name, its_task, payload, rhythm, options)
             given = plans.ticked(name, 0) if payload is None and its_task.takes_payload else payload

@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeVar, get_args
 from zerver.lib.backoff import RetryPolicy
 from zerver.lib.errors import ConfigurationError
 from zerver.lib.event import EventType
+from zerver.lib.registry import queues
 from zerver.tasker.errors import InvalidTask, UnknownTaskType
 from zerver.tasker.values import LEAST_PRIORITY, MOST_ATTEMPTS, MOST_PRIORITY
 from zerver.worker.annotations import annotation_of, check_is_object, takes_any_object
@@ -56,6 +57,8 @@ class TaskDeclaration:
     unique: Unique = ""
     #: For so long after its creation another one is refused, even when it has finished.
     unique_seconds: float = 0.0
+    #: Nobody has written ``@task``: something above the function needs it to be a task.
+    is_implied: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,6 +82,13 @@ class TaskRegistry:
 
     def declare(self, task: TaskDeclaration) -> None:
         """Raises: InvalidTask when another function has the type."""
+        for other in self.of_handler(task.handler):
+            if other.is_implied and other.type != task.type:
+                raise InvalidTask(
+                    task.type,
+                    f"@task stands above what has made {other.handler.__name__} a task already",
+                    "write @task directly above the function, and @every and @cron above it",
+                )
         present = self._tasks.get(task.type)
         if present is not None and _path(present.handler) != _path(task.handler):
             raise InvalidTask(
@@ -96,7 +106,9 @@ class TaskRegistry:
         declared = self._tasks.get(task_type)
         found = declared or next(filter(None, (finder.find(task_type) for finder in self._finders)), None)
         if found is None:
-            raise UnknownTaskType(task_type, tuple(sorted(self._tasks)))
+            raise UnknownTaskType(
+                task_type, tuple(sorted(self._tasks)), tuple(sorted(queues.broken_modules.items()))
+            )
         return found
 
     def add_finder(self, finder: "Finder") -> None:

@@ -70,7 +70,7 @@ def task_at(path: str) -> Task[..., Any] | None:
 
 def _broken(path: str, error: Exception) -> TaskNotUsable:
     return TaskNotUsable(
-        path, (), f"its module cannot be imported: {type(error).__name__}: {one_line(error)}"
+        path, (), problem=f"its module cannot be imported: {type(error).__name__}: {one_line(error)}"
     )
 
 

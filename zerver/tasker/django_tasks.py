@@ -192,7 +192,7 @@ def _find(path: str) -> TaskDeclaration | None:
         its = _options_of(task)
     except ConfigurationError as error:
         # It waits until that is mended, rather than fail of it.
-        raise TaskNotUsable(path, (), str(error)) from error
+        raise TaskNotUsable(path, (), problem=str(error)) from error
     return TaskDeclaration(
         type=path,
         handler=partial(django_runs.run, task, timeout_seconds=its.timeout_seconds),

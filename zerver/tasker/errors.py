@@ -29,20 +29,23 @@ class UnknownTaskType(TaskError):
 
     type: str
     known: Collection[str]
+    #: Modules that failed to import, and why: it may be in one of them.
+    broken_modules: Collection[tuple[str, str]] = ()
 
     def __str__(self) -> str:
         close = get_close_matches(str(self.type), self.known, n=1)
         mend = (
             f"did you mean {close[0]!r}?" if close else "declare it with @task in an installed app's tasks.py"
         )
-        return f"no installed app has a task of the type {self.type!r}; {mend}"
+        broken = "".join(f"; {module} failed to import ({why})" for module, why in self.broken_modules)
+        return f"no installed app has a task of the type {self.type!r}{broken}; {mend}"
 
 
 @dataclass(eq=False)
 class TaskNotUsable(UnknownTaskType):
     """It is named by its path, as those of Django's tasks API are, and this process cannot use what it has there."""
 
-    problem: str
+    problem: str = ""
 
     def __str__(self) -> str:
         return f"the task {self.type!r} is no use as it is here: {self.problem}"

@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 
 from zerver.lib import signals
 from zerver.lib.conf import django_task_backends, get_settings
-from zerver.lib.errors import ConfigurationError, InvalidDeclaration
+from zerver.lib.errors import ConfigurationError, InvalidDeclaration, ZerverError
 from zerver.lib.event import Event
 from zerver.lib.registry import queues
 from zerver.lib.transport import current
@@ -80,14 +80,25 @@ def declare_queues() -> None:
             queues.module_failed(f"{__name__} ({name})", str(error))
 
 
-def _sweep(*, queues: Sequence[str], **_: Any) -> None:
-    """In the processes that would run what it finds."""
+def _sweep(*, queues: Sequence[str], **_: Any) -> ZerverError | None:
+    """In the processes that would run what it finds. What is wrong is the answer: Django logs what is raised, with a
+    traceback each time, and whoever asks tells it in a line.
+    """
     known = set(routing.known_queues())
-    _sweeper.sweep(queue for queue in queues if queue in known)
+    try:
+        _sweeper.sweep(queue for queue in queues if queue in known)
+    except ZerverError as error:
+        return error
+    return None
 
 
-def _prune(*, before_ms: int, **_: Any) -> None:
-    TaskTable(get_settings().database).cleanup(before_ms)
+def _prune(*, before_ms: int, **_: Any) -> ZerverError | None:
+    """Likewise."""
+    try:
+        TaskTable(get_settings().database).cleanup(before_ms)
+    except ZerverError as error:
+        return error
+    return None
 
 
 signals.housekeeping.connect(_sweep, dispatch_uid="zerver.tasker")

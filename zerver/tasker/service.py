@@ -161,7 +161,13 @@ class Tasker:
         return run_due(limit)
 
     def cleanup(self, older_than: timedelta | None = None) -> int:
-        """Delete what finished so long ago, some hundreds at a time; how many. None: ``QUEUE_RETENTION_DAYS``."""
+        """Delete what finished so long ago, some hundreds at a time; how many. None: ``QUEUE_RETENTION_DAYS``.
+
+        Raises: ValueError for what is no such time.
+        """
+        given: Any = older_than
+        if given is not None and (not isinstance(given, timedelta) or given < timedelta()):
+            raise ValueError(f"older_than={given!r}: give a timedelta, 0 or more")
         settings = get_settings()
         days = settings.retention_days if older_than is None else older_than / timedelta(days=1)
         return self._table.cleanup(EventTable(settings.database).days_ago_ms(days))

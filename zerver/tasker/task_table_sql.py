@@ -194,12 +194,15 @@ def queues() -> str:
 def census(dialect: Dialect) -> str:
     """Shape: (queue, later, due, for how many ms the oldest has been due, running, failed), by queue.
 
-    A claim that has run out is nobody's, and so that task is due.
+    A claim that has run out is nobody's, and so that task is due. So is one that was left for a process that knows its
+    type: that it is looked at again later makes it no younger.
     """
     now, runs = dialect.now(), f"state = {_text(TaskState.RUNNING)}"
-    is_due, is_failed = f"available_at_ms <= {now}", f"state = {_text(TaskState.FAILED)}"
+    waits, is_failed = f"state = {_text(TaskState.SCHEDULED)}", f"state = {_text(TaskState.FAILED)}"
+    is_due = f"(available_at_ms <= {now} OR ({waits} AND scheduled_at_ms <= {now}))"
+    from_ms = f"CASE WHEN {waits} THEN scheduled_at_ms ELSE available_at_ms END"
     # What was created with a past time has not waited since then.
-    since = "CASE WHEN available_at_ms < created_at_ms THEN created_at_ms ELSE available_at_ms END"
+    since = f"CASE WHEN {from_ms} < created_at_ms THEN created_at_ms ELSE {from_ms} END"
     return (
         "SELECT queue, SUM(later), SUM(due), MAX(oldest_ms), SUM(running), SUM(failed) FROM ("
         f"SELECT queue, SUM(CASE WHEN {is_due} OR {runs} THEN 0 ELSE 1 END) AS later,"
@@ -253,7 +256,8 @@ def retry_later(dialect: Dialect) -> str:
         f"UPDATE {TABLE} SET state = CASE WHEN {_IS_UNWANTED} THEN {_text(target(Verb.STOP))}"
         f" WHEN {_IS_LAST} THEN {_text(target(Verb.FAIL))} ELSE {_text(target(Verb.RETRY_LATER))} END,"
         f" finished_at_ms = CASE WHEN {_IS_UNWANTED} OR {_IS_LAST} THEN {now} END, knocks = knocks + 1,"
-        f" scheduled_at_ms = {now} + %s, available_at_ms = {now} + %s, error = %s, traceback = %s,"
+        f" scheduled_at_ms = CASE WHEN {_IS_UNWANTED} OR {_IS_LAST} THEN scheduled_at_ms ELSE {now} + %s END,"
+        f" available_at_ms = {now} + %s, error = %s, traceback = %s,"
         f" result_sealed_with = %s WHERE {_held(Verb.RETRY_LATER)} RETURNING state, knocks"
     )
 

@@ -2,12 +2,18 @@
 
 import importlib
 import traceback
+from pathlib import Path
+from typing import Final
 
 from django.apps import apps
 from django.utils.module_loading import module_has_submodule
 
+import zerver
 from zerver.lib.printable import one_line
 from zerver.lib.registry import queues
+
+#: Where this package's own modules lie.
+_OURS: Final = str(Path(zerver.__file__).parent)
 
 
 def import_all(name: str) -> None:
@@ -29,5 +35,7 @@ def _why(error: Exception) -> str:
     """In one line, with the place. Shape: ``KeyError: 'SHOP', /srv/shop/queue_processors.py:3``."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg}, {error.filename}:{error.lineno}"
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    frames = traceback.extract_tb(error.__traceback__)
+    # What a decorator of ours refuses stands where it is written, and not where it is refused.
+    last = next((each for each in reversed(frames) if not each.filename.startswith((_OURS, "<"))), frames[-1])
     return f"{type(error).__name__}: {one_line(error)}, {last.filename}:{last.lineno}"

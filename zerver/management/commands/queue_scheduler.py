@@ -21,6 +21,7 @@ class Command(QueueCommand):
         stop_signals = StopSignals()
         stop_signals.install()
         show_where_nobody_does(get_settings().log_format)
+        self.warn_of_broken_modules()
         scheduler = Scheduler(get_settings())
         stop_signals.take_over(lambda _: scheduler.stop(), scheduler.stop)
         scheduler.run()

@@ -76,6 +76,7 @@ class Command(QueueCommand):
         getattr(self, f"_{options['verb']}")(options)
 
     def _list(self, options: dict[str, Any]) -> None:
+        schedules.all()  # or it is told why there can be none
         found = census(get_settings().database)
         if options["json"]:
             self.write_json({"schedules": [schedule_listing.summary(each) for each in found]})
