@@ -374,6 +374,8 @@ def test_a_schedule_commits_or_vanishes_with_the_callers_transaction() -> None:
         ({"name": None}, "is no name"),
         ({"task": ["performBare"]}, "no installed app has a task of the type"),
         ({"task": None, "queue": ["ledger"]}, "give the queue's name"),
+        ({"task": None, "queue": "tasks", "payload": {"n": 1}}, "is one of tasks; give task= as well"),
+        ({"task": None, "queue": "ledger", "payload": {"n": 1, "text": "x" * (1 << 20)}}, "bytes"),
         ({"queue": "nowhere"}, "queue='nowhere'; choose from"),
         ({"every": None}, "ticks by nothing, or by two things; give cron= or every="),
         ({"cron": "0 7 * * *"}, "ticks by nothing, or by two things"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,9 +16,18 @@ from pytest_django import Settings
 from tests.integration.conftest import Spine, on_sqlite
 from tests.integration.tasks import claimed, created, ended, job
 from tests.servers.databases import TestDatabase
-from zerver.lib import clock
+from zerver.lib import clock, signals
 from zerver.lib.errors import PublishError, TransportUnavailable
-from zerver.tasker import TaskNotUnique, TaskRefused, TaskState, routing, sweep, tasker
+from zerver.lib.registry import queues
+from zerver.tasker import (
+    TaskNotUnique,
+    TaskRefused,
+    TaskState,
+    UnknownTaskType,
+    routing,
+    sweep,
+    tasker,
+)
 from zerver.tasker.backends.base import TaskBackend
 from zerver.tasker.declarations import tasks
 from zerver.tasker.sweep import Sweeper
@@ -207,3 +218,31 @@ def test_progress_of_an_attempt_that_fails_is_kept(spine: Spine) -> None:
     task_id = tasker.create("perform", job(1, ["progress", 3, 10], ["raise", "no"]), max_attempts=1)
     spine.work("--queue=tasks")
     assert ended(task_id, S.FAILED).progress.done == 3
+
+
+def test_a_sweep_that_fails_is_told_in_a_line_and_not_by_a_traceback(
+    tasks_here: TestDatabase, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(*_: Any) -> None:
+        raise TransportUnavailable("default", "it hangs")
+
+    monkeypatch.setattr(Sweeper, "sweep", away)
+    with pytest.raises(TransportUnavailable, match="it hangs"):
+        signals.ask(signals.housekeeping, queues=["tasks"])
+    assert caplog.records == []
+
+
+def test_a_module_that_cannot_be_read_is_named_to_who_asks_for_its_tasks(
+    tasks_here: TestDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(queues._broken, "shop.tasks", "NameError: name 'tax' is not defined, shop/tasks.py:3")
+    with pytest.raises(
+        UnknownTaskType, match=r"; shop\.tasks failed to import \(NameError: .*tasks\.py:3\); declare"
+    ):
+        tasker.create("shop.sendParcel", {})
+
+
+@pytest.mark.parametrize("wrong", [5, timedelta(seconds=-1), "a day"])
+def test_what_is_no_time_deletes_nothing(tasks_here: TestDatabase, wrong: Any) -> None:
+    with pytest.raises(ValueError, match="give a timedelta, 0 or more"):
+        tasker.cleanup(older_than=wrong)

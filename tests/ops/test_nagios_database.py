@@ -320,9 +320,10 @@ def test_a_task_that_has_been_due_for_long_is_told_of_as_when_the_cron_never_ran
     [task_id] = created(table)
     with connection.cursor() as cursor:
         cursor.execute(
-            "UPDATE zerver_task SET available_at_ms = available_at_ms - %s, created_at_ms = created_at_ms - %s"
+            "UPDATE zerver_task SET available_at_ms = available_at_ms - %s, scheduled_at_ms = scheduled_at_ms - %s,"
+            " created_at_ms = created_at_ms - %s"
             " WHERE id = %s",
-            [minutes * 60_000, minutes * 60_000, task_id],
+            [*[minutes * 60_000] * 3, task_id],
         )
     answer = watched.ask()
     assert answer.code == code, answer.out
@@ -354,6 +355,7 @@ def schedule(name: str, due_minutes_ago: float, **columns: Any) -> None:
         "overlap": "skip",
         "next_at_ms": due_at_ms,
         "look_at_ms": due_at_ms,
+        "dealt_until_ms": due_at_ms - 1,
     }
     Schedule.objects.create(name=name, **values | columns)
 
