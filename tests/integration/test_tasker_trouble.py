@@ -13,6 +13,7 @@ import pytest
 from django.db import connection
 from pytest_django import Settings
 
+from tests.integration.commands import run
 from tests.integration.conftest import Spine, on_sqlite
 from tests.integration.tasks import claimed, created, ended, job
 from tests.servers.databases import TestDatabase
@@ -240,6 +241,21 @@ def test_a_module_that_cannot_be_read_is_named_to_who_asks_for_its_tasks(
         UnknownTaskType, match=r"; shop\.tasks failed to import \(NameError: .*tasks\.py:3\); declare"
     ):
         tasker.create("shop.sendParcel", {})
+
+
+def test_workers_are_not_run_for_tasks_that_another_backend_carries(tasks_here: TestDatabase) -> None:
+    ran = run("process_queue", "--queue=tasks")
+    assert ran.code == 1
+    assert (
+        "which DatabaseBackend carries: run ./manage.py queue_tasks process --loop --queue=tasks" in ran.err
+    )
+
+
+def test_bytes_that_are_no_text_are_told_in_a_line(tasks_here: TestDatabase) -> None:
+    ran = run("queue_tasks", "list", "--reference", "\udcff")
+    if tasks_here.vendor == "postgresql":
+        assert (ran.code, "is no text: it has bytes that are not UTF-8" in ran.err) == (1, True)
+    assert "Traceback" not in ran.err
 
 
 @pytest.mark.parametrize("wrong", [5, timedelta(seconds=-1), "a day"])

@@ -113,6 +113,8 @@ def test_the_newest_tick_of_years_is_found_at_once(made: Recurrence) -> None:
         ("0 7 * * *", "Europe", "time zone 'Europe' is unknown"),
         ("0 7 * * *", "../../etc/passwd", "is unknown; give a name such as 'Europe/Berlin'"),
         ("0 7 * * *", "\0", "is unknown"),
+        ("0 7 * * *", "localtime", "time zone 'localtime' is unknown"),
+        ("0 7 * * *", "CEST", "time zone 'CEST' is unknown; give a name such as 'Europe/Berlin'"),
         ("0 7 * * *", 1, "timezone=1; give its name"),
     ],
 )

@@ -76,6 +76,10 @@ class QueueCommand(BaseCommand):
                 # In silence: it has what it wanted, and `| grep -q` under pipefail must not fail for it.
                 sys.exit(0)
             raise CommandError(self._with_done(str(error))) from error
+        except UnicodeEncodeError as error:
+            # As a shell hands on bytes that are no UTF-8. No database keeps such text.
+            problem = f"{ascii(error.object)[:200]} is no text: it has bytes that are not UTF-8"
+            raise CommandError(self._with_done(problem)) from error
         except KeyboardInterrupt as error:
             raise CommandError(self._with_done("stopped"), returncode=EXIT_STOPPED) from error
 

@@ -25,6 +25,8 @@ NICKNAMES: Final = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
 }
+#: Files of the time zones' database that are another zone on each host.
+_OF_THE_HOST: Final = ("localtime", "posixrules")
 _LONGEST_LINE: Final = 200
 #: A first look backwards for the newest tick goes so far; each further one sixteen times as far.
 _FIRST_LOOK_MS: Final = 60_000
@@ -154,11 +156,14 @@ def _short(line: object) -> str:
 @lru_cache(maxsize=256)
 def _zone(name: str) -> zoneinfo.ZoneInfo:
     try:
+        if name in _OF_THE_HOST:
+            raise ValueError(name)
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
         # OSError: a directory of the database, such as "Europe".
         known = zoneinfo.available_timezones()
-        close = get_close_matches(name, known, n=1)
+        # Abbreviations such as EST are zones too, and never the one that is meant.
+        close = get_close_matches(name, [each for each in known if "/" in each], n=1)
         mend = f"did you mean {close[0]!r}?" if close else "give a name such as 'Europe/Berlin'"
         if not known:
             mend = "this host has no time zones: install the package tzdata, of the system or of PyPI"

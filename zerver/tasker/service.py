@@ -327,9 +327,8 @@ def _at_ms(task_type: str, name: str, at: datetime) -> int:
     at_ms = int(at.timestamp() * 1000)
     seconds = (at_ms - clock.now_ms()) / 1000
     if seconds < -_PAST_SECONDS:
-        raise TaskRefused(
-            task_type, f"{name}={at.isoformat()} is past", "leave it out for what is to run now"
-        )
+        mend = "give None" if name == "at" else "leave it out"
+        raise TaskRefused(task_type, f"{name}={at.isoformat()} is past", f"{mend} for what is to run now")
     if seconds > _FUTURE_SECONDS:
         raise TaskRefused(task_type, f"{name}={at.isoformat()}", "give a time within the next hundred years")
     return at_ms

@@ -3,6 +3,7 @@
 import errno
 import os
 from argparse import ArgumentParser, ArgumentTypeError
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from zerver.management.dev.address import Address
 from zerver.management.options import address
 from zerver.models import WorkerProcess
 from zerver.monitoring.log_format import show_where_nobody_does
+from zerver.tasker import routing
 from zerver.worker.database_guard import STORE_ERRORS
 from zerver.worker.fleet import WorkerFleet
 from zerver.worker.queue_processors import get_active_worker_queues
@@ -128,10 +130,22 @@ class Command(QueueCommand):
                 f"argument --worker_num: {options['queue']} has shards, each with a worker of its own; leave it out, "
                 f"or run one: --queue={shard_name(options['queue'], 0)}"
             )
+        _refuse_other_backends(names)
         found = [queues.lookup(name) for name in queues.expand(names)]
         if not found:
             raise CommandError("no worker declares a queue; declare one with @assign_queue")
         return found
+
+
+def _refuse_other_backends(names: Sequence[str]) -> None:
+    """Raises: CommandError for a queue of tasks that worker processes have nothing to do with."""
+    for name in names:
+        if name in routing.known_queues() and not routing.backend_of(name).has_worker_processes:
+            backend = type(routing.backend_of(name)).__name__
+            raise CommandError(
+                f"queue {name!r} is one of tasks, which {backend} carries: run ./manage.py queue_tasks process "
+                f"--loop --queue={name}"
+            )
 
 
 def _is_family(name: str) -> bool:
