@@ -253,13 +253,13 @@ class Dev:
             return list(WorkerProcess.objects.exclude(state=WorkerProcess.State.STOPPED))
 
     def wait_until_up(self, port: int) -> list[int]:
-        """The pids of its two children."""
+        """The pids of its three children."""
         self.worker_pid()
         wait_for(
             lambda: is_listening(port), START_SECONDS, lambda: f"the web server of:\n{self.process.output}"
         )
         pids = children_of(self.process.pid)
-        assert len(pids) == 2, self.process.output
+        assert len(pids) == 3, self.process.output
         return pids
 
 
@@ -281,6 +281,7 @@ def test_a_signal_stops_workers_and_web_server_cleanly(start_dev: StartDev, numb
     port = free_port()
     dev = start_dev("--no-reload", "--web", f"127.0.0.1:{port}")
     pids = dev.wait_until_up(port)
+    dev.process.wait_for_output("queue scheduler: worker started")
     # To the whole group, as a terminal sends it.
     dev.process.signal_group(number)
     assert dev.process.wait() == 0

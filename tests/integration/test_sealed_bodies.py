@@ -31,6 +31,7 @@ from zerver.lib.registry import QueueDeclaration
 from zerver.lib.resealing import Kind, unreadable_rows
 from zerver.lib.vault import PLAIN, Vault
 from zerver.models import FailedEvent, WaitingEvent
+from zerver.schedule.models import Schedule
 from zerver.tasker.models import Task
 from zerver.tasker.task_table import TaskTable
 
@@ -234,6 +235,14 @@ def test_rows_that_nobody_can_read_are_counted_by_an_index_and_not_to_the_last(
     _store_copies(FailedEvent.objects.get(), 3000, sealed_with=new)
     created(TaskTable("default"), 3000)
     Task.objects.update(result_sealed_with=new, error="x")
+    sealed = {
+        "is_declared": False,
+        "within_seconds": 1,
+        "dealt_until_ms": 0,
+        "payload": b"x",
+        "sealed_with": new,
+    }
+    Schedule.objects.bulk_create([Schedule(name=f"schedule {number}", **sealed) for number in range(3000)])
     if queue_database.vendor == "postgresql":
         with connection.cursor() as cursor:
             cursor.execute("ANALYZE")  # as autovacuum does; nobody does it on SQLite

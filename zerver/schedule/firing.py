@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any, Final
 
 from zerver.lib import clock
-from zerver.lib.clock import written
 from zerver.lib.event import decode_json
 from zerver.lib.queue import queue_json_publish
 from zerver.lib.storable import storable_error
@@ -61,7 +60,7 @@ def _look(table: ScheduleTable, schedule: Schedule, now_ms: int, present_since_m
     ):
         return
     if found.missed_from_ms is not None:
-        until = f"the one of {written(found.ticks[0])}" if found.ticks else written(now_ms)
+        until = f"the one of {clock.written(found.ticks[0])}" if found.ticks else clock.written(now_ms)
         why = schedule.problem or f"nobody looked in time; catch_up={schedule.plan.catch_up!r}"
         note = f"this one and those until {until}: {why}"
         table.note(schedule, found.missed_from_ms, TickState.MISSED, now_ms, note=note)
@@ -107,7 +106,7 @@ def happen(
                 waiting.append(at_ms)
         else:
             has_room = False
-            why = f"this one and those until {written(now_ms)}: {MOST_WAITING:,} wait already"
+            why = f"this one and those until {clock.written(now_ms)}: {MOST_WAITING:,} wait already"
             table.note(schedule, at_ms, TickState.SKIPPED, now_ms, note=why)
             break
     if waiting:

@@ -41,14 +41,15 @@ class Command(QueueCommand):
     """``--demo --json`` prints what ``zerver.management.dev.report.as_json`` describes."""
 
     help = (
-        "Runs every queue's worker and a web server until Ctrl-C; both start anew when code changes. "
+        "Runs every queue's worker, the scheduler where there is one, and a web server until Ctrl-C; all start anew "
+        "when code changes. "
         "A second Ctrl-C kills what still runs. With --demo: posts a file of webhooks to the web server, waits until "
         "every queue is empty, prints what became of them, and ends."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         web = parser.add_mutually_exclusive_group()
-        web.add_argument("--no-web", action="store_true", help="workers only")
+        web.add_argument("--no-web", action="store_true", help="no web server")
         web.add_argument(
             "--web",
             metavar="HOST:PORT",
@@ -81,6 +82,8 @@ class Command(QueueCommand):
     def _develop(self, options: dict[str, Any]) -> None:
         passed_on = _passed_on(options)
         running = [services.workers(passed_on)]
+        if apps.is_installed("zerver.schedule"):
+            running.append(services.scheduler(passed_on))
         if not options["no_web"]:
             web = options["web"] or _DEFAULT_ADDRESS
             require_free(web)

@@ -25,6 +25,16 @@ def workers(options: list[str]) -> Service:
     )
 
 
+def scheduler(options: list[str]) -> Service:
+    """What has schedules tick. A round that is under way is finished."""
+    return Service(
+        name="scheduler",
+        command=[*_manage(), "queue_scheduler", *options],
+        env=dict(os.environ),
+        grace_seconds=_SETTLE_SECONDS,
+    )
+
+
 def web(address: Address, options: list[str], extra_env: Mapping[str, str]) -> Service:
     """Django's own development server, which we restart ourselves."""
     return Service(
