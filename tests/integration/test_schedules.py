@@ -596,6 +596,23 @@ def test_of_two_versions_that_declare_it_differently_no_tick_is_lost(bare: Sched
     assert [at_ms % 3_600_000 // 60_000 for at_ms in moments] == [*range(5, 60, 5), 0]
 
 
+def test_that_a_row_becomes_as_code_declares_it_is_told(
+    bare: ScheduleRegistry, told: list[tuple[str, str]]
+) -> None:
+    at_full_hour()
+    look()
+    redeclare(bare, minutes=5)
+    look()
+    look()
+    redeclare(bare, minutes=5, jitter_seconds=9)
+    look()
+    changes = [problem for state, problem in told if state == "changes schedule hourly"]
+    assert changes == [
+        "every 5 minutes, until now every hour, as the code here declares it",
+        "its options, as the code here declares it",
+    ]
+
+
 def test_what_was_due_by_the_old_rhythm_is_had_before_the_new_one_begins(bare: ScheduleRegistry) -> None:
     at_full_hour()
     redeclare(bare, hours=1, catch_up="all")

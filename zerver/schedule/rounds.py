@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Final
 
+from zerver.lib import signals
 from zerver.lib.conf import get_settings
 from zerver.schedule.declarations import declared
 from zerver.schedule.errors import ScheduleRefused
@@ -14,6 +15,8 @@ from zerver.schedule.recurrence import NoRecurrence
 from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import GRACE_MS, Plan, Schedule
 
+#: What a scheduler says is under this name: it is of no queue.
+NAME: Final = "scheduler"
 #: Rows read at once.
 _PART: Final = 500
 #: Who has looked at nothing for longer was not there.
@@ -85,7 +88,8 @@ class Rounds:
                 with suppress(Exception):
                     look(self._table, row, self._kept_up_at_ms)
                 row = self._table.get(plan.name) or row
-            self._table.change_plan(row, plan, now_ms)
+            if self._table.change_plan(row, plan, now_ms):
+                _tell_changed(row.plan, plan)
         return row.is_declared
 
     def _put_right(self, rows: Iterable[Schedule]) -> None:
@@ -107,3 +111,14 @@ class Rounds:
         """Ticks that are over since then, and schedules that no code has declared since."""
         self._table.forget_ticks(before_ms)
         self._table.delete_abandoned(before_ms, self._names)
+
+
+def _tell_changed(before: Plan, now: Plan) -> None:
+    """Once in a deploy; again and again where two versions run beside each other, which somebody should know."""
+    what = f"{now.rhythm}, until now {before.rhythm}" if now.rhythm != before.rhythm else "its options"
+    signals.worker_changed.send_robust(
+        sender=None,
+        queue=NAME,
+        state=f"changes schedule {now.name}",
+        problem=f"{what}, as the code here declares it",
+    )

@@ -10,7 +10,7 @@ from django.db import connections
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event_table import EventTable
-from zerver.schedule.rounds import Rounds
+from zerver.schedule.rounds import NAME, Rounds
 from zerver.tasker import routing
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
@@ -19,10 +19,6 @@ from zerver.worker.database_guard import DatabaseGuard
 #: How often it looks whether something is to be done.
 TICK_SECONDS: float = 0.5
 _PRUNE_SECONDS: Final = 3600.0
-#: What it says is under this name: it is of no queue.
-_NAME: Final = "scheduler"
-
-
 #: What code declares is compared with its rows so often: a deploy's older processes may have had them otherwise.
 _SYNCHRONIZE_SECONDS: Final = 60.0
 
@@ -37,7 +33,7 @@ class Scheduler:
         self._rounds = Rounds()
         self._sweeper = Sweeper()
         self._stopping = threading.Event()
-        self._guard = DatabaseGuard(_NAME, settings.database, self._stopping)
+        self._guard = DatabaseGuard(NAME, settings.database, self._stopping)
         self._synchronize_at = self._sweep_at = 0.0
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
@@ -59,7 +55,7 @@ class Scheduler:
         self._stopping.set()
 
     def _repeat(self, round_of: Callable[[Chores], None]) -> None:
-        chores = Chores(_NAME, self._settings.database)
+        chores = Chores(NAME, self._settings.database)
         try:
             while not self._stopping.is_set():
                 round_of(chores)
@@ -94,4 +90,4 @@ class Scheduler:
 
     @staticmethod
     def _tell(state: str) -> None:
-        signals.worker_changed.send_robust(sender=None, queue=_NAME, state=state, problem="")
+        signals.worker_changed.send_robust(sender=None, queue=NAME, state=state, problem="")
