@@ -178,8 +178,8 @@ def _task_of(target: Any, name: str | None) -> TaskDeclaration:
 
 
 def _as_task(function: Callable[..., Any]) -> TaskDeclaration:
-    """Raises: InvalidSchedule where it can be none."""
-    task_type = automatic_type(function)
+    """By the name of its module and its own. Raises: InvalidSchedule where it can be none."""
+    task_type = f"{function.__module__}.{function.__qualname__.rpartition('<locals>.')[2]}"
     try:
         task(task_type)(function)
     except InvalidTask as error:
@@ -187,11 +187,6 @@ def _as_task(function: Callable[..., Any]) -> TaskDeclaration:
     implied = replace(tasks.lookup(task_type), is_implied=True)
     tasks.declare(implied)
     return implied
-
-
-def automatic_type(function: Callable[..., Any]) -> str:
-    """Of the task that a function becomes."""
-    return f"{function.__module__}.{function.__qualname__.rpartition('<locals>.')[2]}"
 
 
 def _path(schedule: ScheduleDeclaration) -> tuple[str, str]:

@@ -7,7 +7,6 @@ from typing import Any, Final, TypedDict, get_args
 from zerver.lib.errors import EventError
 from zerver.lib.event import EventType, encode_event, encode_value
 from zerver.lib.registry import QueueDeclaration
-from zerver.lib.storable import storable
 from zerver.schedule import recurrence
 from zerver.schedule.errors import InvalidSchedule
 from zerver.schedule.recurrence import NoRecurrence
@@ -129,8 +128,6 @@ def _problems_of(name: object, options: Mapping[str, Any]) -> Iterator[tuple[str
     """What is wrong, and what would be right. Types are looked at: what comes in is not checked by mypy."""
     if not isinstance(name, str) or not 0 < len(name) <= _NAME_LENGTH or not name.isprintable():
         yield "is no name", f"give text of 1 to {_NAME_LENGTH} printable characters"
-    elif storable(name) != name:
-        yield "its name holds half a character", "leave it out"
     if unknown := sorted(set(options) - set(Options.__annotations__)):
         yield f"{unknown[0]}= is unknown", f"there are {', '.join(sorted(Options.__annotations__))}"
     for option, known in (("catch_up", get_args(CatchUp)), ("overlap", get_args(Overlap))):

@@ -253,7 +253,7 @@ class Schedules:
 
 def _is_name(given: object) -> bool:
     """It could be one. Types are looked at: what comes in is not checked by mypy."""
-    return isinstance(given, str) and given.isprintable() and storable(given) == given
+    return isinstance(given, str) and given.isprintable()
 
 
 def _ms(name: str, at: datetime) -> int:

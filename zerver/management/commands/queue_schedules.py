@@ -16,6 +16,7 @@ from zerver.management.base import QueueCommand
 from zerver.management.options import add_by, whole_number
 from zerver.schedule.census import ScheduleCensus, census
 from zerver.schedule.errors import ScheduleError, ScheduleNotFound
+from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.service import schedules
 from zerver.schedule.values import Tick, TickState
 
@@ -76,8 +77,9 @@ class Command(QueueCommand):
         getattr(self, f"_{options['verb']}")(options)
 
     def _list(self, options: dict[str, Any]) -> None:
-        schedules.all()  # or it is told why there can be none
-        found = census(get_settings().database)
+        alias = get_settings().database
+        ScheduleTable(alias)  # or it is told why there can be none
+        found = census(alias)
         if options["json"]:
             self.write_json({"schedules": [schedule_listing.summary(each) for each in found]})
             return
