@@ -34,6 +34,7 @@ def test_a_restart_takes_no_batch_apart(spine: Spine) -> None:
     if spine.has_broker:
         wait_for(lambda: _ready("ledger_batch") == 0, 20, "the process to have fetched them")
     first.signal(signal.SIGTERM)
+    first.wait_for_output("draining: ")  # until then it takes what comes next
     gate.unlink()
     assert first.wait() == 0, first.output
     spine.work("--queue=ledger_batch", ledger_batch={"batch_seconds": 2})
@@ -53,6 +54,7 @@ def test_one_that_was_handed_back_by_a_restart_has_all_its_deaths_before_it(spin
     spine.publish("ledger", ["die"], n=7)
     wait_for(lambda: _ready("ledger") == 0, 20, "the process to have fetched it")
     process.signal(signal.SIGTERM)
+    process.wait_for_output("draining: ")  # until then it takes what comes next
     gate.unlink()
     assert process.wait() == 0, process.output
     for _ in range(3):

@@ -87,6 +87,7 @@ def test_sigterm_finishes_what_runs_and_hands_back_the_rest(spine: Spine) -> Non
     process = spine.work("--queue=ledger")
     spine.wait_for_note("started", n=0)
     process.signal(signal.SIGTERM)
+    process.wait_for_output("draining: ")  # until then it takes what comes next
     gate.unlink()
     assert process.wait() == 0
     assert 0 in spine.numbers()
