@@ -16,6 +16,7 @@ from tests.ledger.models import Effect
 from tests.servers.databases import TestDatabase, use_database
 from tests.servers.processes import ProjectProcess, project_processes
 from tests.servers.rabbitmq import RabbitServer
+from tests.servers.service_manager import ServiceManager, listening
 from tests.wait import wait_for
 from zerver.lib import clock, signals
 from zerver.lib.queue import queue_json_publish, queue_json_publish_many
@@ -202,6 +203,13 @@ def project_process(tmp_path: Path) -> Iterator[Callable[..., ProjectProcess]]:
     """Here they are warm: there are many, and how an interpreter starts is tried in ``ops``."""
     with project_processes(tmp_path, is_warm=True) as start:
         yield start
+
+
+@pytest.fixture
+def systemd(tmp_path: Path) -> Iterator[ServiceManager]:
+    """Who listens at its address; ``NOTIFY_SOCKET`` is to name that."""
+    with listening(tmp_path) as manager:
+        yield manager
 
 
 @pytest.fixture(params=["sqlite", "postgres", "rabbitmq"])

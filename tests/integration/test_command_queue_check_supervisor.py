@@ -63,6 +63,13 @@ def test_one_process_for_all_of_them_is_clean(write: Write) -> None:
     assert (of_file(write(REST)).code, of_file(write(REST)).json["findings"]) == (0, [])
 
 
+def test_a_scheduler_is_no_worker_and_nobody_s_business_here(write: Write) -> None:
+    path = write(
+        f"{REST}\n[program:shop_scheduler]\ncommand=python manage.py queue_scheduler\nautorestart=false\n"
+    )
+    assert of_file(path).json["findings"] == []
+
+
 def test_a_normal_queue_that_no_program_runs_is_told(write: Write) -> None:
     ran = of_file(write(GOOD.format(numprocs=1)))
     assert of(ran, "supervisor.no-program", "ledger") == []

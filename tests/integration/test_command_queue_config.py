@@ -120,7 +120,7 @@ def test_supervisors_programs_please_the_doctor(tmp_path: Path, three_workers: N
 def test_a_host_with_little_memory_gets_one_process_and_a_change_is_told(tmp_path: Path) -> None:
     path = tmp_path / "shop.conf"
     write = ("queue_config", "supervisor", "--name=shop", f"--file={path}", "--write", "--worker-mb=1")
-    needed_mb = run("queue_config", "supervisor", "--multiprocess").out.count("[program:")
+    needed_mb = run("queue_config", "supervisor", "--multiprocess", "--no-scheduler").out.count("[program:")
     ran = run(*write, f"--memory-mb={2 * needed_mb - 1}")
     assert "process_queue --multi_threaded " in path.read_text()
     assert ran.err.startswith(
@@ -196,7 +196,9 @@ def test_supervisord_reads_what_is_accepted_as_it_was_meant(tmp_path: Path, thre
             assert process.environment == expected
             assert process.directory == str(directory)
             assert shlex.split(process.command)[3] == f"{directory}/manage.py"
-            assert process.stdout_logfile.startswith(f"{directory}/log/events")
+            assert process.stdout_logfile.startswith(
+                (f"{directory}/log/events", f"{directory}/log/scheduler")
+            )
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import pytest
 import yaml
 
 from tests.integration.commands import Ran, run
-from zerver.deployment.kubernetes import GRACE_SECONDS, LONGEST_NAME, dns_name
+from zerver.deployment.kubernetes import GRACE_SECONDS, LONGEST_NAME, Pods, dns_name, render
+from zerver.deployment.programs import programs_of
 from zerver.lib.registry import queues
 
 #: The oldest that is still kept, and the newest, of those whose schemas are known.
@@ -23,9 +25,12 @@ def config(*arguments: str) -> Ran:
 
 
 def deployments(*arguments: str) -> dict[str, Mapping[str, Any]]:
-    """By queue."""
-    found = list(yaml.safe_load_all(config(*arguments).out))
-    return {_command(each)[3].removeprefix("--queue="): each for each in found}
+    """By queue; and ``queue_scheduler``'s."""
+    return {_duty(_command(each)): each for each in yaml.safe_load_all(config(*arguments).out)}
+
+
+def _duty(command: Sequence[str]) -> str:
+    return next((word.removeprefix("--queue=") for word in command if "--queue=" in word), command[-1])
 
 
 def _container(deployment: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -40,7 +45,7 @@ def _command(deployment: Mapping[str, Any]) -> list[str]:
 @pytest.mark.parametrize("version", VERSIONS)
 def test_kubernetes_takes_every_deployment(version: str) -> None:
     found = deployments("--name=shop", "--directory=/srv/shop")
-    assert {"ledger", "zerver_dead"} <= set(found)
+    assert {"ledger", "zerver_dead", "queue_scheduler"} <= set(found)
     for deployment in found.values():
         kubernetes_validate.validate(deployment, version, strict=True)
 
@@ -59,6 +64,29 @@ def test_a_worker_has_the_time_that_its_queue_declares_and_no_more_rights_than_i
     mounts = [each["mountPath"] for each in container["volumeMounts"]]
     assert [each for each in written if "/" in each and not any(mount in each for mount in mounts)] == []
     assert all("emptyDir" in volume for volume in pod["volumes"])
+
+
+def test_the_scheduler_is_one_pod_that_a_rollout_waits_for_unless_it_runs_elsewhere() -> None:
+    deployment = deployments("--name=shop")["queue_scheduler"]
+    assert deployment["metadata"]["name"] == "shop-scheduler"
+    assert deployment["spec"]["replicas"] == 1
+    assert deployment["spec"]["minReadySeconds"] == 10
+    assert _command(deployment) == ["python", "manage.py", "queue_scheduler"]
+    assert deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] == 60 + GRACE_SECONDS
+    assert "queue_scheduler" not in deployments("--name=shop", "--no-scheduler")
+
+
+def test_a_queue_may_be_called_scheduler(three_workers: None) -> None:
+    pods = Pods(
+        name="shop", image="shop", directory=None, config_map="shop", secret="shop", cpu="1", memory="1Gi"
+    )
+    programs = [replace(program, queue="scheduler") for program in programs_of([queues.lookup("ledger")])]
+    found = list(yaml.safe_load_all(render(pods, programs, has_scheduler=True)))
+    of_queue, of_scheduler = (each["metadata"]["name"] for each in found)
+    assert of_queue == "shop-scheduler"
+    assert of_scheduler.startswith("shop-scheduler-")
+    labels = [each["spec"]["selector"]["matchLabels"]["app.kubernetes.io/component"] for each in found]
+    assert labels == ["queue-scheduler", "scheduler"]
 
 
 def test_selectors_find_their_own_pods_and_no_others() -> None:

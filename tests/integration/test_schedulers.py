@@ -12,11 +12,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from django.db import connections
 
-from tests.integration.conftest import Spine
+from tests.integration.conftest import Spine, on_sqlite
 from tests.ledger.apps import ROUND_SECONDS
 from tests.ledger.clock import CLOCK_FILE
 from tests.servers.postgres import PostgresServer
 from tests.servers.processes import ProjectProcess
+from tests.servers.service_manager import ServiceManager
 from tests.wait import wait_for
 from zerver.lib import clock
 from zerver.schedule import schedules
@@ -91,6 +92,18 @@ def hourly(first: datetime, last: datetime) -> list[datetime]:
     count = int((last - first) / HOUR) + 2
     begin = first.replace(minute=0, second=0, microsecond=0)
     return [begin + HOUR * number for number in range(count)]
+
+
+@on_sqlite
+def test_systemd_is_told_that_a_scheduler_has_begun_and_that_it_ends(
+    spine: Spine, systemd: ServiceManager
+) -> None:
+    process = spine.start("queue_scheduler", env={**spine.env, "NOTIFY_SOCKET": systemd.address})
+    systemd.wait_for("READY=1", process)
+    assert "STOPPING=1" not in systemd.heard
+    process.signal(SIGTERM)
+    assert process.wait() == 0
+    assert systemd.has_heard("STOPPING=1")
 
 
 @without_a_broker

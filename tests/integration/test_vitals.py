@@ -21,7 +21,7 @@ from tests.integration.conftest import Spine, on_postgres, on_rabbitmq, on_sqlit
 from tests.ledger.apps import BEAT_SECONDS
 from tests.servers.ports import free_port
 from tests.servers.postgres import PostgresServer
-from tests.servers.processes import ProjectProcess
+from tests.servers.service_manager import ServiceManager
 from tests.wait import wait_for
 from zerver.lib.conf import get_settings
 from zerver.lib.registry import queues
@@ -62,36 +62,6 @@ class Probe:
     @property
     def argument(self) -> str:
         return f"--health-listen=127.0.0.1:{self.port}"
-
-
-@dataclass(slots=True)
-class Systemd:
-    """Its end of the socket, and all that it has heard."""
-
-    address: str
-    receiver: socket.socket
-    heard: list[str] = field(default_factory=list)
-
-    def has_heard(self, assignment: str) -> bool:
-        while True:
-            try:
-                self.heard += self.receiver.recv(4096).decode().splitlines()
-            except BlockingIOError:
-                return assignment in self.heard
-
-    def wait_for(self, assignment: str, process: ProjectProcess) -> None:
-        wait_for(
-            lambda: self.has_heard(assignment), 30, lambda: f"{assignment}: {self.heard}; {process.output}"
-        )
-
-
-@pytest.fixture
-def systemd(tmp_path: Path) -> Iterator[Systemd]:
-    address = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
-        receiver.bind(address)
-        receiver.setblocking(False)
-        yield Systemd(address, receiver)
 
 
 # -- probes
@@ -254,7 +224,7 @@ def test_clumsy_and_hostile_clients_keep_no_probe_from_its_answer(spine: Spine) 
 
 @on_sqlite
 def test_systemd_is_told_when_it_is_ready_while_it_is_well_and_when_it_drains(
-    spine: Spine, systemd: Systemd
+    spine: Spine, systemd: ServiceManager
 ) -> None:
     env = {**spine.env, "NOTIFY_SOCKET": systemd.address, "WATCHDOG_USEC": "600000"}
     process = spine.start("process_queue", "--queue=ledger", env=env)
@@ -276,7 +246,7 @@ def test_systemd_is_told_when_it_is_ready_while_it_is_well_and_when_it_drains(
 
 
 def test_a_start_that_waits_for_its_database_asks_systemd_for_time(
-    postgres_spine: Spine, postgres_server: PostgresServer, systemd: Systemd
+    postgres_spine: Spine, postgres_server: PostgresServer, systemd: ServiceManager
 ) -> None:
     connections.close_all()
     postgres_server.stop()

@@ -22,6 +22,7 @@ from tests.servers import spawn
 from tests.servers.processes import REPOSITORY
 from tests.wait import wait_for
 from zerver.deployment.kubernetes import GRACE_SECONDS
+from zerver.deployment.programs import SCHEDULER_STOP_SECONDS
 
 CONTAINERFILE = (REPOSITORY / "Containerfile").read_text()
 STATE = "/run/queue"
@@ -47,8 +48,8 @@ def compose() -> dict[str, Any]:
 
 
 def pods() -> list[dict[str, Any]]:
-    """Of the Deployments that the project declares."""
-    manifests = yaml.safe_load_all(queue_config("kubernetes", "--image=zerver"))
+    """Of the Deployments of the queues that the project declares."""
+    manifests = yaml.safe_load_all(queue_config("kubernetes", "--image=zerver", "--no-scheduler"))
     return [manifest["spec"]["template"]["spec"] for manifest in manifests]
 
 
@@ -133,6 +134,11 @@ def test_compose_gives_the_workers_the_time_that_their_slowest_queue_declares() 
     assert slowest > GRACE_SECONDS
 
 
+def test_compose_gives_the_scheduler_the_time_that_it_may_take() -> None:
+    assert compose()["scheduler"]["command"] == ["python", "manage.py", "queue_scheduler"]
+    assert compose()["scheduler"]["stop_grace_period"] == f"{SCHEDULER_STOP_SECONDS}s"
+
+
 def test_compose_asks_the_same_probe_of_the_file_that_the_image_writes() -> None:
     assert f"--health-file={HEALTH_FILE}" in command()
     [probe] = {tuple(pod["containers"][0]["readinessProbe"]["exec"]["command"]) for pod in pods()}
@@ -144,7 +150,7 @@ def test_what_compose_runs_of_the_project_is_there() -> None:
     module, _, name = services["web"]["command"][-1].partition(":")
     assert callable(getattr(import_module(module), name))
     assert (Path(sys.executable).parent / services["web"]["command"][0]).exists()
-    for service in ("migrate", "web", "workers"):
+    for service in ("migrate", "web", "workers", "scheduler"):
         assert services[service]["read_only"] is True
         assert services[service]["init"] is True
         assert STATE in services[service]["tmpfs"]

@@ -11,7 +11,7 @@ import pytest
 
 from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, Puppet, queue_config
 from tests.servers.processes import REPOSITORY
-from zerver.deployment.normal_queues import written_into
+from zerver.deployment.normal_queues import render, written_into
 
 
 def test_the_list_in_the_manifest_is_what_the_code_declares() -> None:
@@ -24,8 +24,8 @@ def test_the_list_in_the_manifest_is_what_the_code_declares() -> None:
         ("", "", [], {}),
         (
             "app_name => 'shop'",
-            "queue_workers_multiprocess => false",
-            ["--name=shop", "--multi-threaded"],
+            "queue_workers_multiprocess => false, scheduler => false",
+            ["--name=shop", "--multi-threaded", "--no-scheduler"],
             {},
         ),
         (
@@ -134,7 +134,7 @@ def test_a_list_without_queues_is_refused_as_queue_config_refuses_it(
     puppet.modules = tmp_path / "modules"
     shutil.copytree(REPOSITORY / "puppet", puppet.modules)
     manifest = puppet.modules / "zulip/manifests/base.pp"
-    manifest.write_text(written_into(manifest.read_text(), []))
+    manifest.write_text(written_into(manifest.read_text(), render([], has_scheduler=True)))
     assert puppet.apply(frontend=frontend) == FAILED_TO_COMPILE, puppet.output
     assert "no queue is declared that workers should be at" in puppet.output
 

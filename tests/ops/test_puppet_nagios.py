@@ -14,7 +14,7 @@ from tests.ops.puppet import CHANGED, FAILED_TO_COMPILE, NOTHING_CHANGED, USER, 
 from tests.servers.missing import or_skip
 from tests.servers.nagios4 import Nagios4
 from tests.servers.processes import REPOSITORY
-from zerver.deployment.normal_queues import written_into
+from zerver.deployment.normal_queues import render, written_into
 from zerver.deployment.plugin_options import broker_parser, database_parser
 
 
@@ -181,7 +181,7 @@ def test_a_list_without_queues_is_refused(nagios: Puppet, tmp_path: Path) -> Non
     subprocess.run(["cp", "-r", REPOSITORY / "puppet", tmp_path / "modules"], check=True)
     nagios.modules = tmp_path / "modules"
     manifest = nagios.modules / "zulip/manifests/base.pp"
-    manifest.write_text(written_into(manifest.read_text(), []))
+    manifest.write_text(written_into(manifest.read_text(), render([], has_scheduler=True)))
 
     assert apply(nagios) == FAILED_TO_COMPILE
     assert "no queue is declared that workers should be at" in nagios.output

@@ -89,6 +89,25 @@ def test_a_worker_behind_a_shell_is_not_restarted(start: Start) -> None:
     assert supervisord.pids() == before
 
 
+def test_of_several_projects_the_scheduler_of_the_one_that_is_named_is_restarted(start: Start) -> None:
+    idle = f'{sys.executable} -c "import time; time.sleep(600)" queue_scheduler'
+    programs = "".join(
+        f"[program:{name}_scheduler]\ncommand={idle}\nstartsecs=0\nautorestart=true\n"
+        for name in ("shop", "other")
+    )
+    supervisord = start(programs)
+    wait_for(lambda: None not in supervisord.pids().values(), 20, "both to run")
+    before = supervisord.pids()
+    ran = restart(supervisord, "--name=shop")
+    assert (ran.code, ran.out.splitlines()[0]) == (0, "1 of 1: shop_scheduler (schedules)")
+    assert ran.out.endswith("\nshop_scheduler restarted, and running\n")
+    after = supervisord.pids()
+    assert {name for name in before if before[name] != after[name]} == {"shop_scheduler"}
+    unknown = restart(supervisord, "--queue=ledger")
+    assert "--queue: supervisord runs no worker of queue 'ledger'" in unknown.err
+    assert supervisord.pids() == after
+
+
 def test_a_program_that_was_given_up_is_told_of_at_the_end(start: Start) -> None:
     supervisord = start(
         "[program:broken]\ncommand=false process_queue --queue=ledger\nstartretries=0\n"

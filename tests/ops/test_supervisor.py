@@ -28,14 +28,15 @@ from zerver.models import WorkerProcess
 
 LEDGERS = [f"zulip_events_ledger:zulip_events_ledger_worker{number}" for number in (1, 2)]
 CARDS, DEAD = "zulip_events_cards", "zulip_events_zerver_dead"
-PROGRAMS = {*LEDGERS, CARDS, DEAD}
+SCHEDULER = "zulip_scheduler"
+PROGRAMS = {*LEDGERS, CARDS, DEAD, SCHEDULER}
 ALL = "zulip_events"
 NICE = 7
 
 SETTINGS = """
     from tests.settings import *
 
-    INSTALLED_APPS = ["zerver", "tests.ledger", "shop"]
+    INSTALLED_APPS = ["zerver", "zerver.tasker", "zerver.schedule", "tests.ledger", "shop"]
     QUEUE_OVERRIDES = {
         "ledger": {"workers": 2},
         **{
@@ -115,7 +116,9 @@ class Host:
             found = self.supervisord.status()
             running = {pid for state, pid in found.values() if state == "RUNNING"}
             said = set(WorkerProcess.objects.filter(state="running").values_list("pid", flat=True))
-            return set(found) == set(programs) and len(running) == len(programs) and running <= said
+            # A scheduler has no row: of it, supervisord alone tells.
+            running_workers = running - {pid for name, (_, pid) in found.items() if name == SCHEDULER}
+            return set(found) == set(programs) and len(running) == len(programs) and running_workers <= said
 
         wait_for(all_run, 60, lambda: f"all to run: {self.supervisord.control('status')}{self.logs()}")
         return self.supervisord.pids()
@@ -205,6 +208,7 @@ def test_supervisord_runs_what_is_declared_and_an_update_restarts_what_has_chang
         "events_ledger_worker2.log",
         "events_cards.log",
         "events_zerver_dead.log",
+        "scheduler.log",
     }
 
 
@@ -219,12 +223,16 @@ def test_a_rolling_restart_under_load_loses_nothing_and_runs_nothing_twice(
     assert restarted.returncode == 0, restarted.stdout + restarted.stderr + host.logs()
     assert producer.is_running(), producer.output
     producer.kill()
-    assert [line for line in restarted.stdout.splitlines() if " of 4: " in line] == [
-        f"1 of 4: {CARDS} (queue cards)",
-        f"2 of 4: {LEDGERS[0]} (queue ledger)",
-        f"3 of 4: {LEDGERS[1]} (queue ledger)",
-        f"4 of 4: {DEAD} (queue zerver_dead)",
+    assert [line for line in restarted.stdout.splitlines() if " of 5: " in line] == [
+        f"1 of 5: {CARDS} (queue cards)",
+        f"2 of 5: {LEDGERS[0]} (queue ledger)",
+        f"3 of 5: {LEDGERS[1]} (queue ledger)",
+        f"4 of 5: {DEAD} (queue zerver_dead)",
+        f"5 of 5: {SCHEDULER} (schedules)",
     ]
+    assert restarted.stdout.endswith(
+        f"4 worker processes restarted, each consuming again; {SCHEDULER} restarted, and running\n"
+    )
     after = host.await_running()
     assert all(before[name] != after[name] for name in PROGRAMS)
 
@@ -244,7 +252,7 @@ def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host: Host
     host.jam.touch()
 
     planned = host.restart("--dry-run")
-    assert (planned.returncode, planned.stdout.count("RUNNING")) == (0, 3)
+    assert (planned.returncode, planned.stdout.count("RUNNING")) == (0, 4)
     other = host.restart("--timeout=1", DATABASE_URL=f"sqlite:///{tmp_path}/other.sqlite3")
     assert other.returncode == 1
     assert "has no table zerver_worker_process" in other.stderr or "migrate" in other.stderr, other.stderr
@@ -254,14 +262,14 @@ def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host: Host
 
     failed = host.restart("--timeout=10")
     assert failed.returncode == 1
-    assert failed.stdout.splitlines() == [f"1 of 3: {CARDS} (queue cards)"]
+    assert failed.stdout.splitlines() == [f"1 of 4: {CARDS} (queue cards)"]
     assert f"{DEAD} (queue zerver_dead) is stopped, and stays so" in failed.stderr
     assert "RuntimeError: the printer is jammed" in failed.stderr
     last = failed.stderr.splitlines()[-1]
     assert last.startswith(f"CommandError: {CARDS} (queue cards) does not consume again: after ")
     assert "ended, the last saying: cannot start: RuntimeError: the printer is jammed" in last
     assert f"supervisorctl -c {host.supervisord.config} tail {CARDS}" in last
-    assert last.endswith("0 of 3 consume again, 2 left as before")
+    assert last.endswith("0 of 4 are back, 3 left as before")
     assert all(host.supervisord.pids()[name] == before[name] for name in LEDGERS)
 
     host.jam.unlink()
@@ -272,7 +280,7 @@ def test_a_rolling_restart_stops_at_the_first_that_does_not_come_back(host: Host
 
 
 def test_one_process_for_all_queues_is_restarted_too_and_needs_no_broker_for_it(host: Host) -> None:
-    host.declare("--multi-threaded")
+    host.declare("--multi-threaded", "--no-scheduler")
     host.supervisord.control("update")
     before = host.await_running({ALL})
     host.proxy.refuse(True)

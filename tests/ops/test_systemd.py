@@ -18,6 +18,7 @@ from zerver.lib.registry import queues
 
 TARGET = "shop-queues.target"
 LEDGER = "shop-queue-ledger@.service"
+SCHEDULER = "shop-scheduler.service"
 
 
 @pytest.fixture
@@ -80,7 +81,8 @@ def test_systemd_has_nothing_to_say_of_the_units(
         if line.startswith("Wants=")
         for name in line.removeprefix("Wants=").split()
     ]
-    assert len(wanted) == 1 if mode else "shop-queue-ledger@3.service" in wanted
+    assert SCHEDULER in wanted
+    assert len(wanted) == 2 if mode else "shop-queue-ledger@3.service" in wanted
     assert analyzer.says_of(units, TARGET, *wanted) == ""
 
 
@@ -107,11 +109,21 @@ def test_each_queue_has_a_stop_timeout_and_a_watchdog_of_its_own(three_workers: 
 
 def test_one_process_for_all_waits_as_long_as_the_slowest(three_workers: None, units: Path) -> None:
     write(units, "--multi-threaded")
-    assert sorted(path.name for path in units.iterdir()) == ["shop-queue-all.service", TARGET]
+    assert sorted(path.name for path in units.iterdir()) == ["shop-queue-all.service", TARGET, SCHEDULER]
     service = (units / "shop-queue-all.service").read_text()
     assert "\nTimeoutStopSec=115\n" in service
     assert " process_queue --multi_threaded " in service
     assert " ledger " in service
+
+
+def test_the_scheduler_is_a_unit_of_its_own_unless_it_runs_elsewhere(units: Path) -> None:
+    write(units)
+    scheduler = (units / SCHEDULER).read_text()
+    assert "/manage.py queue_scheduler\n" in scheduler
+    assert f"\nWants={SCHEDULER}\n" in (units / TARGET).read_text()
+    assert write(units, "--no-scheduler").out.endswith(f"{units / SCHEDULER}: removed\n")
+    assert not (units / SCHEDULER).exists()
+    assert SCHEDULER not in (units / TARGET).read_text()
 
 
 def test_what_is_printed_is_every_file_with_its_place(units: Path) -> None:
@@ -154,7 +166,7 @@ def test_units_that_nothing_wants_any_more_are_told_of_and_removed_and_only_ours
 def test_a_change_of_mode_takes_the_other_modes_units_away(units: Path) -> None:
     write(units)
     write(units, "--multi-threaded")
-    assert sorted(path.name for path in units.iterdir()) == ["shop-queue-all.service", TARGET]
+    assert sorted(path.name for path in units.iterdir()) == ["shop-queue-all.service", TARGET, SCHEDULER]
     write(units)
     assert not (units / "shop-queue-all.service").exists()
 

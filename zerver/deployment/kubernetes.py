@@ -1,4 +1,4 @@
-"""Kubernetes' Deployments: one for each queue. Source: https://kubernetes.io/docs/reference/kubernetes-api/.
+"""Kubernetes' Deployments: one for each queue, and one for the scheduler. Source: https://kubernetes.io/docs/reference/kubernetes-api/.
 
 No preStop hook: a worker gets no traffic that would have to be led away first. It asks for its events itself, and
 SIGTERM, the first that Kubernetes sends, is its sign to ask for no more and to finish what it has.
@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from zerver.deployment.errors import UnfitValue
-from zerver.deployment.programs import QueueProgram
+from zerver.deployment.programs import SCHEDULER_STOP_SECONDS, QueueProgram
 from zerver.lib.shard_names import shard_number
 
 DEFAULT_CPU = "100m"
 DEFAULT_MEMORY = "256Mi"
 #: Beside what a worker may take to drain: Kubernetes' clock runs from before it sends the signal.
 GRACE_SECONDS = 10
+#: A scheduler that cannot begin ends sooner; until then a rollout leaves the old one at work.
+_SETTLED_SECONDS = 10
 #: Names, and the values of labels.
 LONGEST_NAME = 63
 
@@ -29,6 +31,19 @@ _QUANTITY = re.compile(r"[0-9]+(\.[0-9]+)?(m|k|[KMGT]i|[MGT])?")
 #: All that a pod writes: gone with it, and missed by nobody.
 _STATE = "/run/queue"
 _HEALTH_FILE = f"{_STATE}/health.json"
+
+#: Of a shard: two pods at once would keep no order.
+_ONE_AFTER_THE_OTHER = """\
+  strategy:
+    type: Recreate
+"""
+_NEW_ONE_FIRST = """\
+  strategy:
+    type: RollingUpdate
+    rollingUpdate:
+      maxSurge: 1
+      maxUnavailable: 0
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,8 +75,11 @@ class Pods:
             raise UnfitValue("directory", str(self.directory), "give an absolute path")
 
 
-def render(pods: Pods, programs: Sequence[QueueProgram]) -> str:
-    return _HEADER + "".join(_deployment(pods, program) for program in programs)
+def render(pods: Pods, programs: Sequence[QueueProgram], *, has_scheduler: bool) -> str:
+    deployments = [_of_queue(pods, program) for program in programs]
+    if has_scheduler:
+        deployments.append(_scheduler(pods, [program.queue for program in programs]))
+    return _HEADER + "".join(deployments)
 
 
 def dns_name(text: str) -> str:
@@ -73,14 +91,46 @@ def dns_name(text: str) -> str:
     return f"{name[: LONGEST_NAME - len(mark) - 1].rstrip('-')}-{mark}"
 
 
-def _deployment(pods: Pods, program: QueueProgram) -> str:
+def _of_queue(pods: Pods, program: QueueProgram) -> str:
+    is_shard = shard_number(program.queue) is not None
+    return _deployment(
+        pods,
+        name=dns_name(f"{pods.name}-{program.queue}"),
+        component=dns_name(f"queue-{program.queue}"),
+        replicas=program.workers,
+        strategy=_ONE_AFTER_THE_OTHER if is_shard else _NEW_ONE_FIRST,
+        stop_seconds=program.stop_seconds,
+        container=_worker(pods, program),
+    )
+
+
+def _scheduler(pods: Pods, queues: Sequence[str]) -> str:
+    """Several do no harm, so the new pod need not wait for the old one. Without probes: one that cannot go on ends, and
+    no restart would mend what it waits for.
+    """
+    # A queue may be called so, and has its Deployment already.
+    mark = "." if "scheduler" in queues else "-"
+    return _deployment(
+        pods,
+        name=dns_name(f"{pods.name}{mark}scheduler"),
+        component="scheduler",
+        replicas=1,
+        strategy=f"{_NEW_ONE_FIRST}  minReadySeconds: {_SETTLED_SECONDS}\n",
+        stop_seconds=SCHEDULER_STOP_SECONDS,
+        container=_container(pods, "scheduler", ["queue_scheduler"]),
+    )
+
+
+def _deployment(
+    pods: Pods, *, name: str, component: str, replicas: int, strategy: str, stop_seconds: int, container: str
+) -> str:
     """``enableServiceLinks`` off: variables of a service that is called queue-… would be taken for settings.
     ``shareProcessNamespace``: the pod's own first process reaps what handlers' programs leave behind, and a worker that
     is still loading ends by a signal, which the kernel keeps from a first process that has no handler for it.
     """
     labels = {
         "app.kubernetes.io/name": pods.name,
-        "app.kubernetes.io/component": dns_name(f"queue-{program.queue}"),
+        "app.kubernetes.io/component": component,
         "app.kubernetes.io/managed-by": "queue_config",
     }
     selected = {name: labels[name] for name in list(labels)[:2]}
@@ -89,26 +139,26 @@ def _deployment(pods: Pods, program: QueueProgram) -> str:
 apiVersion: apps/v1
 kind: Deployment
 metadata:
-  name: {dns_name(f"{pods.name}-{program.queue}")}
+  name: {name}
   labels:
 {_lines(labels, 4)}spec:
-  replicas: {program.workers}
+  replicas: {replicas}
   selector:
     matchLabels:
-{_lines(selected, 6)}{_strategy(program)}  template:
+{_lines(selected, 6)}{strategy}  template:
     metadata:
       labels:
 {_lines(labels, 8)}    spec:
       automountServiceAccountToken: false
       enableServiceLinks: false
       shareProcessNamespace: true
-      terminationGracePeriodSeconds: {program.stop_seconds + GRACE_SECONDS}
+      terminationGracePeriodSeconds: {stop_seconds + GRACE_SECONDS}
       securityContext:
         runAsNonRoot: true
         seccompProfile:
           type: RuntimeDefault
       containers:
-{_container(pods, program)}\
+{container}\
       volumes:
         - name: state
           emptyDir: {{}}
@@ -117,34 +167,22 @@ metadata:
 """
 
 
-def _strategy(program: QueueProgram) -> str:
-    """A shard's new pod waits until the old one has gone: two at once would keep no order."""
-    if shard_number(program.queue) is not None:
-        return """\
-  strategy:
-    type: Recreate
-"""
-    return """\
-  strategy:
-    type: RollingUpdate
-    rollingUpdate:
-      maxSurge: 1
-      maxUnavailable: 0
-"""
+def _worker(pods: Pods, program: QueueProgram) -> str:
+    probes = (
+        _probe("startupProbe", "live", period_seconds=3, failures=40),
+        _probe("livenessProbe", "live", period_seconds=20, failures=3),
+        _probe("readinessProbe", "ready", period_seconds=10, failures=1),
+    )
+    arguments = ["process_queue", f"--queue={program.queue}", f"--health-file={_HEALTH_FILE}"]
+    return _container(pods, "worker", arguments, "".join(probes))
 
 
-def _container(pods: Pods, program: QueueProgram) -> str:
+def _container(pods: Pods, name: str, arguments: Sequence[str], probes: str = "") -> str:
     """Its files are read-only but for what the pod lends it: the two mounts."""
-    command = [
-        "python",
-        "manage.py",
-        "process_queue",
-        f"--queue={program.queue}",
-        f"--health-file={_HEALTH_FILE}",
-    ]
+    command = ["python", "manage.py", *arguments]
     directory = f"          workingDir: {json.dumps(str(pods.directory))}\n" if pods.directory else ""
     return f"""\
-        - name: worker
+        - name: {name}
           image: {json.dumps(pods.image)}
           command: {json.dumps(command)}
 {directory}          envFrom:
@@ -166,9 +204,7 @@ def _container(pods: Pods, program: QueueProgram) -> str:
             readOnlyRootFilesystem: true
             capabilities:
               drop: ["ALL"]
-{_probe("startupProbe", "live", period_seconds=3, failures=40)}\
-{_probe("livenessProbe", "live", period_seconds=20, failures=3)}\
-{_probe("readinessProbe", "ready", period_seconds=10, failures=1)}\
+{probes}\
           volumeMounts:
             - name: state
               mountPath: {json.dumps(_STATE)}

@@ -1,4 +1,4 @@
-"""The one list of queues, as puppet reads it: written between two marks of a manifest."""
+"""The one list of queues, and whether a scheduler is there, as puppet reads it: between two marks of a manifest."""
 
 from collections.abc import Sequence
 
@@ -19,14 +19,16 @@ class NoPlaceForQueues(ConfigurationError):
         )
 
 
-def render(programs: Sequence[QueueProgram]) -> str:
+def render(programs: Sequence[QueueProgram], *, has_scheduler: bool) -> str:
     names = "".join(f"    '{program.queue}',\n" for program in programs)
     facts = "".join(f"    '{program.queue}' => {_facts(program)},\n" for program in programs)
     return (
         f"{BEGIN}  $normal_queues = [\n{names}  ]\n"
         "  # What is declared of each: worker processes, and handlers in each; how long one may take to drain, and\n"
         "  # for one event; and the backlog from which on to warn.\n"
-        f"  $queue_declarations = {{\n{facts}  }}\n{END}"
+        f"  $queue_declarations = {{\n{facts}  }}\n"
+        "  # Whether the code has schedules, which queue_scheduler has tick.\n"
+        f"  $has_scheduler = {str(has_scheduler).lower()}\n{END}"
     )
 
 
@@ -38,12 +40,12 @@ def _facts(program: QueueProgram) -> str:
     )
 
 
-def written_into(manifest: str, programs: Sequence[QueueProgram]) -> str:
-    """The manifest with the list as it should be. Raises: NoPlaceForQueues."""
+def written_into(manifest: str, rendered: str) -> str:
+    """The manifest with the list as it was rendered now. Raises: NoPlaceForQueues."""
     if manifest.count(BEGIN) != 1 or manifest.count(END) != 1:
         raise NoPlaceForQueues
     before, _, rest = manifest.partition(BEGIN)
     _, has_end, after = rest.partition(END)
     if not has_end:
         raise NoPlaceForQueues
-    return before + render(programs) + after
+    return before + rendered + after

@@ -1,4 +1,4 @@
-"""Which worker processes a host runs: a program for each queue, or one for all of them."""
+"""Which processes a host runs: a program for each queue, or one for all of them; and the scheduler."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from zerver.lib.registry import QueueDeclaration
 from zerver.monitoring.checkup.supervisor import DRAIN_GRACE_SECONDS
+
+#: How long a scheduler may take to end: its round is finished, in which a task backend may answer slowly.
+SCHEDULER_STOP_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from zerver.tasker import routing
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
 from zerver.worker.database_guard import DatabaseGuard
+from zerver.worker.service_manager import ServiceManager
 
 #: How often it looks whether something is to be done.
 TICK_SECONDS: float = 0.5
@@ -28,8 +29,10 @@ class Scheduler:
     time. A database that is away makes them miss a round, and no more.
     """
 
-    def __init__(self, settings: QueueSettings) -> None:
+    def __init__(self, settings: QueueSettings, manager: ServiceManager) -> None:
+        """``manager``: is told when it has begun, and when it is told to stop."""
         self._settings = settings
+        self._manager = manager
         self._rounds = Rounds()
         self._sweeper = Sweeper()
         self._stopping = threading.Event()
@@ -41,6 +44,7 @@ class Scheduler:
     def run(self) -> None:
         """Until ``stop`` is called. The round that is under way is finished."""
         self._tell("started")
+        self._manager.tell("READY=1")
         other = threading.Thread(target=self._repeat, args=(self._look_after,), name="zerver-sweeper")
         other.start()
         try:
@@ -53,6 +57,7 @@ class Scheduler:
     def stop(self) -> None:
         """From any thread."""
         self._stopping.set()
+        self._manager.tell("STOPPING=1")
 
     def _repeat(self, round_of: Callable[[Chores], None]) -> None:
         chores = Chores(NAME, self._settings.database)

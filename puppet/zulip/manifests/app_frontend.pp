@@ -1,4 +1,4 @@
-# supervisord's programs: one for each queue.
+# supervisord's programs: one for each queue, and the scheduler.
 #
 # @param environment  Variables of all programs; a password goes into a file that QUEUE_PASSWORD_FILE names.
 # @param nice  Workers give way to the web server.
@@ -6,12 +6,14 @@
 # @param queue_workers_multiprocess  A process for each worker; false: one for all queues, which takes less memory, and
 #   queue_workers cannot be given. Unless it is given, by the memory of the host; who gives queue_workers wants processes.
 # @param queue_worker_mb  Memory that a worker process takes.
+# @param scheduler  Whether queue_scheduler runs on this host; one is enough for all hosts, and several do no harm.
 class zulip::app_frontend (
   Hash[String, String] $environment = {},
   Integer[-20, 19] $nice = 10,
   Hash[String[1], Integer[1]] $queue_workers = {},
   Optional[Boolean] $queue_workers_multiprocess = undef,
   Integer[1] $queue_worker_mb = 100,
+  Boolean $scheduler = true,
 ) {
   include zulip::base
 
@@ -91,6 +93,7 @@ class zulip::app_frontend (
       'variables'     => { 'HOME' => $zulip::base::home, 'USER' => $zulip::base::user } + $environment,
       'programs'      => $programs,
       'multiprocess'  => $multiprocess,
+      'scheduler'     => $scheduler and $zulip::base::has_scheduler,
     }),
   }
   # What monitoring plugins read, which import no Django.

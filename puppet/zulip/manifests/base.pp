@@ -41,6 +41,8 @@ class zulip::base (
     'user_activity' => { 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
     'zerver_dead' => { 'workers' => 1, 'threads' => 1, 'stop_seconds' => 45, 'timeout_seconds' => 30.0, 'warn_seconds' => 30.0, 'crit_seconds' => 60.0 },
   }
+  # Whether the code has schedules, which queue_scheduler has tick.
+  $has_scheduler = true
   # end
 
   if $manage_user {

@@ -1,4 +1,4 @@
-"""``queue_restart``: the worker processes of this host, one after the other."""
+"""``queue_restart``: the worker processes of this host, one after the other, and the scheduler."""
 
 from argparse import ArgumentParser
 from collections.abc import Collection, Sequence
@@ -30,11 +30,11 @@ _MADE_BY = ": ./manage.py queue_config makes its configuration"
 
 
 class Command(QueueCommand):
-    """Exit codes: 0 all that were to run consume again; 1 one does not, and the others were left as they are."""
+    """Exit codes: 0 all that were to run are back; 1 one is not, and the others were left as they are."""
 
     help = (
-        "Restarts the worker processes of this host, one after the other; each must consume again before the next "
-        "one's turn. Stops at the first that does not."
+        "Restarts the worker processes of this host, one after the other, and then its scheduler; each must consume "
+        "again before the next one's turn. Stops at the first that does not."
     )
 
     def add_arguments(self, parser: ArgumentParser) -> None:
@@ -90,7 +90,7 @@ class Command(QueueCommand):
         for number, program in enumerate(running, 1):
             self._restart(rolling, supervisor, program, number, len(running))
         self._tell_given_up(supervisor, [each for each in programs if now[each].state is State.GIVEN_UP])
-        self.stdout.write(f"{worker_processes(len(running))} restarted, each consuming again")
+        self.stdout.write(_told_restarted(running))
 
     def _restart(
         self, rolling: RollingRestart, supervisor: Supervisor, program: Program, number: int, count: int
@@ -101,10 +101,10 @@ class Command(QueueCommand):
         except NotBack:
             for line in supervisor.last_lines(program):
                 self.warn(f"  {line}")
-            self.done = f"{number - 1} of {count} consume again, {count - number} left as before"
+            self.done = f"{number - 1} of {count} are back, {count - number} left as before"
             raise
-        self._say(f"  consumes again after {back.seconds:.1f} s, as process {back.pid}")
-        self.done = f"{number} of {count} consume again"
+        self._say(f"  {program.duty}s again after {back.seconds:.1f} s, as process {back.pid}")
+        self.done = f"{number} of {count} are back"
 
     def _say(self, line: str) -> None:
         """At once: whoever looks at it wants to know what is going on."""
@@ -155,7 +155,16 @@ def _supervisor(options: dict[str, Any]) -> Supervisor:
     name = options["name"] or ""
     if options["systemd"]:
         return Systemd(name)
-    return Supervisord(address_of(options["supervisor_config"]), f"{name}_events" if name else "")
+    return Supervisord(address_of(options["supervisor_config"]), name)
+
+
+def _told_restarted(programs: Sequence[Program]) -> str:
+    schedulers = [program.name for program in programs if program.is_scheduler]
+    workers = len(programs) - len(schedulers)
+    told = (
+        [f"{worker_processes(workers)} restarted, each consuming again"] if workers or not schedulers else []
+    )
+    return "; ".join([*told, *(f"{name} restarted, and running" for name in schedulers)])
 
 
 def _refuse_unfit(rolling: RollingRestart, programs: Sequence[Program]) -> None:

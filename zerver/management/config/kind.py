@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from django.apps import apps
 from django.core.management.base import CommandError
 
 from zerver.deployment.programs import QueueProgram, programs_of
@@ -58,6 +59,25 @@ class Kind(ABC):
     def remarks(self, options: Options) -> Sequence[str]:
         """What people should know of it before it is used, beside what it says."""
         return []
+
+
+def add_no_scheduler(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--no-scheduler",
+        action="store_true",
+        help="no queue_scheduler: it runs elsewhere (it is left out too where zerver.schedule is not installed)",
+    )
+
+
+def has_scheduler(options: Options) -> bool:
+    """Whether ``queue_scheduler`` is among the processes. Schedules may be made at run time, so it is not asked for
+    whether there are any.
+    """
+    return is_scheduler_installed() and not options["no_scheduler"]
+
+
+def is_scheduler_installed() -> bool:
+    return apps.is_installed("zerver.schedule")
 
 
 def shown(documents: Iterable[Document]) -> str:

@@ -8,21 +8,30 @@ from django.conf import settings
 
 from zerver.deployment import kubernetes
 from zerver.deployment.kubernetes import DEFAULT_CPU, DEFAULT_MEMORY, Pods
-from zerver.management.config.kind import Document, Kind, Options, programs_everywhere
+from zerver.management.config.kind import (
+    Document,
+    Kind,
+    Options,
+    add_no_scheduler,
+    has_scheduler,
+    programs_everywhere,
+)
 from zerver.management.config.site_options import add_name
 
 
 class Kubernetes(Kind):
     name = "kubernetes"
-    help = "Kubernetes' Deployments, one for each queue"
+    help = "Kubernetes' Deployments, one for each queue, and the scheduler's"
     description = (
-        "Prints a Deployment for each queue, as the code declares it, without QUEUE_OVERRIDES. What a project sets, "
+        "Prints a Deployment for each queue, as the code declares it, without QUEUE_OVERRIDES, and one for "
+        "queue_scheduler. What a project sets, "
         "and its passwords, come from a ConfigMap and a Secret whose keys become variables."
     )
     usual_path = "kubernetes.yaml beside manage.py"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_name(parser)
+        add_no_scheduler(parser)
         parser.add_argument("--image", required=True, help="that has the project")
         parser.add_argument(
             "--directory",
@@ -52,7 +61,7 @@ class Kubernetes(Kind):
             cpu=options["cpu"],
             memory=options["memory"],
         )
-        return kubernetes.render(pods, programs_everywhere())
+        return kubernetes.render(pods, programs_everywhere(), has_scheduler=has_scheduler(options))
 
     def documents(self, options: Options) -> Sequence[Document]:
         path = options["file"] or Path(settings.BASE_DIR) / "kubernetes.yaml"

@@ -7,7 +7,14 @@ from django.conf import settings
 from django.core.management.base import CommandError
 
 from zerver.deployment import normal_queues
-from zerver.management.config.kind import Document, Kind, Options, programs_everywhere, read
+from zerver.management.config.kind import (
+    Document,
+    Kind,
+    Options,
+    is_scheduler_installed,
+    programs_everywhere,
+    read,
+)
 
 _MANIFEST = "puppet/zulip/manifests/base.pp"
 
@@ -18,7 +25,7 @@ class NormalQueues(Kind):
     usual_path = f"{_MANIFEST} beside manage.py"
 
     def text(self, options: Options) -> str:
-        return normal_queues.render(programs_everywhere())
+        return normal_queues.render(programs_everywhere(), has_scheduler=is_scheduler_installed())
 
     def documents(self, options: Options) -> Sequence[Document]:
         path = options["file"] or Path(settings.BASE_DIR) / _MANIFEST
@@ -27,5 +34,5 @@ class NormalQueues(Kind):
                 f"{path} is not there: it comes with the module puppet/ of zerver's source, which stands beside "
                 "manage.py; or name a manifest of your own with --file"
             )
-        wanted = normal_queues.written_into(read(path), programs_everywhere())
+        wanted = normal_queues.written_into(read(path), self.text(options))
         return [Document(path=path, text=wanted, missing=None)]

@@ -8,7 +8,14 @@ from django.core.management.base import CommandError
 
 from zerver.deployment import supervisor
 from zerver.deployment.memory import WORKER_MB, host_memory_mb, is_multiprocess
-from zerver.management.config.kind import Document, Kind, Options, programs_here
+from zerver.management.config.kind import (
+    Document,
+    Kind,
+    Options,
+    add_no_scheduler,
+    has_scheduler,
+    programs_here,
+)
 from zerver.management.config.site_options import add_site, left_out, site_of
 from zerver.management.options import whole_number
 
@@ -25,6 +32,7 @@ class Supervisor(Kind):
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_site(parser)
+        add_no_scheduler(parser)
         mode = parser.add_mutually_exclusive_group()
         mode.add_argument(
             "--multi-threaded",
@@ -45,8 +53,12 @@ class Supervisor(Kind):
         )
 
     def text(self, options: Options) -> str:
-        is_multi_threaded = not _has_process_each(options)
-        return supervisor.render(site_of(options), programs_here(), is_multi_threaded=is_multi_threaded)
+        return supervisor.render(
+            site_of(options),
+            programs_here(),
+            has_scheduler=has_scheduler(options),
+            is_multi_threaded=not _has_process_each(options),
+        )
 
     def documents(self, options: Options) -> Sequence[Document]:
         return [Document(path=_path(options), text=self.text(options))]

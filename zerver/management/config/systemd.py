@@ -6,7 +6,16 @@ from pathlib import Path
 
 from zerver.deployment import systemd
 from zerver.deployment.site import Site
-from zerver.management.config.kind import Document, Kind, Options, programs_here, read, shown
+from zerver.management.config.kind import (
+    Document,
+    Kind,
+    Options,
+    add_no_scheduler,
+    has_scheduler,
+    programs_here,
+    read,
+    shown,
+)
 from zerver.management.config.site_options import add_site, left_out, site_of
 
 _UNITS = Path("/etc/systemd/system")
@@ -14,17 +23,19 @@ _UNITS = Path("/etc/systemd/system")
 
 class Systemd(Kind):
     name = "systemd"
-    help = "systemd's units: a target, and a template for each queue"
+    help = "systemd's units: a target, a template for each queue, and the scheduler"
     description = (
-        "Prints systemd's units: NAME-queues.target, which wants all workers, and NAME-queue-QUEUE@.service, of which "
-        "a worker is an instance, by its number. --check and --write are of a directory: of the files there, those "
-        "that were written for NAME and are not wanted any more differ, and are removed."
+        "Prints systemd's units: NAME-queues.target, which wants all workers and the scheduler; "
+        "NAME-queue-QUEUE@.service, of which a worker is an instance, by its number; and NAME-scheduler.service. "
+        "--check and --write are of a directory: of the files there, those that were written for NAME and are not "
+        "wanted any more differ, and are removed."
     )
     usual_path = str(_UNITS)
     place_flag = "--unit-directory"
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         add_site(parser, has_logs=False)
+        add_no_scheduler(parser)
         parser.add_argument(
             "--multi-threaded",
             action="store_true",
@@ -48,11 +59,16 @@ class Systemd(Kind):
 
 def _units(site: Site, options: Options, directory: Path) -> Sequence[Document]:
     """Raises: CommandError."""
-    texts = systemd.render(site, programs_here(), is_multi_threaded=options["multi_threaded"])
+    texts = systemd.render(
+        site,
+        programs_here(),
+        has_scheduler=has_scheduler(options),
+        is_multi_threaded=options["multi_threaded"],
+    )
     return [Document(path=directory / name, text=text) for name, text in texts.items()]
 
 
 def _of_site(site: Site, directory: Path) -> list[Path]:
     """What stands there already that was written for it. Raises: CommandError."""
-    found = sorted(path for path in directory.glob(f"{site.name}-queue*") if path.is_file())
+    found = sorted(path for path in directory.glob(f"{site.name}-*") if path.is_file())
     return [path for path in found if systemd.is_ours(site, path.name, read(path))]

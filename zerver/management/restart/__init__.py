@@ -1,1 +1,1 @@
-"""``queue_restart``: one worker process after the other, by whoever keeps them running."""
+"""``queue_restart``: one process after the other, by whoever keeps them running."""

@@ -19,11 +19,13 @@ class SupervisorTrouble(ZerverError):
 
 @dataclass(eq=False)
 class NotBack(ZerverError):
-    """A worker process that was told to end, and does not consume again."""
+    """A process that was told to end, and does not do its work again."""
 
     program: str
+    #: What it should do: consume, or run.
+    duty: str
     problem: str
     mend: str
 
     def __str__(self) -> str:
-        return f"{self.program} does not consume again: {self.problem}; {self.mend}"
+        return f"{self.program} does not {self.duty} again: {self.problem}; {self.mend}"

@@ -27,7 +27,7 @@ _MOST_ENDS = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Back:
-    """A worker process that consumes again."""
+    """A process that consumes again, or a scheduler that runs again."""
 
     pid: int
     seconds: float
@@ -48,7 +48,7 @@ class RollingRestart:
         return self._timeout_seconds or program.stop_seconds + START_SECONDS
 
     def restart(self, program: Program) -> Back:
-        """Returns when it consumes again.
+        """Returns when it is back at its work.
 
         Raises: NotBack, SupervisorTrouble; database errors. Its supervisor goes on to start it, whatever is raised.
         """
@@ -73,6 +73,7 @@ class RollingRestart:
             if is_late or len(ends) >= _MOST_ENDS or self._is_hopeless(before, now):
                 raise NotBack(
                     program=f"{program.name} ({program.about})",
+                    duty=program.duty,
                     problem=f"after {seconds:.0f} s {problem}{_told(ends)}",
                     mend=self._supervisor.mend(program),
                 )
@@ -83,6 +84,8 @@ class RollingRestart:
 
         It is of other settings, or another project's: we would restart it, and wait for rows that never come.
         """
+        if program.is_scheduler:
+            return None  # it has no rows; of another project, the workers beside it tell
         began = clock.monotonic()
         while True:
             now = self._supervisor.condition(program)
@@ -98,6 +101,8 @@ class RollingRestart:
             return f"it still drains, as process {now.pid}"
         if now.state is not State.UP or now.pid is None:
             return f"{self._supervisor.name} says: {now.said}"
+        if program.is_scheduler:
+            return ""  # of it, its supervisor's word is all that there is
         return idle_reason(self._alias, program, now.pid)
 
     def _is_hopeless(self, before: Condition, now: Condition) -> bool:

@@ -1,8 +1,8 @@
-"""What ``queue_restart`` asks of a program that keeps worker processes running: supervisord, or systemd."""
+"""What ``queue_restart`` asks of a program that keeps processes running: supervisord, or systemd."""
 
 import enum
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,7 +31,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """One process, as its supervisor knows it, that runs ``process_queue``."""
+    """One process, as its supervisor knows it, that runs ``process_queue``, or ``queue_scheduler``."""
 
     #: As the supervisor's own commands call it.
     name: str
@@ -41,15 +41,26 @@ class Program:
     stop_seconds: float
 
     @property
+    def is_scheduler(self) -> bool:
+        return self.run.is_scheduler
+
+    @property
     def queues(self) -> Sequence[str]:
         return get_active_worker_queues() if self.run.runs_all else queues.expand(self.run.queues)
 
     @property
     def about(self) -> str:
         """For people."""
+        if self.is_scheduler:
+            return "schedules"
         if self.run.runs_all:
             return "all queues"
         return f"{'queue' if len(self.queues) == 1 else 'queues'} {', '.join(self.queues)}"
+
+    @property
+    def duty(self) -> str:
+        """What it does when it is back, as a verb."""
+        return "run" if self.is_scheduler else "consume"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +74,11 @@ class Condition:
     said: str
 
 
+def in_turn(programs: Iterable[Program]) -> list[Program]:
+    """As ``Supervisor.programs`` has them."""
+    return sorted(programs, key=lambda program: (program.is_scheduler, program.name))
+
+
 class Supervisor(ABC):
     """Each verb raises SupervisorTrouble."""
 
@@ -71,7 +87,9 @@ class Supervisor(ABC):
 
     @abstractmethod
     def programs(self) -> Sequence[Program]:
-        """Those that run ``process_queue``, whatever their state, by name."""
+        """Those that run ``process_queue``, whatever their state, by name; then those that run ``queue_scheduler``:
+        workers must know what a scheduler creates.
+        """
 
     @abstractmethod
     def condition(self, program: Program) -> Condition: ...

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from zerver.lib.printable import one_line
 from zerver.management.restart.errors import SupervisorTrouble
-from zerver.management.restart.supervisor import LAST_LINES, Condition, Program, State, Supervisor
+from zerver.management.restart.supervisor import LAST_LINES, Condition, Program, State, Supervisor, in_turn
 from zerver.monitoring.checkup.programs import USUAL_FILES, expanded, run_of, sections_of
 
 #: supervisord does one thing after the other, and everything that is asked here is answered at once.
@@ -87,13 +87,13 @@ def address_of(path: Path | None) -> Address:
 
 
 class Supervisord(Supervisor):
-    """``prefix``: of the names of programs to see; "" for all."""
+    """``site``: whose programs to see, as ``queue_config`` calls them; "" for all."""
 
     name = "supervisord"
 
-    def __init__(self, address: Address, prefix: str = "") -> None:
+    def __init__(self, address: Address, site: str = "") -> None:
         self._address = address
-        self._prefix = prefix
+        self._site = site
 
     def programs(self) -> Sequence[Program]:
         configured = {(each["group"], each["name"]): each for each in self._ask("getAllConfigInfo")}
@@ -101,11 +101,14 @@ class Supervisord(Supervisor):
         for info in self._ask("getAllProcessInfo"):
             config = configured.get((info["group"], info["name"]))
             run = run_of(str(config.get("command", ""))) if config else None
-            if config and run and info["name"].startswith(self._prefix):
+            if config and run and self._is_of_site(info["name"]):
                 found.append(
                     Program(name=_full_name(info), run=run, stop_seconds=float(config["stopwaitsecs"]))
                 )
-        return sorted(found, key=lambda program: program.name)
+        return in_turn(found)
+
+    def _is_of_site(self, name: str) -> bool:
+        return not self._site or name.startswith(f"{self._site}_events") or name == f"{self._site}_scheduler"
 
     def condition(self, program: Program) -> Condition:
         info = self._ask("getProcessInfo", program.name)

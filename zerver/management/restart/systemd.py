@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from zerver.lib.printable import one_line
 from zerver.management.restart.errors import SupervisorTrouble
-from zerver.management.restart.supervisor import LAST_LINES, Condition, Program, State, Supervisor
+from zerver.management.restart.supervisor import LAST_LINES, Condition, Program, State, Supervisor, in_turn
 from zerver.monitoring.checkup.programs import run_of
 
 _ANSWER_SECONDS = 30.0
@@ -32,22 +32,22 @@ _Shown = Mapping[str, str]
 
 
 class Systemd(Supervisor):
-    """``prefix``: of the names of units to see; "" for those of all projects."""
+    """``site``: whose units to see, as ``queue_config`` calls them; "" for those of all projects."""
 
     name = "systemd"
 
-    def __init__(self, prefix: str = "") -> None:
-        self._pattern = f"{prefix or '*'}-queue-*.service"
+    def __init__(self, site: str = "") -> None:
+        self._patterns = [f"{site or '*'}-{what}.service" for what in ("queue-*", "scheduler")]
 
     def programs(self) -> Sequence[Program]:
         found = []
-        for shown in self._show(self._pattern):
+        for shown in self._show(*self._patterns):
             command = _COMMAND.search(shown.get("ExecStart", ""))
             run = run_of(command[1]) if command else None
             if run:
                 seconds = seconds_of(shown["TimeoutStopUSec"])
                 found.append(Program(name=shown["Id"], run=run, stop_seconds=seconds))
-        return sorted(found, key=lambda program: program.name)
+        return in_turn(found)
 
     def condition(self, program: Program) -> Condition:
         [shown] = self._show(program.name)
@@ -76,8 +76,8 @@ class Systemd(Supervisor):
             "starts it anew"
         )
 
-    def _show(self, name: str) -> list[_Shown]:
-        text = _ask("systemctl", "show", "--all", name, f"--property={_PROPERTIES}")
+    def _show(self, *names: str) -> list[_Shown]:
+        text = _ask("systemctl", "show", "--all", *names, f"--property={_PROPERTIES}")
         return [dict(_pairs(stanza)) for stanza in text.split("\n\n") if stanza.strip()]
 
 

@@ -17,6 +17,7 @@ from typing import NoReturn
 USUAL_FILES = ("/etc/supervisor/supervisord.conf", "/etc/supervisord.conf")
 USUAL_DIRECTORY = "/etc/supervisor/conf.d"
 
+_WORKER, _SCHEDULER = "process_queue", "queue_scheduler"
 _SHELLS = ("sh", "bash", "dash", "zsh", "ksh", "ash")
 _SHELL_SIGNS = frozenset({";", "&&", "||", "|", "&", ">", ">>", "2>", "2>&1", "<"})
 _TRUE = ("true", "t", "yes", "y", "on", "1")
@@ -148,7 +149,7 @@ def _program(options: Mapping[str, str], name: str, path: Path) -> Program | Non
         }
         runs.append(run_of(expanded(options.get("command", ""), names)))
     first = runs[0]
-    if first is None:
+    if first is None or first.is_scheduler:
         return None
     kills_as_group = _is_true(options.get("killasgroup", options.get("stopasgroup")))
     return Program(
@@ -171,13 +172,14 @@ def _program(options: Mapping[str, str], name: str, path: Path) -> Program | Non
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """What one command line says of queues."""
+    """What one command line says of queues; ``is_scheduler``: it runs ``queue_scheduler``, and none."""
 
-    queues: tuple[str, ...]
-    runs_all: bool
-    is_one_worker: bool
-    worker_number: int | None
     has_shell: bool
+    queues: tuple[str, ...] = ()
+    runs_all: bool = False
+    is_one_worker: bool = False
+    worker_number: int | None = None
+    is_scheduler: bool = False
 
 
 class _Arguments(argparse.ArgumentParser):
@@ -188,12 +190,14 @@ class _Arguments(argparse.ArgumentParser):
 
 
 def run_of(command: str, *, has_shell: bool = False) -> Run | None:
-    """None for a command that is no ``process_queue``, or that says nothing of queues."""
+    """None for a command that is neither ``process_queue`` nor ``queue_scheduler``, or says nothing of queues."""
     words = _words(command)
     for index, word in enumerate(words):
-        if word == "process_queue":
+        if word == _WORKER:
             return _arguments(words[index + 1 :], has_shell=has_shell)
-        if "process_queue" in word and any(sign.isspace() for sign in word):
+        if word.rstrip(";") == _SCHEDULER:
+            return Run(has_shell=has_shell, is_scheduler=True)
+        if (_WORKER in word or _SCHEDULER in word) and any(sign.isspace() for sign in word):
             # ``sh -c "…"``; with exec the worker takes the shell's place.
             is_shell = Path(words[0]).name in _SHELLS and "exec" not in _words(word)
             return run_of(word, has_shell=has_shell or is_shell)
