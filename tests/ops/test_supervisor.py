@@ -36,7 +36,7 @@ NICE = 7
 SETTINGS = """
     from tests.settings import *
 
-    INSTALLED_APPS = ["zerver", "zerver.tasker", "zerver.schedule", "tests.ledger", "shop"]
+    INSTALLED_APPS = ["zerver", "zerver.schedule", "tests.ledger", "shop"]
     QUEUE_OVERRIDES = {
         "ledger": {"workers": 2},
         **{
