@@ -281,7 +281,7 @@ def test_a_signal_stops_workers_and_web_server_cleanly(start_dev: StartDev, numb
     port = free_port()
     dev = start_dev("--no-reload", "--web", f"127.0.0.1:{port}")
     pids = dev.wait_until_up(port)
-    dev.process.wait_for_output("queue scheduler: worker started")
+    dev.process.wait_for_output("scheduler started")
     # To the whole group, as a terminal sends it.
     dev.process.signal_group(number)
     assert dev.process.wait() == 0

@@ -15,7 +15,7 @@ from pytest_django import Settings
 from tests.integration.schedules import at_full_hour, due_now, look, own_declarations
 from tests.integration.tasks import job
 from tests.servers.databases import TestDatabase
-from zerver.lib import clock
+from zerver.lib import clock, signals
 from zerver.lib.errors import InvalidSetting, TransportUnavailable
 from zerver.models import WaitingEvent
 from zerver.schedule import (
@@ -169,7 +169,7 @@ def test_one_that_fails_keeps_none_of_the_others() -> None:
     schedules.create("other", task="performBare", every=HOUR)
     Row.objects.filter(name="hourly").update(timezone="Nowhere/Land", cron="0 * * * *")
     clock.offset_ms += 3_600_000
-    Rounds().look_at_due(Chores("scheduler", "default").do, lambda: False)
+    Rounds().look_at_due(Chores(signals.SCHEDULER, "default").do, lambda: False)
     assert states("other") == ["fired"]
     assert "time zone 'Nowhere/Land' is unknown" in schedules.get("hourly").problem
 

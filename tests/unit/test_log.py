@@ -140,6 +140,20 @@ def test_a_hard_timeout_is_critical_and_names_the_events(caplog: pytest.LogCaptu
     assert text.endswith("m0, m1, m2, m3, m4 and 3 more")
 
 
+def test_what_a_scheduler_says_is_of_no_queue(caplog: pytest.LogCaptureFixture) -> None:
+    send(signals.worker_changed, queue=signals.SCHEDULER, state="started", problem="")
+    send(signals.worker_changed, queue=signals.SCHEDULER, state="fails at schedules", problem="no such table")
+    send(signals.database_changed, queue=signals.SCHEDULER, is_away=True, problem="gone")
+    send(signals.database_changed, queue=signals.SCHEDULER, is_away=False, problem="")
+    assert said(caplog) == [
+        ("INFO", "scheduler started"),
+        ("WARNING", "scheduler fails at schedules: no such table"),
+        ("ERROR", "scheduler: the database is away, schedules wait until it is back: gone"),
+        ("WARNING", "scheduler: the database is back"),
+    ]
+    assert not any(hasattr(record, "queue") for record in caplog.records)
+
+
 def test_the_rest_is_told_in_words(caplog: pytest.LogCaptureFixture) -> None:
     send(signals.breaker_changed, queue="q", is_open=True, problem="9 of 10 failed")
     send(signals.breaker_changed, queue="q", is_open=False, problem="")

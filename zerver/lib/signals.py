@@ -4,9 +4,12 @@ A signal carries names, ids and numbers, never an event's body. Receivers run wh
 worker's handler thread), so they must be quick and must not raise.
 """
 
-from typing import Any
+from typing import Any, Final
 
 from django.dispatch import Signal
+
+#: Instead of a queue's name: it is of ``queue_scheduler``, which is at none.
+SCHEDULER: Final = ""
 
 #: A call has published. Arguments: queue; accepted, lost (how many of its events were stored, and how many could be
 #: stored nowhere).
@@ -19,10 +22,10 @@ connection_changed = Signal()
 attempt_failed = Signal()
 #: A queue's breaker opened or closed in this process. Arguments: queue, is_open, problem.
 breaker_changed = Signal()
-#: A worker process at a queue started, cannot start, drains, stopped or recycles. Arguments: queue, state, problem;
-#: and error, where an exception is behind it.
+#: A worker process at a queue started, cannot start, drains, stopped or recycles. Arguments: queue (or ``SCHEDULER``),
+#: state, problem; and error, where an exception is behind it.
 worker_changed = Signal()
-#: The database is away or back while consuming. Arguments: queue, is_away, problem.
+#: The database is away or back while consuming. Arguments: queue (or ``SCHEDULER``), is_away, problem.
 database_changed = Signal()
 #: A suspect is about to run. Arguments: queue, message_id, crashes, runs_alone.
 suspect_started = Signal()

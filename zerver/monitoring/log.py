@@ -166,17 +166,21 @@ class _Teller:
     ) -> None:
         # Recycling gives its reason too, and is what was asked for.
         level = logging.WARNING if problem and state != "recycling" else logging.INFO
-        text = "queue %s: worker %s: %s" if problem else "queue %s: worker %s%s"
-        _worker.log(level, text, queue, state, _short(problem), extra={"queue": queue})
+        who = "scheduler" if queue == signals.SCHEDULER else f"queue {queue}: worker"
+        text = "%s %s: %s" if problem else "%s %s%s"
+        _worker.log(level, text, who, state, _short(problem), extra=_of(queue))
         if error is not None:
-            _worker.debug("queue %s: worker %s", queue, state, exc_info=error, extra={"queue": queue})
+            _worker.debug("%s %s", who, state, exc_info=error, extra=_of(queue))
 
     def _database_changed(self, *, queue: str, is_away: bool, problem: str, **_: Any) -> None:
+        who, waits = f"queue {queue}", "events are held in hand"
+        if queue == signals.SCHEDULER:
+            who, waits = "scheduler", "schedules wait"
         if is_away:
-            text = "queue %s: the database is away, events are held in hand until it is back: %s"
-            _database.error(text, queue, _short(problem), extra={"queue": queue})
+            text = "%s: the database is away, %s until it is back: %s"
+            _database.error(text, who, waits, _short(problem), extra=_of(queue))
         else:
-            _database.warning("queue %s: the database is back", queue, extra={"queue": queue})
+            _database.warning("%s: the database is back", who, extra=_of(queue))
 
     def _waking_changed(self, *, database: str, is_listening: bool, problem: str, **_: Any) -> None:
         if is_listening:
@@ -242,6 +246,11 @@ class _Teller:
 
 
 _OUTCOME_LEVELS = {"Discard": logging.INFO, "Retry": logging.WARNING, "Dead": logging.ERROR}
+
+
+def _of(queue: str) -> dict[str, str]:
+    """What a record of it carries."""
+    return {} if queue == signals.SCHEDULER else {"queue": queue}
 
 
 def _short(problem: str) -> str:

@@ -15,8 +15,6 @@ from zerver.schedule.recurrence import NoRecurrence
 from zerver.schedule.schedule_table import ScheduleTable
 from zerver.schedule.values import GRACE_MS, Plan, Schedule
 
-#: What a scheduler says is under this name: it is of no queue.
-NAME: Final = "scheduler"
 #: Rows read at once.
 _PART: Final = 500
 #: Who has looked at nothing for longer was not there.
@@ -118,7 +116,7 @@ def _tell_changed(before: Plan, now: Plan) -> None:
     what = f"{now.rhythm}, until now {before.rhythm}" if now.rhythm != before.rhythm else "its options"
     signals.worker_changed.send_robust(
         sender=None,
-        queue=NAME,
+        queue=signals.SCHEDULER,
         state=f"changes schedule {now.name}",
         problem=f"{what}, as the code here declares it",
     )

@@ -10,7 +10,7 @@ from django.db import connections
 from zerver.lib import clock, signals
 from zerver.lib.conf import QueueSettings
 from zerver.lib.event_table import EventTable
-from zerver.schedule.rounds import NAME, Rounds
+from zerver.schedule.rounds import Rounds
 from zerver.tasker import routing
 from zerver.tasker.sweep import EVERY_SECONDS, Sweeper
 from zerver.worker.chores import Chores
@@ -36,7 +36,7 @@ class Scheduler:
         self._rounds = Rounds()
         self._sweeper = Sweeper()
         self._stopping = threading.Event()
-        self._guard = DatabaseGuard(NAME, settings.database, self._stopping)
+        self._guard = DatabaseGuard(signals.SCHEDULER, settings.database, self._stopping)
         self._synchronize_at = self._sweep_at = 0.0
         # Not at once in every process after a deploy.
         self._prune_at = clock.monotonic() + _PRUNE_SECONDS * random.random()  # noqa: S311 (spreads load)
@@ -60,7 +60,7 @@ class Scheduler:
         self._manager.tell("STOPPING=1")
 
     def _repeat(self, round_of: Callable[[Chores], None]) -> None:
-        chores = Chores(NAME, self._settings.database)
+        chores = Chores(signals.SCHEDULER, self._settings.database)
         try:
             while not self._stopping.is_set():
                 round_of(chores)
@@ -95,4 +95,4 @@ class Scheduler:
 
     @staticmethod
     def _tell(state: str) -> None:
-        signals.worker_changed.send_robust(sender=None, queue=NAME, state=state, problem="")
+        signals.worker_changed.send_robust(sender=None, queue=signals.SCHEDULER, state=state, problem="")
